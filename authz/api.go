@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 )
 
-// API is the configuration of one API: which requests belong to the API, how these requests name their workspace, and which
+// API is the configuration of one API: which requests belong to the API, how these requests identify their workspace, and which
 // credentials the API accepts. The configuration does not include the API's policy.
 type API struct {
 	// Hosts are the hosts of the API's requests, such as api.example.com or *.example.com, on any port. Default: none. An API
@@ -32,18 +32,18 @@ type API struct {
 	name string // the API's key in the configuration
 }
 
-// WorkspaceHeader describes the request header that names the target workspace.
+// WorkspaceHeader describes the request header that identifies the target workspace.
 type WorkspaceHeader struct {
 	// Header is the name of the header. [API.Complete] converts it to lower case.
 	Header string `yaml:"header"`
-	// By says how the header names the workspace: ByID or BySlug.
+	// By is how the header identifies the workspace: ByID or BySlug.
 	By WorkspaceKey `yaml:"by"`
 	// Required means that a request without the header acts in no workspace, even if the request's credential belongs to a
 	// workspace.
 	Required bool `yaml:"required"`
 }
 
-// WorkspaceKey is how a workspace header names a workspace.
+// WorkspaceKey is how a workspace header identifies a workspace.
 type WorkspaceKey string
 
 // The values of WorkspaceHeader.By.
@@ -61,18 +61,18 @@ type CredentialFormat struct {
 	Prefix string `yaml:"prefix"`
 	// Environment is the environment of keys with this prefix. Default: live.
 	Environment Environment `yaml:"environment"`
-	// VisiblePrefix is the number of characters of a key that may be shown, including the prefix. The default and the maximum are
+	// VisiblePrefix is how many characters at the start of a key may be shown. The number includes the prefix. Default and maximum:
 	// the length of the prefix plus 8.
 	VisiblePrefix int `yaml:"visible_prefix"`
-	// BodyLength is the length of the part after the prefix, including the checksum, in keys that keywicket creates. Default and
-	// minimum: 38 characters.
+	// BodyLength is the length of the part after the prefix, including the checksum. It applies only to keys that keywicket
+	// creates. Default and minimum: 38 characters.
 	BodyLength int `yaml:"body_length"`
 }
 
 var prefixForm = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-// Complete returns the API with its defaults, and validates the other values. Errors start with the configuration key that is
-// invalid.
+// Complete returns the API with its defaults, and validates the values. The text of an error starts with the invalid configuration
+// key.
 func (a API) Complete() (API, error) {
 	a.Workspace.Header = strings.ToLower(a.Workspace.Header)
 	a.Hosts = slices.Clone(a.Hosts)
@@ -86,7 +86,7 @@ func (a API) Complete() (API, error) {
 	case a.Workspace.Header == "":
 		return a, errors.New("workspace.header: set it to the request header that identifies the workspace")
 	case !validHeader(a.Workspace.Header):
-		return a, fmt.Errorf("workspace.header: %q is not a valid header name, or is a header that cannot name a workspace", a.Workspace.Header)
+		return a, fmt.Errorf("workspace.header: %q is not a valid header name, or is a header that cannot identify a workspace", a.Workspace.Header)
 	case a.Workspace.By != ByID && a.Workspace.By != BySlug:
 		return a, fmt.Errorf("workspace.by: %q is neither id nor slug", a.Workspace.By)
 	case len(a.Credentials) == 0:
@@ -135,7 +135,7 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 	case f.Environment != Live && f.Environment != Sandbox:
 		return f, fmt.Errorf("environment: %q is neither live nor sandbox", f.Environment)
 	case f.VisiblePrefix < len(f.Prefix) || f.VisiblePrefix > len(f.Prefix)+maxVisible:
-		return f, fmt.Errorf("visible_prefix: %d is not from %d, the length of the prefix, to %d",
+		return f, fmt.Errorf("visible_prefix: %d is not between %d (the length of the prefix) and %d",
 			f.VisiblePrefix, len(f.Prefix), len(f.Prefix)+maxVisible)
 	case f.BodyLength < minBody || len(f.Prefix)+f.BodyLength > maxKey:
 		return f, fmt.Errorf("body_length: %d is less than %d, or makes keys longer than %d bytes",
@@ -166,10 +166,10 @@ func (a API) OperatorFormats() []CredentialFormat {
 	return slices.DeleteFunc(slices.Clone(a.Credentials), func(f CredentialFormat) bool { return f.Kind == KindOAuthToken })
 }
 
-// MatchingAPIs returns the sorted names of the APIs for which the function matches returns true. If named is not empty, only the
-// API with this name can match.
-func MatchingAPIs(apis map[string]API, named string, matches func(API) bool) []string {
+// MatchingAPIs returns the sorted names of the APIs for which the parameter matches returns true. If the parameter onlyName is not
+// empty, only the API with this name can match.
+func MatchingAPIs(apis map[string]API, onlyName string, matches func(API) bool) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(apis)), func(name string) bool {
-		return !matches(apis[name]) || named != "" && named != name
+		return !matches(apis[name]) || onlyName != "" && onlyName != name
 	})
 }

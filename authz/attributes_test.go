@@ -15,9 +15,9 @@ func TestAttributesAreAnObject(t *testing.T) {
 		if err != nil || string(got) != want {
 			t.Errorf("%q: %s, %v, not %s", a, got, err, want)
 		}
-		var again map[string]authz.Attributes
-		if err := json.Unmarshal(got, &again); err != nil || `{"a":`+again["a"].JSON()+`}` != want {
-			t.Errorf("%s is read as %q, %v", got, again["a"], err)
+		var decoded map[string]authz.Attributes
+		if err := json.Unmarshal(got, &decoded); err != nil || `{"a":`+decoded["a"].JSON()+`}` != want {
+			t.Errorf("%s is read as %q, %v", got, decoded["a"], err)
 		}
 	}
 	var a authz.Attributes

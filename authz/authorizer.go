@@ -15,8 +15,9 @@ import (
 
 // Directory stores the credentials, the workspaces and their members (the policy information point, PIP).
 type Directory interface {
-	// Lookup returns the credential of a check and the workspace in which it may act. For a credential that is unknown, expired
-	// or revoked it returns a result with a denial, not an error. An error means that the directory cannot answer.
+	// Lookup returns the principal of a credential, and the workspace in which the principal may act. For a credential that is
+	// unknown, expired or revoked, Lookup returns a result with a denial, not an error. An error means that the directory cannot
+	// answer.
 	Lookup(ctx context.Context, l Lookup) (LookupResult, error)
 }
 
@@ -24,9 +25,9 @@ type Directory interface {
 type Policy interface {
 	// Needs returns which parts of a request the policy of an API needs. Every check calls Needs.
 	Needs(api string) PolicyNeeds
-	// Decide returns the decision for an input. Several goroutines may call Decide concurrently, and Decide must not retain the
-	// input. An error means that there is no decision, and never leads to an allow. Several callers may get the same decision, so
-	// callers must not modify a decision.
+	// Decide returns the decision for an input. Several goroutines may call Decide concurrently. Decide must not retain the input.
+	// An error means that there is no decision, and never leads to an allow. Callers must not modify a decision, because several
+	// callers may get the same one.
 	Decide(ctx context.Context, in Input) (Decision, error)
 }
 
@@ -34,10 +35,11 @@ type Policy interface {
 type PolicyNeeds struct {
 	// Parameters lists the special characters that a path parameter may contain.
 	Parameters target.Parameters
-	// Query means that decisions depend on the parsed query. If Query is set, no route matches a query that other parsers may read
-	// differently.
+	// Query means that decisions depend on the parsed query. If Query is set, a request matches no route if other parsers may read
+	// its query differently.
 	Query bool
-	// Header, Time and Source mean that decisions depend on headers, on the time, and on the source of the request.
+	// Header means that decisions depend on headers, Time that they depend on the time, and Source that they depend on the source
+	// of the request.
 	Header, Time, Source bool
 	// Certificate means that decisions depend on the client's certificate. If Certificate is set, a certificate that cannot be
 	// parsed is an error.
@@ -48,8 +50,8 @@ type PolicyNeeds struct {
 type Config struct {
 	// APIs are the APIs by name. At least one is required.
 	APIs map[string]API
-	// DefaultAPI is the API of requests for which Envoy names no API. It is not used if any API has hosts. If DefaultAPI is empty,
-	// a request without an API is an error.
+	// DefaultAPI is the API of requests for which Envoy's configuration sets no API. DefaultAPI is not used if any API has hosts.
+	// If no API has hosts and DefaultAPI is empty, such a request is an error.
 	DefaultAPI string
 	// AllowedHeaders are the request headers that policies may read. Letter case does not matter. Default: none.
 	AllowedHeaders []string
@@ -139,9 +141,9 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 	return answer, nil
 }
 
-// addDeclared adds the configured status, message and retry time to a denial, and the headers for the upstream to an allow. These
-// are the headers of all APIs. Otherwise a client of one API could forge a header of another API at an upstream that serves both
-// APIs.
+// addDeclared adds to the answer what the configuration declares. A denial gets its status, message and retry time. An allow gets
+// the upstream headers of all APIs. With the headers of one API alone, a client of this API could forge a header of another API at
+// an upstream that serves both APIs.
 func (answer *Answer) addDeclared(api *API, upstreamHeaders []string) {
 	if d, ok := api.denial(answer.Code, answer.Reason); ok {
 		answer.Status, answer.Message = d.Status, d.Message
@@ -238,9 +240,9 @@ func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
 	return d, nil
 }
 
-// apiOf returns the API of a request. The API that Envoy's configuration names takes precedence; if this API has hosts, the
-// request's host must be one of these hosts. Otherwise, if any API has hosts, the host selects the API and the default API is not
-// used.
+// apiOf returns the API of a request. If Envoy's configuration sets an API, this API is used. If this API has hosts, the request's
+// host must be one of them. If Envoy's configuration sets no API and any API has hosts, the request's host selects the API. The
+// default API is used only if no API has hosts.
 func (a *Authorizer) apiOf(r Request) (*API, error) {
 	if r.API != "" {
 		api, ok := a.apis[r.API]
@@ -287,7 +289,7 @@ func (a *Authorizer) input(api string, r *Request) (Input, error) {
 			return in, fmt.Errorf("read the client's certificate: %w", err)
 		}
 	}
-	// Envoy joins two Host headers with a comma. The request could be for either host, so it must match no route.
+	// Envoy joins two Host headers with a comma. The request could be for either host, so the request must match no route.
 	if !ambiguous && !strings.Contains(in.Host, ",") {
 		in.Path = target.DecodePath(path, needs.Parameters)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// directory answers each look-up with its fields found and err, and records the look-up.
+// directory records each look-up, and returns the values of its fields `found` and `err`.
 type directory struct {
 	found   authz.LookupResult
 	err     error
@@ -22,7 +22,7 @@ func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.LookupResul
 	return d.found, d.err
 }
 
-// policy calls its field decide for each decision, and records the inputs.
+// policy records each input, and calls the function in its field `decide` for the decision.
 type policy struct {
 	decide func(authz.Input) (authz.Decision, error)
 	needs  authz.PolicyNeeds
@@ -36,7 +36,8 @@ func (p *policy) Decide(_ context.Context, in authz.Input) (authz.Decision, erro
 	return p.decide(in)
 }
 
-// principalsOnly allows each principal. It denies every other input with the input's denial.
+// principalsOnly is a policy's function decide. It allows each input with a principal. It denies every other input with the reason
+// in the input's Denial.
 func principalsOnly(in authz.Input) (authz.Decision, error) {
 	if in.Principal != nil {
 		return authz.Decision{Allow: true, Route: "GET /thing"}, nil
@@ -176,7 +177,8 @@ func TestDefaultAPIServesRequestsWithoutAnAPI(t *testing.T) {
 	}
 }
 
-func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
+// The input contains only the headers in AllowedHeaders. It never contains the credential or the cookie.
+func TestInputHasAllowedHeadersOnly(t *testing.T) {
 	c := config()
 	c.AllowedHeaders = []string{"X-Region"}
 	p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Query: true, Header: true}}
@@ -199,7 +201,7 @@ func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	}
 }
 
-func TestTwoHostsAddressNoRoute(t *testing.T) {
+func TestRequestWithTwoHostsMatchesNoRoute(t *testing.T) {
 	for host, segments := range map[string][]string{"API.Example": {"thing"}, "api.example,evil.example": nil} {
 		p := &policy{decide: principalsOnly}
 		r := get("velaflows", "/thing", nil)
@@ -225,7 +227,7 @@ func TestEveryAnswerHasItsOwnID(t *testing.T) {
 	}
 }
 
-func TestConfigurationIsRefused(t *testing.T) {
+func TestInvalidConfigurationIsRefused(t *testing.T) {
 	velaflows := func(change func(*authz.API)) func(*authz.Config) {
 		return func(c *authz.Config) {
 			api := c.APIs["velaflows"]

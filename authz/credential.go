@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	minAcceptedBody = 16   // minimum characters after the prefix of an imported key; shorter keys can be guessed
+	minAcceptedBody = 16   // minimum number of characters after the prefix, also for an imported key; shorter keys can be guessed
 	maxKey          = 512  // bytes of a whole key
 	maxJWT          = 8192 // bytes of a session JWT
 )
@@ -46,8 +46,8 @@ type credential struct {
 }
 
 // credential returns the credential of the Authorization header. The denial is ReasonMissing if there is no bearer credential,
-// ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept its kind. A request with one of
-// these denials needs no look-up.
+// ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept this kind of credential. A
+// request with one of these denials needs no look-up.
 func (a *API) credential(header Fields) (credential, Reason) {
 	token, present := bearer.Token(header.Get(AuthorizationHeader))
 	format, ok := a.formatOf(token)
@@ -71,7 +71,7 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	return credential{format.Kind, Secret(token)}, ""
 }
 
-// Accepts reports whether a check would look up this key. The key may be created by keywicket or imported. It must have at least 16
+// Accepts reports whether a check would look up this key, which keywicket created or imported. The key must have at least 16
 // b64token characters (RFC 6750) after the prefix, and at most 512 bytes in total.
 func (f CredentialFormat) Accepts(key Secret) bool {
 	return strings.HasPrefix(string(key), f.Prefix) && len(key) >= f.minLength() && len(key) <= maxKey &&

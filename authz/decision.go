@@ -29,7 +29,7 @@ const (
 // Reason is the cause of a denial, more specific than its code.
 type Reason string
 
-// The reasons of the built-in codes. A comment names the code of each group of reasons.
+// The reasons of the built-in codes. The comment at the first reason of each group is the code of the group.
 const (
 	ReasonMissing   Reason = "missing" // UNAUTHORIZED
 	ReasonMalformed Reason = "malformed"
@@ -76,8 +76,8 @@ type Decision struct {
 	// Code and Reason are empty exactly when Allow is set.
 	Code   Code
 	Reason Reason
-	// RequiredScopes are the scopes of the route; a request needs all of them. Route is the route's method and pattern.
-	// RequiredScopes and Route are empty if no route matches.
+	// RequiredScopes are the scopes of the route. A request needs all of them. Route is the method and the path pattern of the
+	// route. RequiredScopes and Route are empty if no route matches.
 	RequiredScopes []string
 	Route          string
 	// AnyOf lists more scopes of the route. A request needs at least one of them, in addition to RequiredScopes. If AnyOf is empty,
@@ -97,20 +97,20 @@ var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
 // TooLarge is the decision for a request that exceeds an adapter's size limit.
 var TooLarge = Decision{Code: CodeRequestTooLarge, Reason: ReasonTooLarge}
 
-// validate returns an error if the decision is inconsistent. It also returns an error if the API does not declare the pair of code
-// and reason, or a header.
+// validate returns an error if the decision is inconsistent. It also returns an error if the pair of code and reason is neither
+// built in nor declared by the API, or if the API does not declare a header.
 func (d *Decision) validate(api *API) error {
 	if d.RetryAfter < 0 || d.RetryAfter > int(maxRetryAfter.Seconds()) {
 		return fmt.Errorf("its retry_after is %d, not 1 to %d seconds", d.RetryAfter, int(maxRetryAfter.Seconds()))
 	}
 	if d.Allow {
 		if d.Code != "" || d.Reason != "" || d.RetryAfter != 0 {
-			return fmt.Errorf("it allows, with the code %q, the reason %q and retry_after %d", d.Code, d.Reason, d.RetryAfter)
+			return fmt.Errorf("it is an allow, but has the code %q, the reason %q and retry_after %d", d.Code, d.Reason, d.RetryAfter)
 		}
 		return d.validateHeaders(api)
 	}
 	if len(d.Headers) > 0 {
-		return errors.New("it denies, with headers for the upstream")
+		return errors.New("it is a denial, but has headers for the upstream")
 	}
 	for _, scopes := range [...][]string{d.RequiredScopes, d.AnyOf} {
 		for _, scope := range scopes {
@@ -121,19 +121,19 @@ func (d *Decision) validate(api *API) error {
 	}
 	if code, ok := codeOf[d.Reason]; ok && code == d.Code {
 		if d.RetryAfter != 0 {
-			return fmt.Errorf("it denies with the reason %s, which is built in and has no retry_after", d.Reason)
+			return fmt.Errorf("it has a retry_after, but its reason %s is built in and has no retry_after", d.Reason)
 		}
 		return nil
 	}
 	if _, ok := api.denial(d.Code, d.Reason); !ok {
-		return fmt.Errorf("it denies with the code %s and the reason %s, which are not a pair: "+
-			"they are not built in, and the API's denials do not list them", quoteIfValid(codeForm, string(d.Code)), quoteIfValid(reasonForm, string(d.Reason)))
+		return fmt.Errorf("it has the code %s and the reason %s, which are not a valid pair: "+
+			"the pair is not built in, and the API's denials do not list it", quoteIfValid(codeForm, string(d.Code)), quoteIfValid(reasonForm, string(d.Reason)))
 	}
 	return nil
 }
 
-// quoteIfValid quotes a code, a reason or a header name for the log. It does not quote text of another form, because this text may
-// be a secret from the request.
+// quoteIfValid quotes a code, a reason or a header name for the log. If the text does not match form, quoteIfValid returns only its
+// length, because the text may be a secret from the request.
 func quoteIfValid(form *regexp.Regexp, text string) string {
 	if !form.MatchString(text) {
 		return fmt.Sprintf("(malformed, %d bytes)", len(text))
@@ -154,8 +154,9 @@ func (d *Decision) validateHeaders(api *API) error {
 	return nil
 }
 
-// ValidScope reports whether s is a valid scope (RFC 6749, section 3.3). A comma is not allowed, because it separates scopes on the
-// command line. Spaces and quotes are not allowed, because headers contain scopes separated by spaces, and in a quoted string.
+// ValidScope reports whether s is a valid scope (RFC 6749, section 3.3). In addition, a comma is not allowed, because it separates
+// scopes on the command line. Headers contain scopes in a quoted string, with spaces between them, so a scope has no space, quote
+// or backslash.
 func ValidScope(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' || strings.IndexByte(`",\`, s[i]) >= 0 {
@@ -184,12 +185,13 @@ type Answer struct {
 	// UpstreamHeaders are all headers that a policy of any API may set, with the values that this policy set. The PEP removes
 	// a header with an empty value.
 	UpstreamHeaders []HeaderValue
-	// Status (an HTTP status) and Message are set for a denial that the API declares; otherwise they are 0 and empty.
+	// Status (an HTTP status) and Message are set for a denial that the API declares. For every other answer, Status is 0 and
+	// Message is empty.
 	Status  int
 	Message string
-	// Detail explains a denial to an operator where the reason does not suffice. It is for the log only, and its length is bounded.
-	// Detail may contain the name of a credential's algorithm. For a credential that the issuer signed, Detail may contain the
-	// claims iss and aud.
+	// Detail explains a denial to an operator if the reason alone does not explain it. Detail is for the log only, and its length
+	// is bounded. Detail may contain the name of a credential's algorithm. For a credential that the issuer signed, Detail may
+	// contain the claims iss and aud.
 	Detail string
 	// Cache is the source of the look-up; empty: there was no look-up.
 	Cache CacheResult
@@ -198,10 +200,10 @@ type Answer struct {
 // HeaderValue is one header. Its name is in lower case.
 type HeaderValue struct{ Name, Value string }
 
-// idLength is the length of an Answer's ID: 26 characters of five bits.
+// idLength is the length of an Answer's ID: 26 characters of five bits each.
 const idLength = 26
 
-// NewID returns an ID for an Answer. An ID must be unique, but it is no secret. So math/rand/v2 suffices, which needs no system
+// NewID returns an ID for an Answer. An ID must be unique, but is not a secret. So math/rand/v2 is good enough. It needs no system
 // call for each ID.
 func NewID() string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" // base32, RFC 4648

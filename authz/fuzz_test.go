@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Each fuzz target tests one rule. This file implements each rule a second time, and the target compares the code with this
-// implementation.
+// Each fuzz target tests one rule. This file implements each rule a second time. The target compares the results of both
+// implementations.
 
 // headerValues returns no, one, two or three values of one header. The third value equals the first.
 func headerValues(count uint8, first, second string) []string {
@@ -23,9 +23,9 @@ func headerValues(count uint8, first, second string) []string {
 // scheme (RFC 9110).
 var bearerForm = regexp.MustCompile(`^(?i:bearer) +([A-Za-z0-9._~+/-]+=*)$`)
 
-// presentedToken returns the token in the values of the Authorization header, for an API that [config] configures. canBeValid
-// reports whether the header has a single value of the right form, and the token has at least 16 characters after its prefix and at
-// most 512 bytes.
+// presentedToken returns the token in the values of the Authorization header, for an API that [config] configures. The result
+// canBeValid reports whether the token can be valid. The header must have one value of the right form. The token must have at least
+// 16 characters after its prefix, and at most 512 bytes.
 func presentedToken(api string, values []string) (token string, canBeValid bool) {
 	if len(values) != 1 {
 		return "", false
@@ -43,9 +43,9 @@ func presentedToken(api string, values []string) (token string, canBeValid bool)
 	return m[1], false
 }
 
-// FuzzAuthorizationHeader checks that any header values lead to an answer and no panic. A credential is looked up, by its digest, if
-// and only if it can be valid. A request without such a credential is denied. No error, answer or policy input contains the
-// credential, even if the directory fails.
+// FuzzAuthorizationHeader checks that all header values lead to an answer, and none to a panic. A credential is looked up, by its
+// digest, if and only if it can be valid. A request without such a credential is denied. No error, answer or policy input contains
+// the credential, even if the directory fails.
 func FuzzAuthorizationHeader(f *testing.F) {
 	for _, values := range [][]string{
 		{"Bearer " + validKey}, {"bEaReR   " + validKey}, {"Bearer vel_aaaaaaaaaaaaaaaa"}, {"Bearer vel_u_aaaaaaaaaaaaaaaa"},
@@ -161,22 +161,22 @@ func FuzzWorkspaceHeader(f *testing.F) {
 			t.Fatalf("%q: %v, %d look-ups", values, err, len(d.lookups))
 		}
 
-		var named authz.WorkspaceRef
+		var requested authz.WorkspaceRef
 		if len(values) == 1 {
 			switch v := values[0]; {
 			case byID && matchesAlphabet(v, 24, 24, ""):
-				named.ID = v
+				requested.ID = v
 			case !byID && matchesAlphabet(v, 1, 63, "ghijklmnopqrstuvwxyz-") && v[0] != '-':
-				named.Slug = v
+				requested.Slug = v
 			}
 		}
-		equal := named.ID != "" && named.ID == id || named.Slug != "" && named.Slug == slug
+		equal := requested.ID != "" && requested.ID == id || requested.Slug != "" && requested.Slug == slug
 		want := authz.Workspace{Requested: len(values) > 0}
 		if id != "" && (equal || len(values) == 0 && !required) {
 			want = authz.Workspace{Requested: want.Requested, Granted: true, ID: id, Slug: slug, Role: role}
 		}
-		if d.lookups[0].Workspace != named {
-			t.Fatalf("%q: looked up %+v, not %+v", values, d.lookups[0].Workspace, named)
+		if d.lookups[0].Workspace != requested {
+			t.Fatalf("%q: looked up %+v, not %+v", values, d.lookups[0].Workspace, requested)
 		}
 		if got := p.inputs[len(p.inputs)-1].Workspace; got != want || answer.Workspace != want {
 			t.Fatalf("%q against %q, %q: the policy read %+v, the answer has %+v, want %+v", values, id, slug, got, answer.Workspace, want)

@@ -19,7 +19,7 @@ func withHosts(velaflows, velocity []string) authz.Config {
 }
 
 // If hosts are configured, the host selects the API. An unknown host is an error, and never selects the default API.
-func TestHostChoosesTheAPI(t *testing.T) {
+func TestHostSelectsTheAPI(t *testing.T) {
 	c := withHosts([]string{"API.velaflows.test", "[::1]"}, []string{"velocity.test", "*.velocity.test", "api.a.velocity.test", "*.b.c.velocity.test"})
 	c.DefaultAPI = "velaflows"
 	nested := withHosts([]string{"*.b.velocity.test", "x.velocity.test"}, []string{"*.velocity.test"})
@@ -81,8 +81,8 @@ func TestHostChoosesTheAPI(t *testing.T) {
 	}
 }
 
-// The log line of a request without an API names the settings that select an API.
-func TestRequestForNoAPIIsExplained(t *testing.T) {
+// If a request selects no API, the error contains the settings that select an API.
+func TestErrorNamesTheSettingsThatSelectAnAPI(t *testing.T) {
 	for want, c := range map[string]authz.Config{
 		"set default_api to one of velaflows, velocity, or set apis.NAME.hosts":   config(),
 		`for the host "api.example", which no API has: add it to apis.NAME.hosts`: withHosts([]string{"velaflows.test"}, nil),
@@ -94,7 +94,7 @@ func TestRequestForNoAPIIsExplained(t *testing.T) {
 	}
 }
 
-func TestHostsAreRefused(t *testing.T) {
+func TestInvalidHostsAreRefused(t *testing.T) {
 	for want, hosts := range map[string][]string{
 		`apis.velaflows.hosts: "" is not a host`:                      {""},
 		`apis.velaflows.hosts: "https://a.test" is not a host`:        {"https://a.test"},

@@ -26,8 +26,8 @@ func (f CredentialFormat) Visible(key Secret) string {
 	return string(key[:min(f.VisiblePrefix, len(key))])
 }
 
-// appendRandom appends n random characters with equal probability. It rejects random bytes of 248 and more, so that the remainder
-// modulo 62 is uniform.
+// appendRandom appends n random base62 characters. Every character has the same probability, because appendRandom rejects random
+// bytes of 248 (4 × 62) and more.
 func appendRandom(key []byte, n int) []byte {
 	random := make([]byte, 2*n)
 	for n > 0 {

@@ -17,7 +17,7 @@ const (
 // OfUser reports whether credentials of this kind belong to a user. All others belong to a workspace.
 func (k Kind) OfUser() bool { return k == KindPersonalKey || k == KindOAuthToken || k == KindSession }
 
-// ofKey reports whether credentials of this kind are keys, which a prefix identifies.
+// ofKey reports whether credentials of this kind are keys. A key has a prefix that identifies its kind.
 func (k Kind) ofKey() bool {
 	return k == KindWorkspaceToken || k == KindWorkspaceKey || k == KindPersonalKey || k == KindOAuthToken
 }
@@ -47,7 +47,7 @@ type Principal struct {
 	UserAttributes Attributes
 }
 
-// Lookup is the question of one check to the directory. It contains the digest of a key, or a session.
+// Lookup is the query of one check to the directory. It contains the digest of a key, or a session.
 type Lookup struct {
 	Kind      Kind // kind of the credential
 	Digest    Digest
@@ -65,13 +65,13 @@ func (l Lookup) Detached() Lookup {
 
 // LookupResult is the result of a look-up.
 type LookupResult struct {
-	// Denial is empty for a valid credential. Otherwise it is ReasonUnknown, ReasonExpired or ReasonRevoked, and the other fields
-	// except Cache are not set.
+	// Denial is empty for a valid credential. For an invalid credential, Denial is ReasonUnknown, ReasonExpired or ReasonRevoked,
+	// and the other fields except Cache are not set.
 	Denial    Reason
 	Principal Principal
 	// Workspace depends on the owner of the credential. For a workspace's credential, it is the workspace that owns the credential,
-	// even if the request names another workspace. For a user's credential, it is the workspace that the request names, or zero if
-	// the user is not a member.
+	// even if the request names another workspace. For a user's credential, it is the workspace that the request names. It is zero
+	// if the request names no workspace, or if the user is not a member.
 	Workspace Membership
 	// MFAEnrolled means that the user of a session has enrolled a second factor.
 	MFAEnrolled bool
@@ -82,7 +82,7 @@ type LookupResult struct {
 // CacheResult is the source of a look-up's result.
 type CacheResult string
 
-// The values of CacheResult.
+// The values of CacheResult. The staleness bound is the maximum time until a committed change takes effect.
 const (
 	CacheHit    CacheResult = "hit"    // from memory, within the staleness bound
 	CacheMiss   CacheResult = "miss"   // from the database

@@ -9,7 +9,7 @@ import (
 )
 
 // Two parsers may read a query differently. If the policy reads queries, a request with such a query matches no route. If the
-// policy reads no queries, such a query has no effect.
+// policy reads no queries, such a query makes no difference.
 func TestQueryThatParsersReadDifferently(t *testing.T) {
 	for query, ambiguous := range map[string]bool{
 		"":                              false,

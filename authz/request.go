@@ -5,12 +5,18 @@ import (
 	"time"
 )
 
-// AuthorizationHeader is the only source of a credential (RFC 6750, section 2.1). A credential in a query or a body is ignored.
+// AuthorizationHeader is the only header that contains a credential for a check (RFC 6750, section 2.1). A credential in a query or
+// a body is ignored.
+//
+// A second credential header needs more than a change of API.credential:
+//   - secretHeaders (authorizer.go), so that no policy reads it and no API uses it as its workspace header;
+//   - reservedHeaders (upstream_headers.go), so that no policy sets it; this list contains secretHeaders;
+//   - appendAllowed (envoy/response.go), which removes the credential from an allowed request.
 const AuthorizationHeader = "authorization"
 
 // Request is the request of a client, as the PEP (policy enforcement point, such as Envoy) reports it.
 type Request struct {
-	// API is the name of the request's API; empty: a host or the configured default selects the API.
+	// API is the name of the request's API. Empty: the host or the configured default selects the API.
 	API    string
 	Method string
 	// Path is the path as the client sent it, including escapes and the query.
@@ -55,7 +61,7 @@ type Input struct {
 	API      string
 	Time     time.Time // time of the check
 	Method   string
-	Path     string // the decoded segments, joined by /; empty if the path has no clear meaning
+	Path     string // the decoded segments, each after a /; empty if servers may read the path differently
 	RawQuery string // the text after the first ?, as it was sent
 	Query    map[string][]string
 	Header   map[string][]string // only the configured allowed_headers
@@ -68,7 +74,8 @@ type Input struct {
 	Source    Source
 }
 
-// Segments returns the decoded segments of the path; none if the path has no clear meaning. A segment contains no slash.
+// Segments returns the decoded segments of the path. It returns none if servers may read the path differently. A segment contains
+// no slash.
 func (in Input) Segments() []string {
 	if in.Path == "" {
 		return nil

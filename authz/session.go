@@ -48,7 +48,7 @@ const (
 	SecondFactorEnrolled SecondFactor = "enrolled" // only if the user has enrolled a second factor, according to the directory
 )
 
-// AAL2 is the level of a session that began with two factors. AAL2 is also the acr value in the challenge that asks for a second
+// AAL2 is the assurance level of a session with two factors. It is also the acr value in the challenge that requires a second
 // factor.
 const AAL2 = "aal2"
 
@@ -63,27 +63,29 @@ type SessionFormat struct {
 	HS256Secret Secret `yaml:"hs256_secret"`
 	// JWKSURL is the URL of the issuer's public keys. Empty: ES256 and RS256 are not accepted.
 	JWKSURL string `yaml:"jwks_url"`
-	// JWKSMaxAge is the maximum age of the public keys, at least 4s. A key that the issuer has withdrawn stays trusted for at
-	// most this time. If the issuer is unreachable for this time, no key is trusted. Default: 1h.
+	// JWKSMaxAge is the maximum age of the public keys, at least 4s. A key that the issuer has withdrawn stays trusted for at most
+	// this time. If the issuer is unreachable for longer, no key is trusted. Default: 1h.
 	JWKSMaxAge time.Duration `yaml:"jwks_max_age"`
 	// Leeway is the maximum error of the issuer's clock, at most 5m. Default: 10s.
 	Leeway time.Duration `yaml:"leeway"`
-	// Anonymous accepts the sessions of users that the issuer marks as anonymous, if the directory has these users.
+	// If Anonymous is set, the API accepts the sessions of users that the issuer marks as anonymous. The directory must contain
+	// these users.
 	Anonymous bool `yaml:"anonymous"`
 	// ClientIDs are the client ids of the product's own apps. The tokens of these apps count as the user's own session. A token
-	// that the issuer gave to any other app is denied, regardless of its scopes.
+	// that the issuer gave to an app outside this list is denied, regardless of the token's scopes.
 	ClientIDs []string `yaml:"client_ids"`
 	// RequireAAL2 selects the sessions that need a second factor. Default: never.
 	RequireAAL2 SecondFactor `yaml:"require_aal2"`
-	// Scopes are the scopes of a session. Default: admin, which covers everything that a user may do; the role in the workspace limits it.
+	// Scopes are the scopes of a session. Default: admin, which permits everything that the user may do. In a workspace, the user's
+	// role limits the session.
 	Scopes []string `yaml:"scopes"`
 }
 
 // enabled reports whether the API accepts sessions.
 func (f SessionFormat) enabled() bool { return f.Issuer != "" }
 
-// SecondFactorMissing reports whether a session of this level needs a second factor and does not have it. enrolled means that the
-// user has enrolled a second factor.
+// SecondFactorMissing reports whether a session with the level aal needs a second factor and does not have it. The parameter
+// enrolled means that the user has enrolled a second factor.
 func (f SessionFormat) SecondFactorMissing(aal string, enrolled bool) bool {
 	if aal == AAL2 || aal == "aal3" {
 		return false
@@ -124,7 +126,7 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	case f.HS256Secret != "" && len(f.HS256Secret) < minSecret:
 		return f, fmt.Errorf("hs256_secret: a secret of less than %d bytes can be guessed; use a longer secret", minSecret)
 	case f.HS256Secret != "" && !isSecret(f.HS256Secret.Reveal()):
-		return f, errors.New("hs256_secret: it is a PEM or JSON key, or has white space around it; set the shared secret")
+		return f, errors.New("hs256_secret: the value is a PEM or JSON key, or starts or ends with white space; set the shared secret")
 	case f.JWKSURL != "" && !validHTTPURL(f.JWKSURL):
 		return f, errors.New("jwks_url: not an http or https URL, such as https://PROJECT.supabase.co/auth/v1/.well-known/jwks.json")
 	case f.JWKSMaxAge < minAge:
@@ -148,7 +150,7 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	return f, nil
 }
 
-// isSecret reports whether s can be a shared secret. A key in PEM or JSON is refused, because this key may be public.
+// isSecret reports whether s can be a shared secret. A key in PEM or JSON cannot be one, because such a key may be public.
 func isSecret(s string) bool {
 	return strings.TrimSpace(s) == s && !strings.HasPrefix(s, "-----BEGIN") && !strings.HasPrefix(s, "{")
 }

@@ -11,8 +11,8 @@ import (
 type Connection struct {
 	// Address is the client's IP address that the PEP trusts.
 	Address string
-	// Principal is the name in the client's certificate: the first URI, otherwise the first DNS name, otherwise the subject. The
-	// PEP has verified the certificate.
+	// Principal is the name in the client's certificate, which the PEP has verified. It is the first URI, or without a URI the
+	// first DNS name, or without a DNS name the subject.
 	Principal string
 	// Certificate is the client's certificate in PEM, URL-encoded.
 	Certificate string

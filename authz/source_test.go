@@ -94,7 +94,7 @@ func TestUnreadableCertificateIsAnError(t *testing.T) {
 	}
 }
 
-// Both evaluations of a check read the same time.
+// A check evaluates the policy twice. Both evaluations read the same time.
 func TestClockIsReadOncePerCheck(t *testing.T) {
 	c, now := config(), time.Unix(1750000000, 0)
 	c.Now = func() time.Time { now = now.Add(time.Second); return now }
@@ -132,8 +132,8 @@ func TestRawQuery(t *testing.T) {
 	}
 }
 
-// FuzzCertificate checks that any text instead of a certificate leads to an answer and no panic. Text that is not a certificate
-// never leads to an allow, and no error contains the text.
+// FuzzCertificate checks that every text in place of a certificate leads to an answer, and none to a panic. Text that is not a
+// certificate never leads to an allow, and no error contains the text.
 func FuzzCertificate(f *testing.F) {
 	valid := clientCertificate(f)
 	for _, seed := range []string{"", valid, valid[:40], "%zz", "x", valid + valid, strings.ReplaceAll(valid, "-----", "")} {

@@ -42,8 +42,8 @@ func ValidSlug(s string) bool {
 	return s != "" && len(s) <= maxSlug
 }
 
-// requestedWorkspace is the content of the workspace header. A header that is repeated, empty or malformed counts as present, and
-// ref is zero.
+// requestedWorkspace is the content of the workspace header. If the header is repeated, empty or malformed, present is true and ref
+// is zero.
 type requestedWorkspace struct {
 	present bool
 	ref     WorkspaceRef
@@ -62,7 +62,7 @@ func (a *API) requestedWorkspace(header Fields) requestedWorkspace {
 	return r
 }
 
-// reference returns the value of the header for the workspace; empty if the workspace is not granted.
+// reference returns the header's value for the workspace: its id or its slug. The value is empty if the workspace is not granted.
 func (h WorkspaceHeader) reference(w Workspace) string {
 	if h.By == ByID {
 		return w.ID

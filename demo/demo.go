@@ -15,11 +15,11 @@ import (
 // Demo is a running Stack with example data.
 type Demo struct {
 	*Stack
-	SignIn  *signin.Server          // starts the sessions of Velocity's users
+	SignIn  *signin.Server          // the server on which Velocity's users sign in
 	secrets map[string]authz.Secret // name of a key → its secret
 }
 
-// New starts a sign-in server and a stack, and seeds its database.
+// New starts a sign-in server and a stack, and fills the stack's database.
 func New(ctx context.Context, c Config) (_ *Demo, err error) {
 	d := &Demo{}
 	defer func() {

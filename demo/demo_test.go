@@ -37,9 +37,9 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// temporary creates a folder, makes it the system's temporary folder, and returns it. Another user must be able to enter it,
-// because Postgres refuses to run as root.
-func temporary(t *testing.T) string {
+// setTempDir creates a folder, makes it the system's temporary folder, and returns it. Another user must be able to enter the
+// folder: Postgres refuses to run as root, so as root the tests run Postgres as another user.
+func setTempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "keywicket-test-")
 	if err != nil {
@@ -61,10 +61,11 @@ func wantEmpty(t *testing.T, dir string) {
 	}
 }
 
-// start starts a demo. After Close, wantGone checks that no process, listener or file of the demo is left.
+// start starts a demo. The test calls the returned function wantGone after Close. wantGone checks that no process, listener or file
+// of the demo is left.
 func start(t *testing.T) (d *demo.Demo, wantGone func()) {
 	t.Helper()
-	dir := temporary(t)
+	dir := setTempDir(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	d, err := demo.New(ctx, demo.Config{Keywicket: keywicket})
@@ -179,23 +180,23 @@ func printIsComplete(t *testing.T, d *demo.Demo) {
 	}
 }
 
-// stepsWork approves the request like a user in the browser, and then runs the printed steps in a shell.
+// stepsWork approves the app's authorization request, as a user does in the browser. Then it runs the printed steps in a shell.
 func stepsWork(t *testing.T, d *demo.Demo) {
 	var out bytes.Buffer
 	if err := d.Print(&out); err != nil {
 		t.Fatal(err)
 	}
-	_, at, _ := strings.Cut(out.String(), "\n  "+d.Velocity+"/oauth/consent?")
-	query, rest, _ := strings.Cut(at, "\n")
+	_, link, _ := strings.Cut(out.String(), "\n  "+d.Velocity+"/oauth/consent?")
+	query, rest, _ := strings.Cut(link, "\n")
 	script, _, ok := strings.Cut(rest, "\nOr run an app")
 	if !ok || !strings.Contains(script, "\n  CODE=\n") {
 		t.Fatalf("there are no steps in\n%s", &out)
 	}
-	back, err := demo.NewUser("ada@example.com").Approve(t.Context(), d.Velocity+"/oauth/consent?"+query, "Your workspace")
+	redirect, err := demo.NewUser("ada@example.com").Approve(t.Context(), d.Velocity+"/oauth/consent?"+query, "Your workspace")
 	if err != nil {
 		t.Fatal(err)
 	}
-	script = strings.Replace(script, "CODE=\n", "CODE="+back.Query().Get("code")+"\n", 1)
+	script = strings.Replace(script, "CODE=\n", "CODE="+redirect.Query().Get("code")+"\n", 1)
 	printed, err := exec.CommandContext(t.Context(), "sh", "-e", "-c", script).CombinedOutput()
 	text := string(printed)
 	if err != nil || strings.Count(text, `"token_type":"Bearer"`) != 2 || strings.Count(text, "HTTP/1.1 200 OK") != 2 ||
@@ -208,7 +209,7 @@ func stepsWork(t *testing.T, d *demo.Demo) {
 	}
 }
 
-// The tour reports responses that differ, and fails.
+// The tour reports each response that is not the expected one, and fails.
 func TestTourReportsDifferences(t *testing.T) {
 	d, wantGone := start(t)
 	r, err := registry.Open(t.Context(), d.DatabaseURL())
@@ -231,7 +232,7 @@ func TestTourReportsDifferences(t *testing.T) {
 		t.Errorf("%d rows differ in\n%s", len(got), &out)
 	}
 
-	// Wait reports a process that ends by itself. Close still stops the other processes.
+	// Wait returns an error if a process ends by itself. Close still stops the other processes.
 	if err := syscall.Kill(d.Sidecar.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +270,7 @@ func TestDemoThatCannotStart(t *testing.T) {
 			`keywicket: log.format: "xml" is neither json nor text`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir := temporary(t)
+			dir := setTempDir(t)
 			if test.env[0] != "" {
 				t.Setenv(test.env[0], test.env[1])
 			}

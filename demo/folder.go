@@ -18,8 +18,8 @@ type folder struct {
 	remover *exec.Cmd
 }
 
-// removeScript waits until its standard input is closed, and then removes its argument. It tries several times, because the servers
-// are killed with their parent but may still write for a moment. It ignores the signals of the terminal and of a shutdown.
+// removeScript waits until its standard input is closed. Then it removes the folder in its argument. It tries several times: the
+// servers are killed with their parent, but may still write for a moment. It ignores the signals of the terminal and of a shutdown.
 const removeScript = `trap '' HUP INT TERM
 cat > /dev/null
 for try in 1 2 3 4 5; do

@@ -55,7 +55,7 @@ func (s *Sidecar) Restart(ctx context.Context) error {
 	return s.start(ctx, func() {})
 }
 
-// start runs the sidecar. It calls chooseAddresses before each try, to get new addresses.
+// start runs the sidecar. Before each try, it calls the function chooseAddresses, which sets the addresses.
 func (s *Sidecar) start(ctx context.Context, chooseAddresses func()) (err error) {
 	databaseURL, feedURL := s.databaseURL, s.databaseURL
 	if s.config.Database != nil {
@@ -77,7 +77,7 @@ func (s *Sidecar) start(ctx context.Context, chooseAddresses func()) (err error)
 	return nil
 }
 
-// startIssuer starts an issuer with this URL as its public address.
+// startIssuer starts an issuer whose public address is the parameter url.
 func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issuer, error) {
 	i := &Issuer{}
 	p, err := start(ctx, c, "issuer", func() (string, []string) {
@@ -95,11 +95,12 @@ func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issue
 	return i, nil
 }
 
-// noLameDuck disables a sidecar's wait before it stops: usually there is no other sidecar that could take over its requests.
+// noLameDuck disables the wait of a sidecar before it stops. During this wait, other sidecars take over its requests, but the demo
+// usually has only one sidecar.
 const noLameDuck = "KEYWICKET_LISTEN_LAME_DUCK=0s"
 
-// start starts a keywicket command and returns when it is ready. Each try calls settings again, because another process may
-// take a free port before this command listens on it.
+// start starts a keywicket command and returns when the command is ready. Each try calls the function settings again, because
+// another process may take a free port before this command listens on it.
 func start(ctx context.Context, c Config, command string, settings func() (probe string, environ []string)) (*process.Process, error) {
 	binary := c.Keywicket
 	if binary == "" {

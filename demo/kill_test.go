@@ -16,7 +16,8 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// killedDemoVariable makes this test binary run a demo until it is killed. Its value is the path of the sidecar's binary.
+// killedDemoVariable is an environment variable. If it is set, this test binary runs a demo until the test kills the process. Its
+// value is the path of the sidecar's binary.
 const killedDemoVariable = "KEYWICKET_TEST_VICTIM"
 
 func runUntilKilled(sidecar string) error {
@@ -31,9 +32,9 @@ func runUntilKilled(sidecar string) error {
 	return errors.New("the test did not kill the demo in time")
 }
 
-// After kill -9 the demo cannot clean up, but no process or file is left.
+// After kill -9, the demo itself cannot clean up. Still, no process or file is left.
 func TestKilledDemoLeavesNoProcess(t *testing.T) {
-	dir := temporary(t)
+	dir := setTempDir(t)
 	killed := exec.CommandContext(t.Context(), os.Args[0])
 	killed.Env = append(os.Environ(), killedDemoVariable+"="+keywicket)
 	killed.Stderr = os.Stderr

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The recording in README.md shows each request of the tour, and the response to it.
+// The recording in README.md shows each request of the tour and its response.
 func TestRecordingShowsTheTour(t *testing.T) {
 	drawing, err := os.ReadFile("../docs/demo.svg")
 	if err != nil {

@@ -29,7 +29,7 @@ type key struct {
 	expiresIn       time.Duration
 	revoked         bool
 	imported        authz.Secret // a key that the product issued before; empty: a new key
-	variable        string       // the shell variable for a session's token
+	variable        string       // the shell variable in which Print shows a session's token; empty: not a session
 }
 
 var (
@@ -44,8 +44,8 @@ var (
 	writeScopes = append([]string{"issues:write", "projects:write", "documents:write"}, readScopes...)
 )
 
-// keys are the credentials of the demo. Three are the example keys of the API documents, imported as a product would import its
-// own keys.
+// keys are the credentials of the demo. Three of them are the example keys of the API documents. The demo imports them, as a
+// product imports its existing keys.
 var keys = []key{
 	{name: "dashboard", format: skLive, api: "velaflows", workspace: acmeSlug,
 		scopes:   []string{"inbox:read", "crm:read", "contacts:read", "analytics:read"},
@@ -66,8 +66,8 @@ var keys = []key{
 	{name: "ada's signed out", api: "velocity", user: "ada@example.com", variable: "SIGNED_OUT", revoked: true},
 }
 
-// seed fills the database, and returns the secrets by the keys' names. It creates an app, and the user Ada, who owns
-// your-workspace and is a guest in target-workspace.
+// seed fills the database, and returns a map from the keys' names to their secrets. It creates an app and the user Ada. Ada owns
+// your-workspace, and is a guest in target-workspace.
 func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map[string]authz.Secret, error) {
 	r, err := registry.Open(ctx, databaseURL)
 	if err != nil {
@@ -126,7 +126,8 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 	return secrets, nil
 }
 
-// session returns a session's token, which is valid for a day. It revokes the session if the key is marked as revoked.
+// session returns the token of a new session. The token is valid for a day. If the key's field revoked is set, session revokes the
+// session.
 func session(ctx context.Context, r *registry.Registry, sessions *signin.Server, user string, k key) (authz.Secret, error) {
 	id := rand.Text()
 	token, err := sessions.Token(user, id, 24*time.Hour)

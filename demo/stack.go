@@ -37,7 +37,7 @@ type Config struct {
 	Issuer bool
 	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
 	VelaFlows, Velocity string
-	// EnvoyConfig edits Envoy's configuration. Default: the configuration stays as rendered.
+	// EnvoyConfig changes Envoy's rendered configuration. Default: no change.
 	EnvoyConfig func([]byte) []byte
 	// Database returns the URLs that the sidecar uses for its look-ups and its change feed, such as those of a database proxy.
 	// Default: the URL of the database itself.
@@ -65,8 +65,8 @@ type Stack struct {
 // databaseName is the name of the stack's database.
 const databaseName = "postgres"
 
-// Start starts the stack, and returns when it can serve requests. If a part cannot start, Start stops the others and returns
-// an error with the remedy.
+// Start starts the stack, and returns when the stack can serve requests. If a part cannot start, Start stops the other parts, and
+// returns an error with the remedy.
 func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if _, err := envoyproxy.Find(); err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 // DatabaseURL returns the database URL of an operator, who has all rights.
 func (s *Stack) DatabaseURL() string { return s.Postgres.URL(databaseName) }
 
-// Close stops all processes, in the order in which requests pass through them, and removes every file.
+// Close stops all processes in the order in which a request passes through them, and removes every file.
 func (s *Stack) Close() error {
 	var errs []error
 	if s.Envoy != nil {
@@ -134,7 +134,7 @@ func (s *Stack) Close() error {
 	return errors.Join(errs...)
 }
 
-// Wait returns nil when the context ends. It returns an error when Envoy, the first sidecar or the issuer ends by itself.
+// Wait returns nil when the context is canceled. It returns an error when Envoy, the first sidecar or the issuer ends by itself.
 func (s *Stack) Wait(ctx context.Context) error {
 	var issuer <-chan struct{} // stays nil without an issuer; a nil channel is never ready
 	if s.Issuer != nil {
@@ -152,7 +152,8 @@ func (s *Stack) Wait(ctx context.Context) error {
 	}
 }
 
-// migrate creates the schema and two logins. Each login has only the rights of one role. migrate returns their URLs.
+// migrate creates the schema and two logins, for the sidecar and for the issuer. Each login has only the rights of one role.
+// migrate returns the database URLs of the logins.
 func (s *Stack) migrate(ctx context.Context) (sidecar, issuer string, err error) {
 	db, err := database.Open(s.DatabaseURL())
 	if err != nil {
@@ -183,7 +184,8 @@ func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (stri
 	return u.String(), nil
 }
 
-// startEnvoy starts the issuer and then Envoy. The issuer needs Envoy's address, because users and apps reach it there.
+// startEnvoy starts the issuer and then Envoy. The issuer needs Envoy's address, because users and apps reach the issuer through
+// Envoy.
 func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) error {
 	var checks []string
 	for _, sidecar := range s.Sidecars {
@@ -222,8 +224,8 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 			s.VelaFlows, s.Velocity = velaflows, velocity
 			return nil
 		}
-		// Another process may take a free port before Envoy listens on it: try other ports. A configured port that is in use
-		// does not become free by itself: return the error.
+		// Another process may take a free port before Envoy listens on it. Then try other ports. But a configured port that is in
+		// use does not become free by itself. Then return the error.
 		configuredInUse := c.VelaFlows != "" && !isFree(c.VelaFlows) || c.Velocity != "" && !isFree(c.Velocity)
 		if !errors.Is(err, syscall.EADDRINUSE) || configuredInUse || ctx.Err() != nil {
 			return err
@@ -238,7 +240,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 }
 
 // freeAddresses returns n different addresses that are free now. It keeps all listeners open until it has found n addresses, so
-// that no address repeats.
+// that it finds no address twice.
 func freeAddresses(n int) []string {
 	addresses := make([]string, n)
 	for i := range addresses {
@@ -260,9 +262,9 @@ func isFree(address string) bool {
 	return err == nil
 }
 
-// environ returns this process's environment with these additions. It removes keywicket's settings, which would otherwise
-// affect the stack.
-func environ(more ...string) []string {
+// environ returns this process's environment with the additions. It removes keywicket's settings, because they would affect the
+// stack.
+func environ(additions ...string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KEYWICKET_") })
-	return append(env, more...)
+	return append(env, additions...)
 }

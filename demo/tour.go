@@ -63,8 +63,8 @@ var tour = []tourStep{
 	{"velocity", "GET /healthz", "", "", "200 live", "a public route"},
 }
 
-// Tour sends every request of the tour, runs the OAuth flow, and prints the expected and the actual responses. It returns an
-// error if a response differs.
+// Tour sends every request of the tour, runs the OAuth flow, and prints the expected and the actual responses. It returns an error
+// if an actual response is not the expected one.
 func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "\tAPI\tREQUEST\tKEY\tWORKSPACE\tEXPECTED\tSEEN\t")

@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// User is a user with a browser. They sign in where the issuer redirects them, and approve every request.
+// User is a user with a browser. The user signs in where the issuer redirects the browser, and approves every request.
 type User struct {
 	email  string
 	client *http.Client
@@ -33,8 +33,8 @@ type page struct {
 	text   string
 }
 
-func (u *User) open(ctx context.Context, method string, at *url.URL, form url.Values) (page, error) {
-	request, err := http.NewRequestWithContext(ctx, method, at.String(), strings.NewReader(form.Encode()))
+func (u *User) open(ctx context.Context, method string, address *url.URL, form url.Values) (page, error) {
+	request, err := http.NewRequestWithContext(ctx, method, address.String(), strings.NewReader(form.Encode()))
 	if err != nil {
 		return page{}, err
 	}
@@ -47,12 +47,12 @@ func (u *User) open(ctx context.Context, method string, at *url.URL, form url.Va
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(response.Body)
-	p := page{url: at, status: response.StatusCode, text: string(text)}
+	p := page{url: address, status: response.StatusCode, text: string(text)}
 	p.next, _ = response.Location() // nil without a redirect
 	return p, err
 }
 
-// submit sends the page's form with this button and these workspaces.
+// submit sends the page's form with the value of a button and the ids of the workspaces.
 func (u *User) submit(ctx context.Context, p page, button, value string, workspaces ...string) (page, error) {
 	form := url.Values{button: {value}, "workspace": workspaces}
 	for _, m := range hiddenField.FindAllStringSubmatch(p.text, -1) {
@@ -67,13 +67,13 @@ var (
 	workspaceBox = regexp.MustCompile(`name="workspace" value="([^"]*)".*?<bdi>([^<]*)</bdi>`)
 )
 
-// openRequest opens an app's authorization request, signs in if the issuer requires it, and returns the response that follows.
+// openRequest opens an app's authorization request, signs in if the issuer requires this, and returns the issuer's response.
 func (u *User) openRequest(ctx context.Context, authorize string) (page, error) {
-	at, err := url.Parse(authorize)
+	address, err := url.Parse(authorize)
 	if err != nil {
 		return page{}, err
 	}
-	p, err := u.open(ctx, http.MethodGet, at, nil)
+	p, err := u.open(ctx, http.MethodGet, address, nil)
 	if err != nil || p.next == nil || p.next.Query().Get("return_to") == "" {
 		return p, err
 	}
@@ -92,8 +92,9 @@ func (u *User) openRequest(ctx context.Context, authorize string) (page, error) 
 	return p, fmt.Errorf("%s cannot sign in at %s", u.email, p.url)
 }
 
-// Approve opens an app's authorization request and approves it in the workspaces with these names. Without names, it approves
-// every workspace that the page offers. It returns the URL that the browser is redirected to, with the code.
+// Approve opens an app's authorization request and approves it for the workspaces with these names. Without names, Approve approves
+// the request for every workspace on the page. It returns the URL that the issuer redirects the browser to. This URL contains the
+// code.
 func (u *User) Approve(ctx context.Context, authorize string, names ...string) (*url.URL, error) {
 	p, err := u.openRequest(ctx, authorize)
 	if err != nil {
@@ -111,7 +112,7 @@ func (u *User) Approve(ctx context.Context, authorize string, names ...string) (
 	return p.next, nil
 }
 
-// workspaces returns the ids of the workspaces that the page offers under these names. Without names, it returns the ids of all
+// workspaces returns the ids of the workspaces on the page that have these names. Without names, it returns the ids of all
 // workspaces.
 func (p page) workspaces(names []string) (ids []string) {
 	for _, m := range workspaceBox.FindAllStringSubmatch(p.text, -1) {

@@ -27,25 +27,25 @@ func (d *Demo) authorizeURL() string {
 	}.Encode()
 }
 
-// walkOAuth runs the whole OAuth flow through Envoy, as the user's browser and as the app. It calls line for each step of the
-// flow, to add it to the tour.
+// walkOAuth runs the whole OAuth flow through Envoy, as the user's browser and as the app. It calls the function line for each step
+// of the flow, to add the step to the tour.
 func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace, want, seen, why string)) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	ada := NewUser("ada@example.com")
-	at, err := url.Parse(d.authorizeURL())
+	address, err := url.Parse(d.authorizeURL())
 	if err != nil {
 		return err
 	}
-	p, err := ada.open(ctx, http.MethodGet, at, nil)
+	p, err := ada.open(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return err
 	}
-	line("GET /oauth/consent", "", "", "303 sign in", statusAnd(p.status, p.next != nil && p.next.Path == "/login", "sign in"), "an app sends Ada to the consent page")
-	if p, err = ada.openRequest(ctx, at.String()); err != nil {
+	line("GET /oauth/consent", "", "", "303 sign in", statusAndText(p.status, p.next != nil && p.next.Path == "/login", "sign in"), "an app sends Ada to the consent page")
+	if p, err = ada.openRequest(ctx, address.String()); err != nil {
 		return err
 	}
-	line("GET /oauth/consent", "", "", "200 Allow Planner", statusAnd(p.status, strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act"), "Allow Planner"), "after the sign-in, Ada is asked")
+	line("GET /oauth/consent", "", "", "200 Allow Planner", statusAndText(p.status, strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act"), "Allow Planner"), "after the sign-in, Ada is asked")
 	if p, err = ada.submit(ctx, p, "decision", "approve", p.workspaces([]string{"Your workspace"})...); err != nil {
 		return err
 	}
@@ -53,14 +53,14 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 	if p.next != nil {
 		code = p.next.Query().Get("code")
 	}
-	line("POST /oauth/consent", "", yours, "303 code", statusAnd(p.status, code != "", "code"), "Ada allows it, in one workspace")
+	line("POST /oauth/consent", "", yours, "303 code", statusAndText(p.status, code != "", "code"), "Ada allows it, in one workspace")
 
 	token := func(why, want string, parameters map[string]string) (tokens, error) {
 		t, err := d.token(ctx, parameters)
-		line("POST /api/oauth/token", "", "", want, statusAnd(t.status, true, t.Scope+t.Error), why)
+		line("POST /api/oauth/token", "", "", want, statusAndText(t.status, true, t.Scope+t.Error), why)
 		return t, err
 	}
-	// call repeats the request for up to two seconds: a revocation takes effect within the staleness bound.
+	// call repeats the request for up to two seconds, because a revocation takes effect only within the staleness bound (1 s).
 	call := func(request, workspace, want, why string, t tokens) error {
 		s := tourStep{api: "velocity", request: request, workspace: workspace, want: want}
 		for deadline := time.Now().Add(2 * time.Second); ; {
@@ -102,8 +102,9 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 	return err
 }
 
-func statusAnd(status int, seen bool, text string) string {
-	if !seen {
+// statusAndText returns the status, followed by the text if found is true.
+func statusAndText(status int, found bool, text string) string {
+	if !found {
 		text = ""
 	}
 	return strings.TrimSpace(fmt.Sprint(status, " ", text))

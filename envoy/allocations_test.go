@@ -8,7 +8,7 @@ import (
 )
 
 // A check with a warm cache makes at most six allocations, from the bytes of the CheckRequest to the bytes of the CheckResponse.
-// The limit holds for any id in the path, and for allows and denials. It includes the log line of a denial.
+// This limit applies to allows and denials, with any id in the path. It includes the log line of a denial.
 func TestAllocations(t *testing.T) {
 	race.Skip(t)
 	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {

@@ -34,7 +34,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// noop allows every check, to measure the cost of gRPC and the client.
+// noop is a server that allows every check. It shows the cost of gRPC and the client alone.
 type noop struct {
 	authv3.UnimplementedAuthorizationServer
 }
@@ -90,8 +90,8 @@ func BenchmarkCheck(b *testing.B) {
 	}
 }
 
-// BenchmarkSource measures a check with a warm cache. Envoy sends nothing about the client, the client's principal, or the
-// principal and the certificate. In the case certificate-read, a policy also reads the certificate.
+// BenchmarkSource measures a check with a warm cache. The cases differ in the data about the client that Envoy sends: nothing, the
+// principal, or the principal and the certificate. In the case certificate-read, a policy also reads the certificate.
 func BenchmarkSource(b *testing.B) {
 	dir := b.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -180,7 +180,7 @@ func newCache(t testing.TB, s cache.Source) *cache.Cache {
 	return c
 }
 
-// fakeSource finds every credential except credentialFor[ReasonUnknown]. All credentials belong to one user.
+// fakeSource finds every credential except credentialFor[ReasonUnknown]. All credentials belong to the user ada.
 type fakeSource struct{}
 
 func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {
@@ -241,7 +241,7 @@ func cpu(b *testing.B) float64 {
 	return micros(u.Utime) + micros(u.Stime)
 }
 
-// bytesAllocations are the allocations of Bytes itself: a slice of buffers, and a function.
+// bytesAllocations is the number of allocations of Bytes itself: one for a slice of buffers, and one for a function.
 const bytesAllocations = 2
 
 // BenchmarkBytes measures a check with a warm cache, from the request's wire format to the response's wire format, without gRPC.
@@ -260,8 +260,8 @@ func BenchmarkBytes(b *testing.B) {
 
 const allowedCheck authz.Reason = "allow"
 
-// warmServer returns a server with the shipped policy and a cache, and messages with different ids in their paths. All messages
-// get the same answer.
+// warmServer returns a server with the built-in policies and a warm cache, and messages with different ids in their paths. All
+// messages get the answer in the parameter.
 func warmServer(t testing.TB, answer authz.Reason) (*envoy.Server, [][]byte) {
 	t.Helper()
 	engine, err := policies.Load(t.Context(), policies.Config{})
@@ -288,7 +288,7 @@ func warmServer(t testing.TB, answer authz.Reason) (*envoy.Server, [][]byte) {
 	return server, messages
 }
 
-// credentialFor maps a result to a credential that has this result with fakeSource.
+// credentialFor maps an answer to a credential that gets this answer with fakeSource.
 var credentialFor = map[authz.Reason]string{
 	allowedCheck:             "velu_a1b2c3d4e5f6g7h8i9j0",
 	authz.ReasonUnknown:      "velu_unknown4e5f6g7h8i9j0",

@@ -23,7 +23,7 @@ var service = grpc.ServiceDesc{
 
 var requestPool = sync.Pool{New: func() any { return new(request) }}
 
-// handle answers one check. decode calls the codec, which reads the message.
+// handle answers one check. The function decode calls the codec, which copies the message.
 func handle(s any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // gRPC's order
 	r := requestPool.Get().(*request)
 	defer func() {
@@ -45,7 +45,7 @@ func handle(s any, ctx context.Context, decode func(any) error, _ grpc.UnaryServ
 	return mem.NewBuffer(buffer, pool), nil
 }
 
-// codec is gRPC's codec for protobuf, but it handles the two messages of a check itself.
+// codec is gRPC's codec for protobuf. It handles only the two messages of a check itself.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }
@@ -58,8 +58,8 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	return c.CodecV2.Marshal(v)
 }
 
-// Unmarshal implements [encoding.CodecV2]. It only copies a CheckRequest; [Server.answer] parses the copy and answers a malformed
-// message with a denial. If Unmarshal refused the message, gRPC would answer with an error instead.
+// Unmarshal implements [encoding.CodecV2]. It copies a CheckRequest without parsing it. [Server.answer] parses the copy, and
+// answers a malformed message with a denial. If Unmarshal returned an error, gRPC would answer with an error instead of a denial.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	r, ok := v.(*request)
 	if !ok {

@@ -9,16 +9,16 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// overridingHeaders are headers that make frameworks behind Envoy use another method or path than the checked one (row 20 of the
-// table in docs/security.md). Every allow removes these headers, even if the CheckRequest did not contain them.
+// overridingHeaders are headers with a method or a path. Frameworks behind Envoy may use them instead of the checked method and
+// path (row 20 of the table in docs/security.md). Every allow removes these headers, even if the CheckRequest did not contain them.
 var overridingHeaders = []string{
 	"x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override", "x-envoy-original-path",
 }
 
-// forgedHeaders returns the names of request headers that a server may mistake for a header that clients must not set. Clients must
-// not set the headers of the sidecar and of the API's policy, the workspace header, and overriding headers. Many servers read
-// x_keywicket_subject as x-keywicket-subject, and some replace any punctuation by a dash. The names are in lower case, sorted and
-// unique. Headers that every allow sets or removes by name are not included.
+// forgedHeaders returns the names of request headers that a server may mistake for one of the headers that an allow sets or
+// removes. These are the headers of the sidecar and of the API's policy, the workspace header, and overridingHeaders. Many servers
+// read x_keywicket_subject as x-keywicket-subject, and some servers replace any punctuation by a dash. The names are in lower case,
+// sorted and unique. The headers that an allow sets or removes in any case are not included.
 func forgedHeaders(header, apiHeaders authz.Fields) []string {
 	var names []string
 	for _, h := range header {

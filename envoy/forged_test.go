@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Only headers that a server may read as a header of the sidecar are removed from an allowed request.
+// An allow removes only the headers that a server may mistake for a header that the sidecar sets or removes.
 func TestForgedHeadersAreRemoved(t *testing.T) {
 	var header authz.Fields
 	send := func(name string) { header = append(header, authz.HeaderValue{Name: name, Value: "evil"}) }

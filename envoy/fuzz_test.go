@@ -18,8 +18,8 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// patterns are the routes of the policy tables, as regular expressions that match "METHOD path". They are a second way to read the
-// tables, independent of Rego.
+// patterns are the routes of the policy tables, as regular expressions that match "METHOD path". They read the tables in a second
+// way, independent of Rego.
 type patterns struct{ public, others []*regexp.Regexp }
 
 func patternsOf(t table.Table) patterns {
@@ -37,7 +37,7 @@ func patternsOf(t table.Table) patterns {
 	return p
 }
 
-func listed(patterns []*regexp.Regexp, line string) bool {
+func matchesAny(patterns []*regexp.Regexp, line string) bool {
 	for _, p := range patterns {
 		if p.MatchString(line) {
 			return true
@@ -46,9 +46,10 @@ func listed(patterns []*regexp.Regexp, line string) bool {
 	return false
 }
 
-// FuzzCheckRequest checks that any request, from Envoy or another client, leads to a response and no panic. The status is OK if
-// and only if the response has an OkResponse. A request is allowed only if its decoded path is a listed route. A route that is not
-// public also needs the key that the directory contains. A denial has a status of 400 or more and a JSON body. No response contains the key.
+// FuzzCheckRequest checks that every request, from Envoy or another client, leads to a response, and none to a panic. The status is
+// OK if and only if the response has an OkResponse. A request is allowed only if its method and its decoded path match a route of
+// the table. A route that is not public also needs the key that the directory contains. A denial has a status of 400 or more and a
+// JSON body. No response contains the key.
 func FuzzCheckRequest(f *testing.F) {
 	engine, err := policies.Load(f.Context(), policies.Config{})
 	if err != nil {
@@ -128,8 +129,8 @@ func FuzzCheckRequest(f *testing.F) {
 		pathOnly, _, _ := strings.Cut(http.GetPath(), "?")
 		segments, err := target.Segments(pathOnly, target.Parameters{})
 		line := http.GetMethod() + " " + target.JoinSegments(segments)
-		public := listed(routes.public, line)
-		if err != nil || strings.Contains(http.GetHost(), ",") || !public && !listed(routes.others, line) {
+		public := matchesAny(routes.public, line)
+		if err != nil || strings.Contains(http.GetHost(), ",") || !public && !matchesAny(routes.others, line) {
 			t.Fatalf("%q is allowed", line)
 		}
 		if !public && !strings.Contains(request.String(), key) {

@@ -7,7 +7,8 @@ import (
 )
 
 // A check times out before Envoy's timeout, so that the client gets the sidecar's own 503. Envoy sends its timeout with each check
-// (0.5 s in deploy/envoy). checkTimeout applies if the caller sends no timeout. maxCheckTimeout is the maximum time of a check.
+// (0.5 s in deploy/envoy). checkTimeout is the time limit if the caller sends no timeout. maxCheckTimeout is the maximum time limit
+// of a check.
 const (
 	checkTimeout    = 400 * time.Millisecond
 	maxCheckTimeout = 10 * time.Second
@@ -22,39 +23,39 @@ func timeLimit(ctx context.Context) time.Duration {
 	return min(time.Until(deadline), maxCheckTimeout*5/4) * 4 / 5
 }
 
-// limitedContext is a context with a time limit. It starts its timer only when a caller waits for the context. The cache answers
-// most checks, and these checks do not wait.
+// limitedContext is a context with a time limit. It starts its timer only when a caller waits for the context. Most checks are
+// answered from the cache and do not wait, so they need no timer.
 type limitedContext struct {
 	context.Context // the call's context
 
-	until       time.Time
-	mu          sync.Mutex
-	timed       context.Context // nil: the timer is not started
-	cancelTimed context.CancelFunc
+	deadline     time.Time
+	mu           sync.Mutex
+	timerContext context.Context // nil: the timer is not started
+	cancelTimer  context.CancelFunc
 }
 
 // withLimit returns the context of a check, with its time limit. The caller must call cancel.
 func withLimit(ctx context.Context) *limitedContext {
-	return &limitedContext{Context: ctx, until: time.Now().Add(timeLimit(ctx))}
+	return &limitedContext{Context: ctx, deadline: time.Now().Add(timeLimit(ctx))}
 }
 
-// startTimer returns the context with the timer, and starts it if necessary.
+// startTimer returns the context with the timer. If the timer has not been started, startTimer starts it.
 func (c *limitedContext) startTimer() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.timed == nil {
-		c.timed, c.cancelTimed = context.WithDeadline(c.Context, c.until)
+	if c.timerContext == nil {
+		c.timerContext, c.cancelTimer = context.WithDeadline(c.Context, c.deadline)
 	}
-	return c.timed
+	return c.timerContext
 }
 
 func (c *limitedContext) cancel() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.timed == nil {
-		c.timed = canceled
-	} else if c.cancelTimed != nil {
-		c.cancelTimed()
+	if c.timerContext == nil {
+		c.timerContext = canceled
+	} else if c.cancelTimer != nil {
+		c.cancelTimer()
 	}
 }
 
@@ -66,7 +67,7 @@ var canceled = func() context.Context {
 }()
 
 // Deadline implements [context.Context].
-func (c *limitedContext) Deadline() (time.Time, bool) { return c.until, true }
+func (c *limitedContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
 // Done implements [context.Context].
 func (c *limitedContext) Done() <-chan struct{} { return c.startTimer().Done() }
@@ -74,14 +75,14 @@ func (c *limitedContext) Done() <-chan struct{} { return c.startTimer().Done() }
 // Err implements [context.Context]. It does not start the timer.
 func (c *limitedContext) Err() error {
 	c.mu.Lock()
-	timed := c.timed
+	timerContext := c.timerContext
 	c.mu.Unlock()
 	switch {
-	case timed != nil:
-		return timed.Err()
+	case timerContext != nil:
+		return timerContext.Err()
 	case c.Context.Err() != nil:
 		return c.Context.Err()
-	case !time.Now().Before(c.until):
+	case !time.Now().Before(c.deadline):
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -92,8 +93,8 @@ func (c *limitedContext) Err() error {
 func (c *limitedContext) Value(key any) any {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.timed != nil && c.cancelTimed != nil {
-		return c.timed.Value(key)
+	if c.timerContext != nil && c.cancelTimer != nil {
+		return c.timerContext.Value(key)
 	}
 	return c.Context.Value(key)
 }

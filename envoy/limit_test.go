@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The caller must have time for the response, with any timeout.
+// Whatever the caller's timeout is, the check ends early enough for the response.
 func TestCheckEndsBeforeTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		if got := timeLimit(t.Context()); got != checkTimeout {
@@ -31,8 +31,9 @@ func TestCheckEndsBeforeTheCallersDeadline(t *testing.T) {
 	})
 }
 
-// A limitedContext behaves like a context of the standard library, however a caller waits for it, and even if no caller waits.
-func TestLimited(t *testing.T) {
+// A limitedContext behaves like a context of the standard library. This is so for every way in which a caller can wait for it, and
+// if no caller waits.
+func TestLimitedContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}
 		call, cancelCall := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
@@ -56,8 +57,8 @@ func TestLimited(t *testing.T) {
 			},
 		} {
 			l, started := withLimit(call), time.Now()
-			if until, ok := l.Deadline(); !ok || until.Sub(started) != checkTimeout {
-				t.Errorf("%s: the deadline is in %v", name, until.Sub(started))
+			if deadline, ok := l.Deadline(); !ok || deadline.Sub(started) != checkTimeout {
+				t.Errorf("%s: the deadline is in %v", name, deadline.Sub(started))
 			}
 			if err := c(l); err != context.DeadlineExceeded { //nolint:errorlint // exactly this error, not a wrapped error
 				t.Errorf("%s: %v", name, err)

@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// listener tracks its connections, to close them when the server stops. gRPC waits up to two minutes for a connection whose client
-// has not completed the handshake, even after a call of Stop.
+// listener tracks its connections, so that it can close them when the server stops. gRPC waits up to two minutes for a connection
+// whose client has not completed the handshake, even after a call of Stop.
 type listener struct {
 	net.Listener
 

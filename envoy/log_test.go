@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-func TestLogNamesTheDecisionAndNoSecret(t *testing.T) {
+func TestLogHasTheDecisionIDAndNoSecret(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	got := check(t, r, validRequest)
 	id := got.GetDynamicMetadata().GetFields()["decision_id"].GetStringValue()

@@ -21,8 +21,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// This file reads a CheckRequest and constructs a CheckResponse with the objects of go-control-plane. The tests compare the results
-// with those of request.go and response.go.
+// This file reads a CheckRequest and constructs a CheckResponse with the generated types of go-control-plane. The tests compare the
+// results with those of request.go, response.go and denied.go.
 
 // referenceRequest returns the request of a CheckRequest. Absent fields stay empty.
 func referenceRequest(ctx context.Context, check *authv3.CheckRequest) authz.Request {
@@ -84,7 +84,7 @@ func fieldsOf(m map[string]string) (fields authz.Fields) {
 	return fields
 }
 
-// referenceResponse returns the CheckResponse for an answer, built from the objects of go-control-plane.
+// referenceResponse returns the CheckResponse for an answer, built with the types of go-control-plane.
 func referenceResponse(answer *authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
 	code := codes.PermissionDenied // also for a code that an API declares
 	if answer.Allow {
@@ -213,8 +213,8 @@ func overwrite(name, value string) *corev3.HeaderValueOption {
 	}
 }
 
-// checkedResponse encodes the answer with the function response, and returns the decoded message. It fails the test if the message
-// differs from referenceResponse.
+// checkedResponse encodes the answer with the function `response`, and returns the decoded message. If the message differs from the
+// result of referenceResponse, checkedResponse fails the test.
 func checkedResponse(t testing.TB, answer authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
 	t.Helper()
 	check := &authv3.CheckResponse{}

@@ -12,26 +12,27 @@ import (
 )
 
 // This file reads a CheckRequest from its wire format. A check needs only a tenth of the message, and objects for the whole message
-// would cost more than the decision. This code reads the same values, and refuses the same malformed messages, as proto.Unmarshal
-// (request_test.go compares the two).
+// would cost more than the decision. This code reads the same values as proto.Unmarshal, and refuses the same malformed messages.
+// request_test.go compares the results of both.
 
-// apiExtension is the key of the context extension that names the API of a virtual host or a route.
+// apiExtension is the key of the context extension that contains the API's name. Envoy's configuration sets it for a virtual host
+// or a route.
 const apiExtension = "api"
 
 // clientAddressKey is the key of the gRPC metadata in which Envoy sends the client's address. Envoy's configuration sets this
-// metadata (initial_metadata in deploy/envoy). A client cannot set the metadata, because Envoy copies no header of a request to it.
-// The CheckRequest itself contains only the peer address of the connection. With a load balancer in front of Envoy, the peer
-// address is the load balancer's address.
+// metadata (initial_metadata in deploy/envoy). A client cannot set the metadata, because Envoy copies no header of a request into
+// the metadata. The CheckRequest itself contains only the peer address of the connection. With a load balancer in front of Envoy,
+// the peer address is the load balancer's address.
 const clientAddressKey = "x-keywicket-client-address"
 
-// request contains the fields of a CheckRequest that a check reads. Absent fields stay empty; no route matches an empty value. All
-// strings are substrings of one copy of the message, so that no string refers to memory that gRPC reuses.
+// request contains the fields of a CheckRequest that a check reads. Absent fields stay empty. No route matches an empty method or
+// path. All strings are substrings of one copy of the message, so that no string refers to memory that gRPC reuses.
 type request struct {
 	method, path, host        string
-	rawHeaders, joinedHeaders authz.Fields // raw: one entry per value; joined (if encode_raw_headers is off): the values are joined by commas
+	rawHeaders, joinedHeaders authz.Fields // raw: one entry per value; joined (Envoy without encode_raw_headers): one entry per name, the values joined by commas
 	extensions                authz.Fields
 	address                   string           // peer address of the connection
-	addressForm               protowire.Number // field number of the form in which the address was sent
+	addressOneof              protowire.Number // field number of the oneof field of Address that came last in the message
 	principal, certificate    string
 
 	message string // empty if the message is too large
@@ -96,14 +97,14 @@ func (r *request) readSource(number protowire.Number, value string, depth int) e
 	return schemas.peer.validate(number, value, depth)
 }
 
-// readAddress reads the address of a socket. An Address has one of three forms. If the message contains several forms, the form
-// that comes last applies.
+// readAddress reads the address of a socket. An Address has one of three fields (a protobuf oneof). If the message contains several
+// of these fields, the last one applies.
 func (r *request) readAddress(number protowire.Number, value string, depth int) error {
 	if number < 1 || number > 3 {
 		return nil
 	}
-	if number != r.addressForm {
-		r.addressForm, r.address = number, ""
+	if number != r.addressOneof {
+		r.addressOneof, r.address = number, ""
 	}
 	if number > 1 {
 		return schemas.address.validate(number, value, depth)
@@ -174,7 +175,7 @@ func (r *request) readMapEntry(fields *authz.Fields, entry string, depth int) er
 	return err
 }
 
-// lastValues keeps only the last value of each name, like a map. It reuses the memory of fields.
+// lastValues returns the fields with only the last value of each name, as a map would keep it. It reuses the memory of fields.
 func lastValues(fields authz.Fields) authz.Fields {
 	const maxLinear = 32
 	var index map[string]int // nil for up to maxLinear fields, which are searched linearly
@@ -203,7 +204,7 @@ func lastValues(fields authz.Fields) authz.Fields {
 
 // header returns the headers. If Envoy sets encode_raw_headers, a repeated header has one entry per value. Otherwise Envoy joins
 // the values with commas. A check never accepts a joined credential or workspace reference, because no valid value contains a
-// comma. Names are in lower case, even if a PEP other than Envoy sends capitals.
+// comma. Names are in lower case, even if a proxy other than Envoy sends capitals.
 func (r *request) header() authz.Fields {
 	if len(r.rawHeaders) > 0 {
 		return r.rawHeaders

@@ -20,7 +20,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// compareWithProto fails the test if request.read and proto.Unmarshal read different values, or only one returns an error.
+// compareWithProto fails the test if request.read and proto.Unmarshal read different values, or if only one of them returns an
+// error.
 func compareWithProto(t *testing.T, message []byte) {
 	t.Helper()
 	got := request{message: string(message)}
@@ -145,14 +146,14 @@ func edgeCases() [][]byte {
 
 func bytesOf(b byte, n int) []byte { return []byte(strings.Repeat(string([]byte{b}), n)) }
 
-func TestRequestIsReadLikeProtobuf(t *testing.T) {
+func TestReadMatchesProtoUnmarshal(t *testing.T) {
 	for _, message := range slices.Concat(edgeCases(), capturedRequests(t)) {
 		compareWithProto(t, message)
 	}
 }
 
 // The test changes captured messages and edge cases at random: it replaces or deletes bytes, flips bits, truncates and concatenates.
-func TestMutatedRequestIsReadLikeProtobuf(t *testing.T) {
+func TestReadOfMutatedRequestsMatchesProtoUnmarshal(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	seeds := slices.DeleteFunc(slices.Concat(edgeCases(), capturedRequests(t)), func(m []byte) bool { return len(m) > 4096 })
 	for range 20_000 {

@@ -19,7 +19,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// oneTokenSource finds only the token with this digest, which belongs to Ada. All other tokens are unknown.
+// oneTokenSource finds only the token with this digest. The token belongs to Ada. All other tokens are unknown.
 type oneTokenSource struct{ digest authz.Digest }
 
 func (s oneTokenSource) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {

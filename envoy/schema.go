@@ -6,7 +6,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// schema describes which fields of a message contain strings or messages. It validates the fields that a check does not read, so
+// schema describes which fields of a message contain strings or messages. Fields that a check does not read are validated too, so
 // that request.read refuses the same messages as proto.Unmarshal.
 type schema struct {
 	fields []fieldSchema // by field number
@@ -55,7 +55,7 @@ func newSchema(d protoreflect.MessageDescriptor, byName map[protoreflect.FullNam
 	return s
 }
 
-// validate returns an error if a field that a check does not read is malformed.
+// validate returns an error if the value of the field is a malformed message, or should be a string and is not UTF-8.
 func (s *schema) validate(number protowire.Number, value string, depth int) error {
 	if int(number) >= len(s.fields) {
 		return nil

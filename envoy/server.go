@@ -37,12 +37,12 @@ const (
 type Config struct {
 	// ForwardCredential keeps the Authorization header on an allowed request. Default: the header is removed.
 	ForwardCredential bool
-	// Drain is how long active checks may take after the context of [Server.Serve] is canceled. Default: 5 s.
+	// Drain is the maximum time for active checks after the context of [Server.Serve] is canceled. Default: 5 s.
 	Drain time.Duration
 	// AllowSample is a number n: the server logs one of n allows at level info, and the others at level debug. 0: it logs all
 	// allows at level debug.
 	AllowSample int
-	// The server calls Observe with every answer, for metrics, except with an answer after a panic. Default: no function.
+	// The server calls Observe with every answer, for metrics. The only exception is the 503 after a panic. Default: no function.
 	Observe func(authz.Answer)
 }
 
@@ -117,7 +117,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // answer decides one check, and appends the CheckResponse to b. It never returns an error: Envoy may be configured to treat an
-// error as an allow (failure_mode_allow), but never a denied response.
+// error as an allow (failure_mode_allow). Envoy never treats a denied response as an allow.
 func (s *Server) answer(ctx context.Context, r *request, b []byte) (out []byte) {
 	begin := len(b)
 	defer func() {
@@ -132,7 +132,7 @@ func (s *Server) answer(ctx context.Context, r *request, b []byte) (out []byte) 
 	return response(b, &answer, s.config.ForwardCredential, r.header())
 }
 
-// decide returns the answer to a check, and the error to log. The answer is complete even after an error.
+// decide returns the answer to a check, and the error for the log. The answer is complete even after an error.
 func (s *Server) decide(ctx context.Context, r *request) (authz.Answer, error) {
 	if r.size > MaxMessage {
 		return authz.Answer{
@@ -180,9 +180,9 @@ func (s *Server) logDecision(ctx context.Context, method string, answer *authz.A
 		line = append(line, slog.Any("error", cause))
 	}
 	*attributes = line
-	// A handler writes the attributes of a group without a name as if they were the record's own. The group avoids an allocation: a
-	// record itself has space for a few attributes only. The code calls the handler directly, because the methods of the logger
-	// would also look up the caller's position in the source.
+	// A handler writes the attributes of a group without a name as if they were the record's own. The group avoids an allocation,
+	// because a record itself has space for a few attributes only. The code calls the handler directly, because the methods of the
+	// logger would also look up the caller's position in the source.
 	record := slog.NewRecord(time.Now(), level, "decision", 0)
 	record.AddAttrs(slog.Attr{Value: slog.GroupValue(line...)})
 	_ = s.log.Handler().Handle(ctx, record)

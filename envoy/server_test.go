@@ -23,8 +23,8 @@ import (
 	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
-// lookup and decide replace the directory and the policy, so that a test can make them fail. Tests with the real directory and
-// policy are in test/.
+// The types lookup and decide replace the directory and the policy, so that a test can make each of them fail. Tests with the real
+// directory and policy are in test/.
 type lookup func(context.Context, authz.Lookup) (authz.LookupResult, error)
 
 func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
@@ -144,8 +144,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Each failure must lead to a denied response with status 503, because with failure_mode_allow, Envoy treats an RPC error as an
-// allow.
+// Each failure must lead to a denied response with status 503. An RPC error would not be safe: with failure_mode_allow, Envoy
+// treats it as an allow.
 func TestEveryFailureIsADenied503(t *testing.T) {
 	waitForDeadline := func(ctx context.Context, _ authz.Lookup) (authz.LookupResult, error) {
 		<-ctx.Done()
@@ -182,8 +182,8 @@ func TestEveryFailureIsADenied503(t *testing.T) {
 	}
 }
 
-// A message over the limit is denied, counted and logged, whichever field is large, up to the largest message that Envoy can be
-// configured to send. A message of exactly the limit's size is checked.
+// A message over the limit is denied, counted and logged. It does not matter which field is large. Envoy can be configured to send
+// headers of at most 8 MiB. A message of exactly the limit's size is checked.
 func TestMessageOverTheLimitIsDenied(t *testing.T) {
 	observed := make(chan authz.Answer, 1)
 	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
@@ -232,7 +232,7 @@ func TestMessageOverTheLimitIsDenied(t *testing.T) {
 }
 
 // Any value from the directory leads to an answer, not to an RPC error, which Envoy may be configured to treat as an allow.
-func TestIdentityThatDoesNotFitAHeaderIsADenied503(t *testing.T) {
+func TestIdentityWithInvalidCharactersIsADenied503(t *testing.T) {
 	for _, id := range []string{"jos\xe9", "a\r\nb"} {
 		r := serve(t, envoy.Config{}, func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 			f, err := found(ctx, l)
@@ -254,8 +254,8 @@ func TestIdentityThatDoesNotFitAHeaderIsADenied503(t *testing.T) {
 	}
 }
 
-// If a PEP sends headers in both forms, the raw headers apply, because they have one entry per value.
-func TestRawHeadersOverrideJoinedOnes(t *testing.T) {
+// If a proxy sends both raw and joined headers, the raw headers apply, because they have one entry per value.
+func TestRawHeadersTakePrecedenceOverJoinedHeaders(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	q := requestWithHeaders([2]string{"x-else", "1"})
 	q.Attributes.Request.Http.Headers = map[string]string{"authorization": "Bearer " + key}

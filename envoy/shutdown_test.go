@@ -15,9 +15,9 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// Some load balancers do not read the health status, and the others react late. So a server that is not serving still answers
-// checks.
-func TestServerThatIsNotServingAnswers(t *testing.T) {
+// Some load balancers do not read the health status, and the others react late. So a server whose status is NOT_SERVING still
+// answers checks.
+func TestChecksAreAnsweredWhileHealthIsNotServing(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	for _, c := range []struct {
 		serving bool
@@ -35,7 +35,7 @@ func TestServerThatIsNotServingAnswers(t *testing.T) {
 	}
 }
 
-func TestStopDrains(t *testing.T) {
+func TestStopWaitsForActiveChecks(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	r := serve(t, envoy.Config{Drain: 30 * time.Second}, func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 		close(entered)

@@ -14,9 +14,9 @@ var (
 	errDepth     = errors.New("the CheckRequest is nested too deeply")
 )
 
-// eachField calls read for every field that has a length. It skips numbers and groups, even if the schema defines another type for
-// the field, because proto.Unmarshal does the same. depth is the maximum depth of nested messages; eachField passes the remaining
-// depth to read.
+// eachField calls the function read for every field that has a length: strings, bytes and messages. It skips numbers and groups,
+// even if the schema defines the field as a string or a message, because proto.Unmarshal does the same. The parameter depth is the
+// maximum depth of nested messages. eachField passes the remaining depth to read.
 func eachField(message string, depth int, read func(number protowire.Number, value string, depth int) error) error {
 	depth--
 	if depth < 0 {
@@ -49,7 +49,7 @@ func eachField(message string, depth int, read func(number protowire.Number, val
 	return nil
 }
 
-// varint does the same as protowire.ConsumeVarint, for a string.
+// varint does the same as protowire.ConsumeVarint, but reads a string instead of bytes.
 func varint(s string) (value uint64, n int) {
 	if s != "" && s[0] < 0x80 {
 		return uint64(s[0]), 1
@@ -88,13 +88,13 @@ func valueLength(number protowire.Number, kind protowire.Type, message string) i
 // groupLength returns the length of a group in bytes, including its end tag; negative if it is malformed.
 func groupLength(number protowire.Number, message string) int {
 	open := []protowire.Number{number} // field numbers of the groups that are still open
-	at := 0
+	position := 0
 	for len(open) > 0 {
-		tag, n := varint(message[at:])
+		tag, n := varint(message[position:])
 		if n < 0 || tag>>3 < uint64(protowire.MinValidNumber) || tag>>3 > math.MaxInt32 {
 			return -1
 		}
-		at += n
+		position += n
 		number := protowire.Number(tag >> 3) //nolint:gosec // at most MaxInt32
 		switch kind := protowire.Type(tag & 7); kind {
 		case protowire.StartGroupType:
@@ -107,19 +107,19 @@ func groupLength(number protowire.Number, message string) int {
 			}
 			open = open[:len(open)-1]
 		case protowire.BytesType:
-			size, n := varint(message[at:])
-			if n < 0 || size > uint64(len(message)-at-n) {
+			size, n := varint(message[position:])
+			if n < 0 || size > uint64(len(message)-position-n) {
 				return -1
 			}
-			at += n + int(size) //nolint:gosec // at most the message's length
+			position += n + int(size) //nolint:gosec // at most the message's length
 		default:
-			if n = valueLength(number, kind, message[at:]); n < 0 {
+			if n = valueLength(number, kind, message[position:]); n < 0 {
 				return -1
 			}
-			at += n
+			position += n
 		}
 	}
-	return at
+	return position
 }
 
 // checkUTF8 returns errText if the text is not UTF-8.

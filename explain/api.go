@@ -23,7 +23,7 @@ func (x *Explainer) session(ctx context.Context, c Request) (registry.Token, err
 	}
 	switch {
 	case len(candidates) == 0:
-		return registry.Token{}, errors.New("no such API has sessions or tokens for users")
+		return registry.Token{}, errors.New("no matching API has sessions or tokens for users")
 	case len(candidates) > 1:
 		return registry.Token{}, RequestError{fmt.Errorf("%s have sessions or tokens for users: give --api", strings.Join(candidates, " and "))}
 	}
@@ -33,7 +33,7 @@ func (x *Explainer) session(ctx context.Context, c Request) (registry.Token, err
 	}, err
 }
 
-// apiOf returns the API that has all of the scopes. If several APIs have all of them, it returns the default API.
+// apiOf returns the API that has all of the scopes. If several APIs have all of them, it returns the default API, or an error.
 func (x *Explainer) apiOf(scopes []string) (string, error) {
 	tables := x.policies.Tables()
 	names := slices.Sorted(maps.Keys(x.cfg.APIs))

@@ -21,7 +21,7 @@ type attempt struct {
 	cost      int
 	principal authz.Principal
 	header    string           // value of the workspace header; empty: no header
-	workspace authz.Membership // workspace of the credential or of the header; a user without a role is not a member
+	workspace authz.Membership // workspace of the credential or of the header; if a user has no role in it, the user is not a member
 }
 
 const (
@@ -38,8 +38,8 @@ func (a attempt) step(cost int, instruction string) attempt {
 	return a
 }
 
-// found returns the result of the look-up in this attempt.
-func (a attempt) found() authz.LookupResult {
+// lookupResult returns the result of the look-up in this attempt.
+func (a attempt) lookupResult() authz.LookupResult {
 	f := authz.LookupResult{Principal: a.principal}
 	if !a.principal.Kind.OfUser() || a.workspace.Role != "" {
 		f.Workspace = a.workspace
@@ -47,7 +47,7 @@ func (a attempt) found() authz.LookupResult {
 	return f
 }
 
-// attempts returns all combinations of credential, header and role, the cheapest first.
+// attempts returns all combinations of credential, header and role. The attempt with the lowest cost comes first.
 func (m *simulation) attempts(ctx context.Context) ([]attempt, error) {
 	memberships, err := m.memberships(ctx)
 	if err != nil {
@@ -67,7 +67,8 @@ func (m *simulation) attempts(ctx context.Context) ([]attempt, error) {
 	return all, nil
 }
 
-// memberships returns the memberships of the token's user. For an app's access token, it returns only granted workspaces.
+// memberships returns the memberships of the token's user. For an app's access token, it returns only the memberships in
+// granted workspaces.
 func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error) {
 	user := m.principal().UserID
 	switch {
@@ -148,7 +149,7 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 				continue
 			}
 			p.UserID, p.Attributes, p.UserAttributes = current.UserID, current.Attributes, current.UserAttributes
-			// Some held scopes may no longer be in the policy.
+			// The token may have scopes that are no longer in the policy.
 			p.Scopes = slices.DeleteFunc(slices.Concat(m.heldScopes(), m.missing()), invalid)
 			list = append(list, newAttempt(p).step(costCredential, m.createCommand(f, p, ownWorkspace)))
 		case current.API != m.api:
@@ -215,7 +216,7 @@ func lifetime(d time.Duration) string {
 	return fmt.Sprintf("%dd", max(1, d.Round(day)/day))
 }
 
-// userOf returns the user for a command, or U if there is none.
+// userOf returns the user's id for a command, or the placeholder U if there is no real user.
 func userOf(p authz.Principal) string {
 	if p.UserID == "" || p.ID == simulatedID {
 		return "U"
@@ -223,17 +224,18 @@ func userOf(p authz.Principal) string {
 	return shell.Quote(p.UserID)
 }
 
-// nameOf returns the slug of a workspace. If it is unknown, it returns the id, or W for the placeholder.
+// nameOf returns the slug of a workspace. If the slug is the placeholder, it returns the id, or W if the id is the placeholder
+// too.
 func nameOf(w authz.Membership) string {
 	if w.Slug == placeholderSlug {
-		return displayed(w.ID)
+		return shownReference(w.ID)
 	}
 	return w.Slug
 }
 
-// headerAttempts returns the attempt with different workspace headers. The first attempt keeps the current header. For a route at the
-// user level, one attempt has no header. A workspace's token is tried with its own workspace. A user's token is tried with each
-// workspace of the user, if the request names no workspace.
+// headerAttempts returns copies of the attempt with different workspace headers. The first copy has the current header. For a
+// user-level route, one copy has no header. For a workspace's token, one copy has the token's workspace. If the header of the
+// request contains no existing workspace, copies of a user's token have the workspaces of the user.
 func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) []attempt {
 	list := []attempt{a}
 	header := m.cfg.APIs[m.api].Workspace.Header
@@ -242,7 +244,7 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 		if value == a.header {
 			return
 		}
-		b := a.step(costHeader, fmt.Sprintf("send the header %s: %s", header, displayed(value)))
+		b := a.step(costHeader, fmt.Sprintf("send the header %s: %s", header, shownReference(value)))
 		b.header, b.workspace = value, w
 		list = append(list, b)
 	}
@@ -274,8 +276,8 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 	return list
 }
 
-// roleAttempts returns the attempt with the current role of the user, and with each role that implies more scopes, in increasing
-// order.
+// roleAttempts returns copies of the attempt. The first copy has the current role of the user. The others have the roles that
+// imply more scopes, in increasing order of the number of scopes.
 func (m *simulation) roleAttempts(a attempt) []attempt {
 	list := []attempt{a}
 	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {
@@ -299,8 +301,8 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 	return list
 }
 
-// reach returns the number of scopes that a role implies. An override (a scope that satisfies every route of its level) counts as
-// all scopes plus one.
+// reach returns the number of scopes that a role implies. An override of the level workspace (a scope that satisfies every
+// workspace-level route) counts as all workspace-level scopes plus one.
 func (m *simulation) reach(scopes []string) int {
 	t := m.explainer.Tables()[m.api]
 	for _, scope := range scopes {

@@ -15,14 +15,14 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// Request is the request to explain. Exactly one of TokenID, User and Scopes is set: it identifies the sender.
+// Request is the request to explain. Exactly one of TokenID, User and Scopes is set. This field identifies the sender.
 type Request struct {
 	Method string // such as GET
 	Path   string // as a client sends it
 
 	TokenID string   // id of the token that the request has; it may be an app's access token
 	User    string   // id or email of the user whose session the request has; if a second factor is required, the session has one
-	Scopes  []string // scopes of a simulated token; if one of them is a user's scope, the token belongs to a user with the role owner
+	Scopes  []string // scopes of a simulated token; if one of them is a user-level scope, the token belongs to a user with the role owner
 
 	Workspace string // id or slug; empty: the request has no workspace header
 	API       string // empty: the API of TokenID, the API that accepts sessions for User, or the API that has the Scopes
@@ -99,9 +99,9 @@ func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 	return &Explainer{cfg: cfg, policies: p, registry: r}
 }
 
-// Explain runs the request through the code of a check. Three things differ: the look-up finds the token by its id, the rules of the
-// policy are not optimised, and there is no gRPC server. The error is a [RequestError], a [database.ErrNotFound] for an unknown token
-// or user, or another error.
+// Explain runs the request through the code of a check. Three things differ from a real check: the look-up finds the token by
+// its id, the rules of the policy are not optimised, and there is no gRPC server. The error is a [RequestError], a
+// [database.ErrNotFound] for an unknown token or user, or another error.
 func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error) {
 	senders := 0
 	for _, given := range []bool{r.TokenID != "", r.User != "", r.Scopes != nil} {
@@ -127,8 +127,8 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 		return Explanation{}, err
 	}
 	return Explanation{
-		Allow: m.why.Allow, Code: orNull(string(m.why.Code)), Reason: orNull(string(m.why.Reason)),
-		RequiredScopes: orEmpty(m.why.RequiredScopes), AnyOf: orEmpty(m.why.AnyOf), Route: orNull(m.why.Route), Row: m.why.Row, Rule: m.why.Rule,
+		Allow: m.explanation.Allow, Code: orNull(string(m.explanation.Code)), Reason: orNull(string(m.explanation.Reason)),
+		RequiredScopes: orEmpty(m.explanation.RequiredScopes), AnyOf: orEmpty(m.explanation.AnyOf), Route: orNull(m.explanation.Route), Row: m.explanation.Row, Rule: m.explanation.Rule,
 		Header: mask.Keys(x.cfg.APIs, m.workspaceHeader()), // the caller may have given a key as the workspace by mistake
 		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix,
 	}, nil

@@ -76,8 +76,8 @@ func TestExplanation(t *testing.T) {
 	}
 }
 
-// Another spelling of a path gets the same explanation, and the same proposal of a row. Some characters in a parameter are allowed
-// only if a key of the table lists them, so the fix names this key.
+// Another spelling of a path has the same explanation, and the same proposal of a row. A table must list some characters before
+// a parameter may contain them. The fix then contains the key of the table.
 func TestExplainedPaths(t *testing.T) {
 	x := builtin(t)
 	for path, want := range map[string]struct{ route, fix string }{ // route is exact, fix is a pattern; empty: not checked

@@ -11,19 +11,20 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,
-// it returns several steps in order. It checks that the steps help, except for a row to add. For an allowed request it returns "".
+// fix returns the change that gets the request allowed: a header to send, a command to run, or a row to add. If one step is not
+// enough, it returns several steps in order. It checks that the steps help, except for a row to add. For an allowed request it
+// returns "".
 func (m *simulation) fix(ctx context.Context) (string, error) {
-	if m.why.Allow {
+	if m.explanation.Allow {
 		return "", nil
 	}
 	if step, err := m.bannedStep(ctx); step != "" || err != nil {
 		return step, err
 	}
 	var route []string
-	if m.why.Route == "" {
-		step, elsewhere, err := m.fixRoute(ctx)
-		if err != nil || elsewhere {
+	if m.explanation.Route == "" {
+		step, otherAPI, err := m.fixRoute(ctx)
+		if err != nil || otherAPI {
 			return step, err
 		}
 		route = []string{step}
@@ -35,12 +36,12 @@ func (m *simulation) fix(ctx context.Context) (string, error) {
 	for _, a := range attempts {
 		changed := simulation{
 			explainer: m.explainer, cfg: m.cfg, api: m.api, method: m.method, path: m.path,
-			format: m.format, workspace: a.header, found: a.found(),
+			format: m.format, workspace: a.header, lookupResult: a.lookupResult(),
 		}
 		if err := changed.check(ctx); err != nil {
 			return "", err
 		}
-		if changed.why.Allow || changed.why.Reason == authz.ReasonNoRoute {
+		if changed.explanation.Allow || changed.explanation.Reason == authz.ReasonNoRoute {
 			return strings.Join(append(a.steps, route...), "; then "), nil
 		}
 	}
@@ -50,9 +51,10 @@ func (m *simulation) fix(ctx context.Context) (string, error) {
 	return m.noFix(), nil
 }
 
-// bannedStep returns the step for a banned user, or "". Another token of this user would not help.
+// bannedStep returns the step for a banned user, or "" if the user is not banned. Another token of a banned user would not
+// help.
 func (m *simulation) bannedStep(ctx context.Context) (string, error) {
-	if m.registry == nil || m.token.UserID == nil || m.why.Reason != authz.ReasonRevoked {
+	if m.registry == nil || m.token.UserID == nil || m.explanation.Reason != authz.ReasonRevoked {
 		return "", nil
 	}
 	u, err := m.registry.User(ctx, *m.token.UserID)
@@ -65,11 +67,11 @@ func (m *simulation) bannedStep(ctx context.Context) (string, error) {
 // consentStep returns the step for an app's access token that is not sufficient. In most cases only the app or the user can take this step.
 func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	switch {
-	case m.why.Reason == authz.ReasonExpired:
+	case m.explanation.Reason == authz.ReasonExpired:
 		return "the app has to refresh the token", nil
-	case m.why.Reason == authz.ReasonRevoked:
+	case m.explanation.Reason == authz.ReasonRevoked:
 		return "the user has to consent again, in the app, unless the app itself was revoked", nil
-	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
+	case m.explanation.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
 		// The user is no longer a member of the only granted workspace.
 		w, err := m.registry.Workspace(ctx, m.granted[0])
 		return fmt.Sprintf("keywicket member set --workspace %s --user %s --role ROLE", w.Slug, userOf(m.principal())), err
@@ -79,7 +81,7 @@ func (m *simulation) consentStep(ctx context.Context) (string, error) {
 		step += "; the app has to request " + strings.Join(missing, " ")
 	}
 	if m.headerWorkspace.ID != "" && !slices.Contains(m.granted, m.headerWorkspace.ID) {
-		step += "; the user has to choose the workspace " + m.headerWorkspace.Slug + ", as a member of it"
+		step += "; the user has to choose the workspace " + m.headerWorkspace.Slug + ", and must be a member of that workspace"
 	}
 	return step, nil
 }

@@ -18,21 +18,21 @@ import (
 
 var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form of methods in the policy's tables
 
-// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. elsewhere reports that
-// the route belongs to another API, so no other step for this API would help.
-func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool, err error) {
+// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. The result
+// otherAPI is true if the route belongs to another API. Then no other step for this API would help.
+func (m *simulation) fixRoute(ctx context.Context) (step string, otherAPI bool, err error) {
 	path, _, _ := strings.Cut(m.path, "?")
 	if m.input.Segments() == nil {
 		step, err := m.fixPath(ctx, path)
 		return step, false, err
 	}
 	for _, api := range slices.Sorted(maps.Keys(m.cfg.APIs)) {
-		why, err := m.matched(ctx, api, m.method, path)
+		explanation, err := m.findRoute(ctx, api, m.method, path)
 		if err != nil {
 			return "", false, err
 		}
-		if why.Route != "" {
-			return fmt.Sprintf("%s has this route (%s): use --api %s", api, why.Row, api), true, nil
+		if explanation.Route != "" {
+			return fmt.Sprintf("%s has this route (%s): use --api %s", api, explanation.Row, api), true, nil
 		}
 	}
 	step, err = m.fixSpelling(ctx, path)
@@ -44,7 +44,7 @@ func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool,
 	}
 	row, unsupported := rowFor(m.input.Segments())
 	if unsupported != "" {
-		return fmt.Sprintf("the path has a %s, which is not possible in a row of a table: choose another path, or add a row with a {parameter} there", unsupported), false, nil
+		return fmt.Sprintf("the path has a %s, which a row of a table cannot contain: choose another path, or add a row with a {parameter} there", unsupported), false, nil
 	}
 	methods, err := m.otherMethods(ctx, path)
 	if methods != "" {
@@ -95,7 +95,7 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 		}
 		in := m.input
 		in.Path = target.JoinSegments(segments)
-		why, err := m.explainer.Explain(ctx, in)
+		explanation, err := m.explainer.Explain(ctx, in)
 		if err != nil {
 			return "", err
 		}
@@ -103,26 +103,27 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 		keys = append([]string{"parameters.may_hold: " + string(mayHold)}, keys...)
 		step := fmt.Sprintf("allow these characters in the parameters of %s, if its servers handle them: %s  in apis/%s/data.yaml of the policies",
 			m.api, strings.Join(keys, " and "), m.api)
-		if why.Route == "" {
+		if explanation.Route == "" {
 			step += "; then add a row with a {parameter} there"
 		}
 		return step, nil
 	}
 }
 
-// fixSpelling returns the step for a path that differs from a route in case or in a slash at the end, or "".
+// fixSpelling returns the step for a path that differs from a route only in letter case or in a slash at the end. For any other
+// path, it returns "".
 func (m *simulation) fixSpelling(ctx context.Context, path string) (string, error) {
 	slash := path + "/"
 	if without, ok := strings.CutSuffix(path, "/"); ok {
 		slash = without
 	}
 	for _, other := range []string{path, slash, strings.ToLower(path), strings.ToLower(slash)} {
-		why, err := m.matched(ctx, m.api, strings.ToUpper(m.method), other)
+		explanation, err := m.findRoute(ctx, m.api, strings.ToUpper(m.method), other)
 		if err != nil {
 			return "", err
 		}
-		if why.Route != "" {
-			return fmt.Sprintf("the table has %s (%s): use exactly this case and these slashes", why.Route, why.Row), nil
+		if explanation.Route != "" {
+			return fmt.Sprintf("the table has %s (%s): use exactly this case and these slashes", explanation.Route, explanation.Row), nil
 		}
 	}
 	return "", nil
@@ -137,20 +138,19 @@ func (m *simulation) otherMethods(ctx context.Context, path string) (string, err
 	}
 	var list []string
 	for _, method := range slices.Sorted(maps.Keys(methods)) {
-		why, err := m.matched(ctx, m.api, method, path)
+		explanation, err := m.findRoute(ctx, m.api, method, path)
 		if err != nil {
 			return "", err
 		}
-		if why.Route != "" {
-			list = append(list, method+" ("+why.Row+")")
+		if explanation.Route != "" {
+			list = append(list, method+" ("+explanation.Row+")")
 		}
 	}
 	return strings.Join(list, ", "), nil
 }
 
-// matched evaluates the policy for another API, method and path, to find the route. The path has the form in which a client sends
-// it.
-func (m *simulation) matched(ctx context.Context, api, method, path string) (policies.Explanation, error) {
+// findRoute evaluates the policy for another API, method and path, to find the route. The path is as a client sends it.
+func (m *simulation) findRoute(ctx context.Context, api, method, path string) (policies.Explanation, error) {
 	in := m.input
 	in.API, in.Method = api, method
 	segments, _ := target.Segments(path, m.explainer.Needs(api).Parameters)

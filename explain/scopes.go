@@ -10,14 +10,14 @@ func (m *simulation) heldScopes() []string {
 	if m.registry != nil {
 		return m.token.Scopes
 	}
-	return m.found.Principal.Scopes
+	return m.lookupResult.Principal.Scopes
 }
 
-// missing returns the required scopes that the token does not have, for any reason of the denial. A token with a valid override (a
-// scope that satisfies every route of its level) has no missing scopes.
+// missing returns the required scopes that the token does not have, whatever the reason of the denial is. A token with an
+// override (a scope that satisfies all required scopes of the route) has no missing scopes.
 func (m *simulation) missing() []string {
 	missing := []string{}
-	if m.why.Allow || m.overrides() {
+	if m.explanation.Allow || m.hasOverride() {
 		return missing
 	}
 	for _, scope := range m.needed() {
@@ -31,18 +31,20 @@ func (m *simulation) missing() []string {
 // needed returns all required scopes of the route, and one of its any_of scopes. It prefers a scope that the token has.
 func (m *simulation) needed() []string {
 	t := m.explainer.Tables()[m.api]
-	if len(m.why.AnyOf) == 0 {
-		return m.why.RequiredScopes
+	if len(m.explanation.AnyOf) == 0 {
+		return m.explanation.RequiredScopes
 	}
-	i := max(0, slices.IndexFunc(m.why.AnyOf, func(scope string) bool { return t.Includes(m.heldScopes(), scope) }))
-	if slices.Contains(m.why.RequiredScopes, m.why.AnyOf[i]) {
-		return m.why.RequiredScopes
+	i := max(0, slices.IndexFunc(m.explanation.AnyOf, func(scope string) bool { return t.Includes(m.heldScopes(), scope) }))
+	if slices.Contains(m.explanation.RequiredScopes, m.explanation.AnyOf[i]) {
+		return m.explanation.RequiredScopes
 	}
-	return append(slices.Clone(m.why.RequiredScopes), m.why.AnyOf[i])
+	return append(slices.Clone(m.explanation.RequiredScopes), m.explanation.AnyOf[i])
 }
 
-// overrides reports whether the token has an override that applies to the level of the route.
-func (m *simulation) overrides() bool {
+// hasOverride reports whether the token has a scope that satisfies all required scopes of the route. An override of the level
+// user satisfies every route, for a user's credential. An override of the level workspace satisfies every workspace-level
+// route.
+func (m *simulation) hasOverride() bool {
 	t := m.explainer.Tables()[m.api]
 	ofUser := m.principal().Kind.OfUser()
 	return slices.ContainsFunc(m.heldScopes(), func(scope string) bool {
@@ -54,7 +56,7 @@ func (m *simulation) overrides() bool {
 // level returns the level of the route. Without a route, it is the workspace level.
 func (m *simulation) level() table.Level {
 	for _, r := range m.explainer.Tables()[m.api].Routes {
-		if r.Name() == m.why.Route && r.Level != "" {
+		if r.Name() == m.explanation.Route && r.Level != "" {
 			return r.Level
 		}
 	}

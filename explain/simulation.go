@@ -28,17 +28,17 @@ type simulation struct {
 	method          string
 	path            string
 	registry        *registry.Registry // nil if the token is simulated
-	token           registry.Token     // zero if the token is simulated
-	user            registry.User      // user of the token; zero for a workspace's token
+	token           registry.Token     // zero value if the token is simulated
+	user            registry.User      // user of the token; zero value for a workspace's token
 	granted         []string           // ids of the granted workspaces, for an app's access token
-	found           authz.LookupResult // result of the look-up of a simulated token
+	lookupResult    authz.LookupResult // result of the look-up of a simulated token
 	format          authz.CredentialFormat
 	workspace       string           // value of the workspace header; empty: no header
-	headerWorkspace authz.Membership // the workspace of that header; zero if it does not exist
+	headerWorkspace authz.Membership // the workspace of that header; zero value if the workspace does not exist
 
-	// input and why are the input and the explanation of the last decision.
-	input authz.Input
-	why   policies.Explanation
+	// input and explanation are the input and the explanation of the last decision.
+	input       authz.Input
+	explanation policies.Explanation
 }
 
 // simulate returns the simulation of a request. It uses the database unless the token is simulated.
@@ -100,7 +100,7 @@ const (
 )
 
 // simulatePrincipal sets the result of the look-up: a workspace's credential, or a user's credential if one of the scopes is a
-// user's scope.
+// user-level scope.
 func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	t := m.explainer.Tables()[m.api]
 	ofUser := false
@@ -125,25 +125,25 @@ func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	case authz.ValidSlug(m.workspace):
 		own.Slug = m.workspace
 	}
-	m.found = authz.LookupResult{
+	m.lookupResult = authz.LookupResult{
 		Principal: authz.Principal{ID: simulatedID, Kind: m.format.Kind, API: m.api, Environment: m.format.Environment, Scopes: scopes},
 		Workspace: own,
 	}
 	if ofUser {
-		m.found.Principal.UserID = simulatedID
-		m.found.Workspace.Role = "owner"
+		m.lookupResult.Principal.UserID = simulatedID
+		m.lookupResult.Workspace.Role = "owner"
 	}
 	switch {
 	case m.workspace != "":
 		m.workspace = reference(api, own.ID, own.Slug)
-		m.headerWorkspace = m.found.Workspace
+		m.headerWorkspace = m.lookupResult.Workspace
 	case ofUser:
-		m.found.Workspace = authz.Membership{}
+		m.lookupResult.Workspace = authz.Membership{}
 	}
 	return nil
 }
 
-// reference returns the value of the workspace header: the id or the slug, as the API needs it.
+// reference returns the value of the workspace header: the id or the slug, as the API's configuration requires.
 func reference(api authz.API, id, slug string) string {
 	if api.Workspace.By == authz.ByID {
 		return id
@@ -151,7 +151,7 @@ func reference(api authz.API, id, slug string) string {
 	return slug
 }
 
-// check runs the request through the authorizer. The result is in m.input and m.why.
+// check runs the request through the authorizer. The result is in m.input and m.explanation.
 func (m *simulation) check(ctx context.Context) error {
 	header := authz.Fields{{Name: authz.AuthorizationHeader, Value: "Bearer " + m.format.NewKey().Reveal()}}
 	if m.workspace != "" {
@@ -184,7 +184,7 @@ func (m *simulation) Needs(api string) authz.PolicyNeeds { return m.explainer.Ne
 // Lookup implements [authz.Directory].
 func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	if m.registry == nil {
-		return m.found, nil
+		return m.lookupResult, nil
 	}
 	if m.token.Kind == authz.KindSession {
 		l.Kind, l.Session = authz.KindSession, authz.Session{ID: simulatedID, UserID: m.token.ID, StartedAt: time.Now().Unix()}
@@ -200,14 +200,14 @@ func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupRe
 func (m *simulation) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
 	var err error
 	m.input = in
-	m.why, err = m.explainer.Explain(ctx, in)
-	return m.why.Decision, err
+	m.explanation, err = m.explainer.Explain(ctx, in)
+	return m.explanation.Decision, err
 }
 
 // principal returns the principal of the token, even if the token is revoked or expired.
 func (m *simulation) principal() authz.Principal {
 	if m.registry == nil {
-		return m.found.Principal
+		return m.lookupResult.Principal
 	}
 	p := authz.Principal{
 		ID: m.token.ID, Kind: m.token.Kind, API: m.token.API, Environment: m.token.Environment, Scopes: m.token.Scopes,
@@ -224,11 +224,11 @@ func (m *simulation) workspaceHeader() string {
 	if m.workspace == "" {
 		return ""
 	}
-	return m.cfg.APIs[m.api].Workspace.Header + ": " + displayed(m.workspace)
+	return m.cfg.APIs[m.api].Workspace.Header + ": " + shownReference(m.workspace)
 }
 
-// displayed returns the reference, or W for the placeholder.
-func displayed(reference string) string {
+// shownReference returns the reference, or W for the placeholder.
+func shownReference(reference string) string {
 	if reference == placeholderID || reference == placeholderSlug {
 		return "W"
 	}

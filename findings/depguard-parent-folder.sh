@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # depguard v2.2.1: the name of a folder above the module decides which import rules apply.
 #
-# A rule's `files` are globs that depguard compares with the absolute path of each file. So a pattern such as "!**/cmd/**" also matches
-# a checkout below a folder that is called cmd. In such a checkout, the rule applies to no file, and a forbidden import is not reported.
-# The same code with the same configuration is reported in a checkout below another folder. There is no warning.
+# A rule's `files` are globs, which depguard compares with the absolute path of each file. So a pattern such as "!**/cmd/**" also
+# excludes every file of a checkout below a folder with the name cmd. In such a checkout, the rule applies to no file, and
+# depguard reports no forbidden import. It does not warn. In a checkout below another folder, depguard reports the same code.
 #
-# Seen: below the folder "plain" the forbidden import is reported, below the folder "cmd" it is not.
-# Exit 0: as described. Exit 1: it has changed.
+# Seen: below the folder "plain", depguard reports the forbidden import. Below the folder "cmd", it does not.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

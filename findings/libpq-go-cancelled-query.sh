@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# github.com/lib/pq 1.12.3: whether a connection outlives a query that its context cancels depends on how the query was sent.
+# github.com/lib/pq 1.12.3: if the context of a query is cancelled, lib/pq closes the connection unless the query was prepared.
 #
 # If the query was prepared (db.Prepare), the server cancels it and the connection goes back to the pool. If the same query with
-# the same arguments is sent without db.Prepare, the connection is marked as bad and closed.
-# So under a time limit, unprepared queries that are slow cost a new connection each, with TLS and login.
+# the same arguments is sent without db.Prepare, lib/pq marks the connection as bad and closes it. So with a time limit, each slow
+# unprepared query costs a new connection, with TLS and login.
 #
 # Seen, with a pool of one connection and SELECT pg_sleep($1) with a limit of 0.2 s: after the prepared query, the pool still has
-# its connection. The server process is the same. After the unprepared query, the pool has none.
-# Exit 0: as described. Exit 1: it has changed.
+# its connection. The server process is the same. After the unprepared query, the pool has no connection.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

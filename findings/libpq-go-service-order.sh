@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# github.com/lib/pq 1.12.3 documents the order "a service overrides any value from the environment, which in turn gets overridden by the
-# same parameter in the connection string", as psql does it. NewConfig applies the service file last: what it has wins over the
-# connection string. With PGSERVICE in the environment, a program that is given a URL talks to the host of the service file.
+# github.com/lib/pq 1.12.3: the values of a service file override the connection string, although the documentation says the
+# opposite.
 #
-# Seen: the URL says host url.example and database url_db; the service file says host service.example and nothing of the
-# database. The configuration has host service.example and database url_db.
-# Exit 0: as described. Exit 1: it has changed.
+# The documentation has the order of psql: "a service overrides any value from the environment, which in turn gets overridden by
+# the same parameter in the connection string". But NewConfig applies the service file last. If PGSERVICE is set in the
+# environment, a program with a URL connects to the host of the service file.
+#
+# Seen: the URL has the host url.example and the database url_db. The service file has the host service.example and no database.
+# The configuration has the host service.example and the database url_db.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Open Policy Agent 1.22.2: whether a rule with two values is an error depends on how its body enumerates them, and on who reads it
-# first. A rule that needs one match only (e) stops at the first value of y. If y enumerates an array, OPA tries the other values
-# all the same, and reports the conflict. If y enumerates by walk, or by a variable in a reference to rules, it does not. In one
-# evaluation that reads y without stopping, each form is an error.
+# Open Policy Agent 1.22.2: if a rule has two values, OPA does not always report the conflict.
 #
-# Seen, for e and for y: array: error, error; walk: true, error; rules: true, error.
-# Exit 0: as described. Exit 1: it has changed.
+# The rule y has the values "a" and "b". The rule e needs only one match of y, so its evaluation can stop at the first value of y.
+# If the body of y enumerates an array, OPA tries the other values too, and reports the conflict. If the body enumerates by walk,
+# or by a variable in a reference to rules, OPA reports no conflict. An evaluation that needs all values of y reports the conflict
+# for each form.
+#
+# Seen, for queries of e and of y: array: error, error; walk: true, error; rules: true, error.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# github.com/open-policy-agent/opa v1.22.2: a data.yaml that is written as JSON has other numbers as data than as a bundle.
+# github.com/open-policy-agent/opa v1.22.2: if a data.yaml contains JSON, `opa eval -d` and `opa eval -b` read different numbers.
 #
-# `opa eval -d DIR` and `opa eval -b DIR` read the same data.yaml differently if its text is valid JSON. With -d an integer of more
-# than 64 bits is rounded to the nearest double. With -b it is exact. In ordinary YAML it is rounded by both; in a data.json it is
-# exact by both. So a policy's tests can see another number than the bundle that is served.
+# If the text of data.yaml is valid JSON, `opa eval -d DIR` rounds an integer of more than 64 bits to the nearest double.
+# But `opa eval -b DIR` keeps the exact integer. In ordinary YAML, both round it. In a data.json, both keep it. So the tests of a policy
+# can use another number than the bundle that is served.
 #
-# Seen: of 12345678901234567890123, -d gives 12345678901234567000000 or 1.2345678901234568e+22, and -b the number itself.
-# Exit 0: as described. Exit 1: it has changed.
+# Seen, for 12345678901234567890123: -d prints 12345678901234567000000 or 1.2345678901234568e+22. -b prints the exact number.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT

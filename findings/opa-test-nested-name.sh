@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# github.com/open-policy-agent/opa v1.22.2: `opa test` takes a test with a dotted name for passed if its value is false.
+# github.com/open-policy-agent/opa v1.22.2: `opa test` reports a test with a dotted name as passed, even if its value is false.
 #
-# A rule `test_a := false` fails, and so does a test case `test_b["case"] := false`. A rule whose name has a part in front,
-# `group.test_c := false`, is found and run as a test too, but it passes. One that is undefined fails as it should. So a test of the
-# form `group.test_c := x == y` never fails.
+# A rule `test_a := false` fails, and a test case `test_b["case"] := false` fails too. `opa test` also finds and runs the rule
+# `group.test_c := false`, but this rule passes. If such a rule is undefined, it fails, as it should. So a test of the form
+# `group.test_c := x == y` never fails.
 #
-# Seen: test_a and test_b fail; group.test_c passes; the exit status is 2 without the dotted name and 0 with it.
-# Exit 0: as described. Exit 1: it has changed.
+# Seen: test_a and test_b fail, and the exit status is 2. group.test_c passes, and the exit status is 0.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT

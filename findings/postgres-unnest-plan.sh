@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# PostgreSQL 16 (PyPI pgserver 0.1.4): a prepared query over unnest($1) is planned again at each execution, without end.
+# PostgreSQL 16 (PyPI pgserver 0.1.4): a prepared query with unnest($1) is planned again at each execution.
 #
-# The usual way to look up many keys with one prepared query is a join with unnest($1). For a custom plan Postgres counts the
-# elements of the array that is passed; for the generic plan it assumes ten. So with one element the custom plan seems cheaper
-# by far, and plan_cache_mode = auto never changes to the generic plan: each execution pays for planning. Reading the parameter
-# by a subselect, unnest((SELECT $1)), hides the array from the planner, and the generic plan is taken from the sixth
-# execution on.
+# The usual way to look up many keys with one prepared query is a join with unnest($1). For a custom plan, Postgres counts the
+# elements of the passed array. For the generic plan, it assumes ten elements. So with one element, the custom plan seems much
+# cheaper, and plan_cache_mode = auto never changes to the generic plan. If the query reads the parameter with a subselect,
+# unnest((SELECT $1)), the planner does not see the array. Then Postgres uses the generic plan from the sixth execution on.
 #
-# Seen, after 20 executions with an array of one element: unnest($1): 20 custom plans, 0 generic ones;
-# unnest((SELECT $1)): 5 custom plans, 15 generic ones.
-# Exit 0: as described. Exit 1: it has changed.
+# Seen, after 20 executions with an array of one element: unnest($1): 20 custom plans, 0 generic plans;
+# unnest((SELECT $1)): 5 custom plans, 15 generic plans.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# github.com/dgraph-io/ristretto/v2 2.4.2: Set returns true for a new key, and is applied later by a goroutine. A second Set of the key
-# before that also returns true, but its value is thrown away: the cache keeps the older value, and Wait does not change that.
-# OnReject is called for the newer one. There is room for both, so nothing had to be evicted.
+# github.com/dgraph-io/ristretto/v2 2.4.2: a second Set of a new key can have no effect, although it returns true.
 #
-# Seen: 1,000 keys are set to "old" and then to "new" on one processor. Each Set returns true. After Wait all have the value
-# "old", and OnReject was called 1,000 times. With Wait between the two, all have "new".
-# Exit 0: as described. Exit 1: it has changed.
+# Set returns true for a new key, and a goroutine adds the key to the cache later. A second Set of the key before this also
+# returns true, but the cache discards its value and keeps the older value. Wait does not change this. OnReject is called for the
+# newer value, although the cache has room for both values and evicts nothing.
+#
+# Seen: 1,000 keys are set to "old" and then to "new" on one processor. Each Set returns true. After Wait, all keys have the value
+# "old", and OnReject was called 1,000 times. With Wait after each Set, all keys have the value "new".
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# go.yaml.in/yaml/v3 v3.0.6: an empty item of a list is left out where the list is decoded into strings or numbers.
+# go.yaml.in/yaml/v3 v3.0.6: if a list is decoded into strings or numbers, an empty item is left out.
 #
 # A list with an empty item (a dash alone, ~ or null) decodes into []string or []int without the item. The list is shorter, and
-# later items move up. There is no error, even with KnownFields(true). Into []any the item is there, as nil.
-# So a setting that is left empty by mistake is the same as one that was never written.
+# later items move up. There is no error, even with KnownFields(true). A list that decodes into []any keeps the item, as nil. So a
+# setting that is left empty by mistake is the same as a setting that was never written.
 #
 # Seen: [a, ~, b] has the length 2 as []string, [1, ~, 3] has the length 2 as []int, and both have the length 3 as []any.
-# Exit 0: as described. Exit 1: it has changed.
+# Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

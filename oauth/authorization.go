@@ -26,8 +26,8 @@ type mistake struct{ why string }
 
 func (m *mistake) Error() string { return m.why }
 
-// authorization reads the request. The returned error is a [mistake], a [refusal] for the app, or a failure of the server.
-// Together with a refusal, it also returns the fields that the answer to the app needs.
+// authorization reads the request. The returned error is a [mistake], a [refusal] for the app, or a failure of the server. With
+// a refusal, the returned authorization contains the fields that the redirect to the app needs.
 func (s *Server) authorization(r *http.Request) (authorization, error) {
 	var a authorization
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -51,8 +51,8 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 	return s.readRequest(a, query)
 }
 
-// readRequest reads the other parameters, after the app and the redirect URI are known. If one of these parameters is wrong, the
-// app receives a [refusal].
+// readRequest reads the other parameters. The app and the redirect URI are already known, so an error in these parameters is a
+// [refusal] for the app.
 func (s *Server) readRequest(a authorization, query url.Values) (authorization, error) {
 	if len(query["state"]) == 1 {
 		a.state = query.Get("state")
@@ -105,16 +105,17 @@ func (a authorization) scopeNames() []string {
 	return names
 }
 
-// needsWorkspaces reports whether a scope is for the content of workspaces. The user must then grant at least one workspace.
+// needsWorkspaces reports whether the request contains a scope for the content of workspaces. The user must then grant at least
+// one workspace.
 func (a authorization) needsWorkspaces() bool {
 	return slices.ContainsFunc(a.scopes, func(s Scope) bool { return s.Workspace })
 }
 
-// redirectTo returns the URL to which the user is redirected. The URL contains the answer to the app (RFC 6749, section 4.1.2)
-// and the parameter "iss" (RFC 9207).
-func (s *Server) redirectTo(a authorization, answer map[string]string) string {
+// redirectTo returns the URL to which the user is redirected. Its query contains the response to the app (RFC 6749, section
+// 4.1.2), the state, and the parameter "iss" (RFC 9207).
+func (s *Server) redirectTo(a authorization, response map[string]string) string {
 	query := url.Values{}
-	for name, value := range answer {
+	for name, value := range response {
 		if value != "" {
 			query.Set(name, value)
 		}
@@ -127,5 +128,5 @@ func (s *Server) redirectTo(a authorization, answer map[string]string) string {
 	if strings.Contains(a.redirectURI, "?") {
 		separator = "&"
 	}
-	return a.redirectURI + separator + query.Encode() // a redirect URI has no fragment
+	return a.redirectURI + separator + query.Encode() // appending is correct, because a redirect URI has no fragment
 }

@@ -21,13 +21,13 @@ const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM" // RFC 7636, app
 // browser is the browser of a user. It does not follow redirects, because the tests check the redirect targets.
 type browser struct {
 	*http.Client
-	i       *fixture
+	fixture *fixture
 	session string // the product's session cookies
 	cookies map[string]string
 }
 
 func (i *fixture) browser() *browser {
-	return &browser{i: i, cookies: map[string]string{}, Client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
+	return &browser{fixture: i, cookies: map[string]string{}, Client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
 	}}}
 }
@@ -45,7 +45,7 @@ func (b *browser) signIn(user string, change supabase.Fields) {
 }
 
 func (b *browser) token(user string, change supabase.Fields) string {
-	return supabase.Sign(jose.HS256, []byte(b.i.signIn.Secret), "", supabase.Claims(user, change))
+	return supabase.Sign(jose.HS256, []byte(b.fixture.signIn.Secret), "", supabase.Claims(user, change))
 }
 
 // page is a response to a browser.
@@ -62,7 +62,7 @@ func (b *browser) do(t *testing.T, method, query string, body url.Values, header
 	if body != nil {
 		reader = strings.NewReader(body.Encode())
 	}
-	request := must(http.NewRequestWithContext(t.Context(), method, b.i.URL+"/oauth/consent?"+query, reader))
+	request := must(http.NewRequestWithContext(t.Context(), method, b.fixture.URL+"/oauth/consent?"+query, reader))
 	if body != nil {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
@@ -74,28 +74,28 @@ func (b *browser) do(t *testing.T, method, query string, body url.Values, header
 	for n := 0; n < len(header); n += 2 {
 		request.Header.Set(header[n], header[n+1])
 	}
-	answer, err := b.Do(request)
+	reply, err := b.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	for _, c := range answer.Cookies() {
+	defer func() { _ = reply.Body.Close() }()
+	for _, c := range reply.Cookies() {
 		b.cookies[c.Name] = c.Value
 		if !c.HttpOnly || !c.Secure || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || !strings.HasPrefix(c.Name, "__Host-") {
-			t.Errorf("the cookie %+v", c)
+			t.Errorf("the cookie has wrong attributes: %+v", c)
 		}
 	}
-	p := page{status: answer.StatusCode, header: answer.Header, text: string(must(io.ReadAll(answer.Body)))}
-	p.location, _ = answer.Location()
+	p := page{status: reply.StatusCode, header: reply.Header, text: string(must(io.ReadAll(reply.Body)))}
+	p.location, _ = reply.Location()
 	return p
 }
 
-var hidden = regexp.MustCompile(`<input type="hidden" name="(\w+)" value="([^"]*)">`)
+var hiddenInput = regexp.MustCompile(`<input type="hidden" name="(\w+)" value="([^"]*)">`)
 
-// form returns the form of the page, with the user's answer.
+// form returns the form of the page, with the user's decision and the chosen workspaces.
 func (p page) form(decision string, workspaces ...string) url.Values {
 	f := url.Values{"decision": {decision}, "workspace": workspaces}
-	for _, m := range hidden.FindAllStringSubmatch(p.text, -1) {
+	for _, m := range hiddenInput.FindAllStringSubmatch(p.text, -1) {
 		f.Set(m[1], html.UnescapeString(m[2]))
 	}
 	return f

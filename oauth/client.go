@@ -34,7 +34,7 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 		return client{}, invalidClient()
 	}
 	found := client{c, secret != ""}
-	return found, tooMany(s.clients.take(found.limitKey()))
+	return found, tooManyRequests(s.clients.take(found.limitKey()))
 }
 
 // app returns an app of the issuer's own API. An app of another API is unknown here, because the scopes of that API can have the
@@ -47,8 +47,8 @@ func (s *Server) app(r *http.Request, id string) (issuer.Client, error) {
 	return c, err
 }
 
-// limitKey returns the key for the limit of the app's requests. Requests with the app's secret have their own limit, because
-// without the secret anybody can send requests with the app's id.
+// limitKey returns the key for the limit of the app's requests. Without the secret, anybody can send requests with the app's
+// id. So requests with the secret have a limit of their own.
 func (c client) limitKey() string {
 	if c.authenticated {
 		return "proven " + c.ID

@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/internal/testnames"
 )
 
-// Every row of conformance.md names at least one test, and every named test exists.
-func TestConformanceNamesTests(t *testing.T) {
+// Every row of conformance.md cites at least one test, and every cited test exists.
+func TestConformanceCitesTests(t *testing.T) {
 	text, err := os.ReadFile("conformance.md")
 	if err != nil {
 		t.Fatal(err)
@@ -22,10 +22,10 @@ func TestConformanceNamesTests(t *testing.T) {
 			continue
 		}
 		rows++
-		if named := testnames.Find(cells[len(cells)-1]); len(cells) == 3 && len(named) > 0 {
-			names = append(names, named...)
+		if cited := testnames.Find(cells[len(cells)-1]); len(cells) == 3 && len(cited) > 0 {
+			names = append(names, cited...)
 		} else {
-			t.Errorf("the row contains no test: %s", line)
+			t.Errorf("the row cites no test: %s", line)
 		}
 	}
 	if rows < 100 {

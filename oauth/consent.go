@@ -24,23 +24,24 @@ var page = template.Must(template.New("consent").Parse(consentHTML))
 // pageData is the data of the page's template.
 type pageData struct {
 	Nonce string
-	// Mistake is an error text. The page then shows only this text and, if SignIn is set, a link to it.
+	// Mistake is an error text. If Mistake is set, the page shows only this text and, if SignIn is set, a link to SignIn.
 	Mistake, SignIn string
 
-	App, Host  string
-	Email      string
-	User       string
-	Account    []Scope            // scopes of the user's account
-	Within     []Scope            // scopes in the workspaces that the user chooses
-	Workspaces []issuer.Workspace // workspaces that the user can choose; empty if no scope is for a workspace
-	Missing    bool               // the user has chosen no workspace, and must choose at least one
-	None       bool               // a scope is for workspaces, but the user has no workspace
-	Proof      string             // value of the cookie that proofCookie returns
+	App, Host       string
+	Email           string
+	User            string
+	AccountScopes   []Scope            // scopes of the user's account
+	WorkspaceScopes []Scope            // scopes in the workspaces that the user chooses
+	Workspaces      []issuer.Workspace // workspaces that the user can choose; empty if no scope is for a workspace
+	NoneChosen      bool               // the user has chosen no workspace, and must choose at least one
+	HasNoWorkspace  bool               // a scope is for workspaces, but the user has no workspace
+	Proof           string             // value of the cookie that proofCookie returns
 }
 
-// proofCookie is the cookie whose value must be equal to a field of the form. A page of another origin can submit the form but
-// cannot read the cookie. A page of a sibling host cannot set the cookie. Browsers accept a name with the prefix "__Host-" only
-// from the host itself and only over https (RFC 6265bis, section 4.1.3.2).
+// proofCookie returns the cookie that protects the form. The value of the cookie must be equal to the form's field "proof". A
+// page of another origin can submit the form but cannot read the cookie. A page of a sibling host cannot set the cookie:
+// browsers accept a name with the prefix "__Host-" only from the host itself and only over https. See RFC 6265bis, section
+// 4.1.3.2.
 func (s *Server) proofCookie(proof string) *http.Cookie {
 	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: s.secure, MaxAge: 3600}
 	if s.secure {
@@ -67,8 +68,8 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 	s.showConsent(w, r, a, user, false)
 }
 
-// limited refuses requests from a client address that has reached its limit.
-func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
+// withAddressLimit returns a handler that refuses requests from a client address that has reached its limit.
+func (s *Server) withAddressLimit(endpoint http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if wait := s.addresses.take(address(r)); wait > 0 {
 			s.config.Observe("consent", "limited")
@@ -80,7 +81,8 @@ func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// decide processes the user's answer. The form is sent to the URL of the page, so decide reads the app's request again.
+// decide processes the form with the user's decision. The browser sends the form to the URL of the page, so decide reads the
+// app's request again.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	a, user, ok := s.readConsent(w, r)
@@ -94,7 +96,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	proof := s.proof(r)
 	if proof == "" || subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) != 1 || s.origins.Check(r) != nil {
 		s.config.Observe("consent", "forged")
-		s.showMistake(w, http.StatusForbidden, "This answer was not sent from this server's page. Go back to the app, and start again.")
+		s.showMistake(w, http.StatusForbidden, "This form was not sent from this server's page. Go back to the app, and start again.")
 		return
 	}
 	if r.PostForm.Get("user") != user.ID { // another user has signed in since the page was shown
@@ -115,7 +117,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	}
 	slices.Sort(chosen)
 	chosen = slices.Compact(chosen)
-	made, err := s.grants.Approve(r.Context(), issuer.Approval{
+	approved, err := s.grants.Approve(r.Context(), issuer.Approval{
 		Client: a.client.ID, User: user.ID, Workspaces: chosen, Scopes: a.scopeNames(),
 		RedirectURI: a.redirectURI, Challenge: a.challenge,
 	})
@@ -126,9 +128,9 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		s.unavailable(w, r, err)
 	default:
 		s.config.Observe("consent", "approved")
-		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a user has granted access to an app", slog.String("grant_id", made.Grant),
+		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a user has granted access to an app", slog.String("grant_id", approved.Grant),
 			slog.String("client_id", a.client.ID), slog.String("user_id", user.ID), slog.Any("scopes", a.scopeNames()), slog.Any("workspaces", chosen))
-		http.Redirect(w, r, s.redirectTo(a, map[string]string{"code": made.Code.Reveal()}), http.StatusSeeOther)
+		http.Redirect(w, r, s.redirectTo(a, map[string]string{"code": approved.Code.Reveal()}), http.StatusSeeOther)
 	}
 }
 
@@ -155,7 +157,7 @@ func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorizat
 	case isRefusal:
 		s.config.Observe("consent", refused.Code)
 		http.Redirect(w, r, s.redirectTo(a, map[string]string{"error": refused.Code, "error_description": refused.Description}), http.StatusSeeOther)
-	case errors.Is(err, errSignedOut) && r.URL.Query().Has(returned):
+	case errors.Is(err, errSignedOut) && r.URL.Query().Has(returnParameter):
 		s.config.Observe("consent", "not_known")
 		s.render(w, r, http.StatusForbidden, pageData{
 			Mistake: "You have signed in, but not with an account that is known here, or your session was ended.", SignIn: s.signIn(r, ""),
@@ -163,7 +165,7 @@ func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorizat
 	case errors.Is(err, errSignedOut):
 		s.config.Observe("consent", "signed_out")
 		http.Redirect(w, r, s.signIn(r, ""), http.StatusSeeOther)
-	case errors.Is(err, errSecondFactor) && r.URL.Query().Has(returned):
+	case errors.Is(err, errSecondFactor) && r.URL.Query().Has(returnParameter):
 		s.config.Observe("consent", "second_factor_required")
 		s.render(w, r, http.StatusForbidden, pageData{
 			Mistake: "You have signed in without a second factor. It is required here.", SignIn: s.signIn(r, authz.AAL2),
@@ -206,20 +208,21 @@ func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
 	return user, err
 }
 
-// returned is the parameter of a request after a redirect from the sign-in page. The parameter prevents a redirect loop for a
-// user whose session is valid at the sign-in page but not at the issuer.
-const returned = "returned"
+// returnParameter is the parameter that marks a request after a redirect from the sign-in page. It prevents a redirect loop for
+// a user whose session is valid at the sign-in page but not at the issuer.
+const returnParameter = "returned"
 
-// signIn returns the URL of the sign-in page. The URL contains the address of the present page, to which the user returns. level
-// is the required assurance level (the parameter acr_values of RFC 9470, section 4). An empty level means any level.
+// signIn returns the URL of the sign-in page. The URL contains the address of the consent page, to which the user returns. The
+// parameter level is the required assurance level (acr_values of RFC 9470, section 4). With an empty level, every assurance
+// level is sufficient.
 func (s *Server) signIn(r *http.Request, level string) string {
 	u, err := url.Parse(s.config.SignIn)
 	if err != nil {
 		panic("the sign-in URL is invalid: " + err.Error()) // NewServer checks it
 	}
 	back := s.config.Issuer + consentPath + "?" + r.URL.RawQuery
-	if !r.URL.Query().Has(returned) {
-		back += "&" + returned + "=1"
+	if !r.URL.Query().Has(returnParameter) {
+		back += "&" + returnParameter + "=1"
 	}
 	query := u.Query()
 	query.Set("return_to", back)
@@ -230,8 +233,9 @@ func (s *Server) signIn(r *http.Request, level string) string {
 	return u.String()
 }
 
-// showConsent writes the consent page. If missing is true, the page says that the user must choose a workspace.
-func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, missing bool) {
+// showConsent writes the consent page. If the parameter noneChosen is true, the page says that the user must choose a
+// workspace.
+func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, noneChosen bool) {
 	proof := rand.Text()
 	// Reuse the proof of an earlier page, so that the forms in several tabs are valid.
 	if earlier := s.proof(r); len(earlier) == len(proof) {
@@ -240,28 +244,28 @@ func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authoriza
 	http.SetCookie(w, s.proofCookie(proof))
 	p := pageData{
 		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID,
-		Missing: missing, Proof: proof,
+		NoneChosen: noneChosen, Proof: proof,
 	}
 	for _, scope := range a.scopes {
 		if scope.Workspace {
-			p.Within = append(p.Within, scope)
+			p.WorkspaceScopes = append(p.WorkspaceScopes, scope)
 		} else {
-			p.Account = append(p.Account, scope)
+			p.AccountScopes = append(p.AccountScopes, scope)
 		}
 	}
 	if a.needsWorkspaces() {
 		p.Workspaces = user.Workspaces
-		p.None = len(p.Workspaces) == 0
+		p.HasNoWorkspace = len(p.Workspaces) == 0
 	}
 	status := http.StatusOK
-	if missing {
+	if noneChosen {
 		status = http.StatusUnprocessableEntity
 	}
 	s.config.Observe("consent", "asked")
 	s.render(w, r, status, p)
 }
 
-// destination describes a redirect URI for the user: the host, or an app on their device.
+// destination describes the target of a redirect URI for the user: the host of a website, or an app on the user's device.
 func destination(redirectURI string) string {
 	u, err := url.Parse(redirectURI)
 	if err != nil {
@@ -281,9 +285,9 @@ func (s *Server) showMistake(w http.ResponseWriter, status int, text string) {
 	s.render(w, nil, status, pageData{Mistake: text})
 }
 
-// render writes the page. Other pages cannot frame the written page (RFC 9700, section 4.16), and the page loads nothing. The
-// content security policy has no form-action, because Chromium applies form-action to every redirect after the form's submission,
-// even to redirects by the app.
+// render writes the page. Other pages cannot frame it (RFC 9700, section 4.16), and it loads nothing. The content security
+// policy has no form-action, because Chromium applies form-action to every redirect after the form's submission, even to
+// redirects by the app.
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p pageData) {
 	p.Nonce = rand.Text()
 	h := w.Header()

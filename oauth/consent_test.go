@@ -32,7 +32,7 @@ func TestUserApproves(t *testing.T) {
 		t.Errorf("without a workspace: %d %s", none.status, none.text)
 	}
 	q := expectRedirect(t, b.do(t, "POST", i.request(), none.form("approve", i.globex.ID, i.acme.ID, i.acme.ID)))
-	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public).with("code", q.Get("code")))
+	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public).withValue("code", q.Get("code")))
 	if q.Get("error") != "" || r.status != http.StatusOK || r.text("scope") != "issues:read issues:write" {
 		t.Fatalf("%v: %+v", q, r)
 	}
@@ -42,8 +42,8 @@ func TestUserApproves(t *testing.T) {
 	}
 	// The page separates scopes in the chosen workspaces from scopes of the whole account.
 	both := b.do(t, "GET", i.request("scope", "user:read issues:read"), nil).text
-	account, within := strings.Index(both, "for your whole account"), strings.Index(both, "in the workspaces that you choose")
-	if profile, issues := strings.Index(both, "Read your own profile"), strings.Index(both, "Read issues"); account < 0 || account > profile || profile > within || within > issues {
+	account, inWorkspaces := strings.Index(both, "for your whole account"), strings.Index(both, "in the workspaces that you choose")
+	if profile, issues := strings.Index(both, "Read your own profile"), strings.Index(both, "Read issues"); account < 0 || account > profile || profile > inWorkspaces || inWorkspaces > issues {
 		t.Error(both)
 	}
 	// If all scopes are for the user's account, the page shows no workspaces.
@@ -88,7 +88,7 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 	b := i.browser()
 	b.signIn(must(i.registry.CreateUser(t.Context(), registry.User{Email: "eve@example.com"})).ID, nil)
 	p := b.do(t, "GET", i.request(), nil)
-	if p.status != http.StatusOK || !strings.Contains(p.text, "you are in none") || strings.Contains(p.text, `value="approve"`) {
+	if p.status != http.StatusOK || !strings.Contains(p.text, "you are not a member of a workspace") || strings.Contains(p.text, `value="approve"`) {
 		t.Errorf("%d %s", p.status, p.text)
 	}
 	if p := b.do(t, "POST", i.request(), p.form("approve")); p.status != http.StatusUnprocessableEntity {
@@ -114,12 +114,12 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 	}
 }
 
-// The redirect keeps the redirect URI exactly as the app wrote it.
+// The redirect contains the redirect URI exactly as the app wrote it.
 func TestRedirectURIsAreKeptUnchanged(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
 	for _, uri := range []string{"com.example.App://cb", "com.example.app:/cb", "com.example.app://", "https://Planner.example", "http://[::1]/cb?", callback + "?x=%41"} {
-		query := i.request("client_id", i.appAt(t, uri).ID, "redirect_uri", uri)
+		query := i.request("client_id", i.appWithRedirectURI(t, uri).ID, "redirect_uri", uri)
 		p := b.do(t, "GET", query, nil)
 		p = b.do(t, "POST", query, p.form("deny"))
 		if to := p.header.Get("Location"); !regexp.MustCompile("^" + regexp.QuoteMeta(uri) + `[?&]error=access_denied&iss=`).MatchString(to) {
@@ -149,23 +149,23 @@ func TestMistakesAreShownToTheUser(t *testing.T) {
 	revoked, _ := i.app(t, false)
 	must(i.registry.RevokeApp(t.Context(), revoked.ID))
 	for name, query := range map[string]string{
-		"no client":                  i.request("client_id", ""),
-		"an unknown client":          i.request("client_id", "nobody"),
-		"a revoked client":           i.request("client_id", revoked.ID),
-		"two clients":                i.request() + "&client_id=" + i.confidential.ID,
-		"no redirect URI":            i.request("redirect_uri", ""),
-		"two redirect URIs":          i.request() + "&redirect_uri=https://evil.example",
-		"another redirect URI":       i.request("redirect_uri", "https://evil.example/cb"),
-		"with a longer path":         i.request("redirect_uri", callback+"/evil"),
-		"with dot segments":          i.request("redirect_uri", callback+"/../evil"),
-		"in another case":            i.request("redirect_uri", "https://planner.example/CB"),
-		"on another host":            i.request("redirect_uri", "https://planner.example.evil.example/cb"),
-		"with a fragment":            i.request("redirect_uri", callback+"#x"),
-		"with another query":         i.request("redirect_uri", callback+"?x=1"),
-		"invalid escape":             i.request() + "&%zz",
-		"a zero byte as client":      i.request("client_id", "\x00"),
-		"a client that is not UTF-8": i.request("client_id", "\xff"),
-		"a client of another API":    i.request("client_id", i.foreign(t).ID),
+		"no client":                         i.request("client_id", ""),
+		"an unknown client":                 i.request("client_id", "nobody"),
+		"a revoked client":                  i.request("client_id", revoked.ID),
+		"two clients":                       i.request() + "&client_id=" + i.confidential.ID,
+		"no redirect URI":                   i.request("redirect_uri", ""),
+		"two redirect URIs":                 i.request() + "&redirect_uri=https://evil.example",
+		"another redirect URI":              i.request("redirect_uri", "https://evil.example/cb"),
+		"a redirect URI with a longer path": i.request("redirect_uri", callback+"/evil"),
+		"a redirect URI with dot segments":  i.request("redirect_uri", callback+"/../evil"),
+		"a redirect URI in another case":    i.request("redirect_uri", "https://planner.example/CB"),
+		"a redirect URI on another host":    i.request("redirect_uri", "https://planner.example.evil.example/cb"),
+		"a redirect URI with a fragment":    i.request("redirect_uri", callback+"#x"),
+		"a redirect URI with another query": i.request("redirect_uri", callback+"?x=1"),
+		"an invalid escape":                 i.request() + "&%zz",
+		"a zero byte as client":             i.request("client_id", "\x00"),
+		"a client that is not UTF-8":        i.request("client_id", "\xff"),
+		"a client of another API":           i.request("client_id", i.appOfOtherAPI(t).ID),
 	} {
 		for _, method := range []string{"GET", "POST"} {
 			if p := b.do(t, method, query, url.Values{"decision": {"approve"}}); p.status != http.StatusBadRequest || p.location != nil ||
@@ -181,22 +181,22 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
 	for name, c := range map[string]struct{ query, want string }{
-		"no response type":            {i.request("response_type", ""), "unsupported_response_type"},
-		"a token":                     {i.request("response_type", "token"), "unsupported_response_type"},
-		"an id token":                 {i.request("response_type", "code id_token"), "unsupported_response_type"},
-		"no challenge":                {i.request("code_challenge", ""), "invalid_request"},
-		"no method":                   {i.request("code_challenge_method", ""), "invalid_request"},
-		"plain":                       {i.request("code_challenge_method", "plain"), "invalid_request"},
-		"a short challenge":           {i.request("code_challenge", challenge[1:]), "invalid_request"},
-		"a challenge of base64":       {i.request("code_challenge", challenge[1:]+"+"), "invalid_request"},
-		"no scope":                    {i.request("scope", ""), "invalid_scope"},
-		"an unknown scope":            {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
-		"a scope of admins":           {i.request("scope", "workspace:admin"), "invalid_scope"},
-		"a scope of the user's admin": {i.request("scope", "admin"), "invalid_scope"},
-		"a scope in another case":     {i.request("scope", "Issues:read"), "invalid_scope"},
-		"a scope twice":               {i.request() + "&scope=issues:read", "invalid_request"},
-		"a request object":            {i.request("request", "x"), "request_not_supported"},
-		"the URI of a request object": {i.request("request_uri", "https://planner.example/r"), "request_uri_not_supported"},
+		"no response type":                                  {i.request("response_type", ""), "unsupported_response_type"},
+		"the response type token":                           {i.request("response_type", "token"), "unsupported_response_type"},
+		"the response type id_token":                        {i.request("response_type", "code id_token"), "unsupported_response_type"},
+		"no challenge":                                      {i.request("code_challenge", ""), "invalid_request"},
+		"no challenge method":                               {i.request("code_challenge_method", ""), "invalid_request"},
+		"the challenge method plain":                        {i.request("code_challenge_method", "plain"), "invalid_request"},
+		"a short challenge":                                 {i.request("code_challenge", challenge[1:]), "invalid_request"},
+		"a challenge with +, which base64url does not have": {i.request("code_challenge", challenge[1:]+"+"), "invalid_request"},
+		"no scope":                                          {i.request("scope", ""), "invalid_scope"},
+		"an unknown scope":                                  {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
+		"the scope workspace:admin":                         {i.request("scope", "workspace:admin"), "invalid_scope"},
+		"the scope admin":                                   {i.request("scope", "admin"), "invalid_scope"},
+		"a scope in another case":                           {i.request("scope", "Issues:read"), "invalid_scope"},
+		"a scope twice":                                     {i.request() + "&scope=issues:read", "invalid_request"},
+		"a request object":                                  {i.request("request", "x"), "request_not_supported"},
+		"the URI of a request object":                       {i.request("request_uri", "https://planner.example/r"), "request_uri_not_supported"},
 	} {
 		q := expectRedirect(t, b.do(t, "GET", c.query, nil))
 		if q.Get("error") != c.want || q.Get("code") != "" || c.want == "invalid_request" && q.Get("error_description") == "" {
@@ -209,7 +209,8 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	}
 }
 
-// RFC 6749, sections 10.2 and 10.12: after an approval, the user is asked again, and a GET never approves anything.
+// RFC 6749, sections 10.2 and 10.12: after an approval, the next request asks the user again. A GET request never approves
+// anything.
 func TestConsentIsAskedForEachTime(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()

@@ -11,9 +11,10 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// sessionToken returns the token of the user's session from the cookie with the name. The value is either the token itself, or
-// the JSON that Supabase's libraries write: an object that contains the access token, or a list in old versions. The JSON is
-// encoded in base64 or for a URL. A value that is too long for one cookie is split into the cookies NAME.0, NAME.1 and so on.
+// sessionToken returns the token of the user's session from the cookie with the given name. The value of the cookie is either
+// the token itself, or the JSON that Supabase's libraries write. This JSON is an object that contains the access token. In old
+// versions, it is a list whose first element is the access token. The JSON is base64url after the prefix "base64-", or
+// percent-encoded. A value that is too long for one cookie is split into the cookies NAME.0, NAME.1 and so on.
 func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 	value, ok := cookieValue(r, name)
 	if !ok {
@@ -42,7 +43,7 @@ func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 }
 
 // cookieValue returns the value of the cookie. If the value is split into several cookies, cookieValue joins them. If several
-// cookies have the same name, it uses the first.
+// cookies have the same name, cookieValue uses the first one.
 func cookieValue(r *http.Request, name string) (string, bool) {
 	values := make(map[string]string)
 	for _, c := range r.Cookies() {

@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// RFC 9700, section 4.7: an answer has no effect unless it was sent from the page, in the same browser, by the same user.
+// RFC 9700, section 4.7: the form has an effect only if the same user sent it from the page, in the same browser.
 func TestForgedApprovals(t *testing.T) {
 	i := newFixture(t)
 	must(i.registry.SetMember(t.Context(), "acme", must(i.registry.CreateUser(t.Context(), registry.User{ID: "eve", Email: "eve@example.com"})).ID, "guest"))
@@ -40,7 +40,7 @@ func TestForgedApprovals(t *testing.T) {
 	if q := expectRedirect(t, oldBrowser.do(t, "POST", i.request(), oldBrowser.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}
-	// After Ada saw the page, Eve has signed in, so the page must ask Eve.
+	// Eve signs in after Ada has seen the page. So the server must ask Eve.
 	b := i.adaBrowser()
 	f := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 	b.signIn("eve", nil)
@@ -92,7 +92,7 @@ func TestPageIsSafe(t *testing.T) {
 }
 
 // RFC 9700, section 2.6: no page of another origin can read the consent page.
-func TestConsentPageLoadsNothingFromOtherOrigins(t *testing.T) {
+func TestOtherOriginsCannotReadTheConsentPage(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
 	for _, method := range []string{"GET", "POST", "OPTIONS"} {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// errorDescription matches every error description of the token endpoint. The pattern has no place for text of the request.
+// errorDescription matches every error description of the token endpoint. It does not match text from the request.
 var errorDescription = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	`the body must be application/x-www-form-urlencoded or application/json`, `the body is too long`, `the body is not a valid form`,
 	`the body is not a JSON object, or a name in it occurs twice`,
@@ -21,11 +21,12 @@ var errorDescription = regexp.MustCompile(`^(?:` + strings.Join([]string{
 }, `|`) + `)$`)
 
 // FuzzTokenRequest checks that the token endpoint answers any request as RFC 6749, section 5.2, requires, without a panic. A
-// request without a valid code or refresh token gets no token. The answer contains no text of the request, and nothing is logged.
+// request without a valid code or refresh token gets no token. The response contains no text from the request, and the server
+// logs nothing.
 func FuzzTokenRequest(f *testing.F) {
 	i := newFixture(f)
-	// The database creates new ids in each run. The inputs contain placeholders for the ids, so that an input means the same in
-	// the next run.
+	// The database creates new ids in each run. So the inputs contain placeholders for the ids, and an input means the same in the
+	// next run.
 	apps := strings.NewReplacer("PUBLIC", i.public.ID, "CONFIDENTIAL", i.confidential.ID, "SECRET", i.confidentialSecret.Reveal())
 	const formType, jsonType = "application/x-www-form-urlencoded", "application/json"
 	const exchange = "grant_type=authorization_code&client_id=PUBLIC&code=c&redirect_uri=https%3A%2F%2Fplanner.example%2Fcb&code_verifier=" + verifier

@@ -14,27 +14,27 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: the second use of a code or a refresh token revokes the grant and
-// all its tokens. The sender does not matter.
+// RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: the second use of a code or a refresh token revokes the grant
+// and all its tokens. It does not matter which app sends the second request.
 func TestReuseEndsTheGrant(t *testing.T) {
 	i := newFixture(t)
 	stranger, _ := i.app(t, false)
 	for name, reuse := range map[string]func(exchange, refresh form) form{
 		"a code":                              func(exchange, _ form) form { return exchange },
-		"a code, by another app":              func(exchange, _ form) form { return exchange.with("client_id", stranger.ID) },
-		"a code, with a wrong verifier":       func(exchange, _ form) form { return exchange.with("code_verifier", strings.Repeat("v", 43)) },
+		"a code, by another app":              func(exchange, _ form) form { return exchange.withValue("client_id", stranger.ID) },
+		"a code, with a wrong verifier":       func(exchange, _ form) form { return exchange.withValue("code_verifier", strings.Repeat("v", 43)) },
 		"a refresh token":                     func(_, refresh form) form { return refresh },
-		"a refresh token, by another app":     func(_, refresh form) form { return refresh.with("client_id", stranger.ID) },
-		"a refresh token, with another scope": func(_, refresh form) form { return refresh.with("scope", "made-up") },
+		"a refresh token, by another app":     func(_, refresh form) form { return refresh.withValue("client_id", stranger.ID) },
+		"a refresh token, with another scope": func(_, refresh form) form { return refresh.withValue("scope", "made-up") },
 	} {
 		exchange := i.exchange(t, i.public)
 		issued := []response{i.send(t, "/api/oauth/token", exchange)}
 		refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID}
 		for range 2 {
-			issued = append(issued, i.send(t, "/api/oauth/token", refresh.with("refresh_token", issued[len(issued)-1].text("refresh_token"))))
+			issued = append(issued, i.send(t, "/api/oauth/token", refresh.withValue("refresh_token", issued[len(issued)-1].text("refresh_token"))))
 		}
-		other := i.tokens(t) // of the same app and user
-		r := i.send(t, "/api/oauth/token", reuse(exchange, refresh.with("refresh_token", issued[0].text("refresh_token"))))
+		other := i.tokens(t) // another grant of the same app and user
+		r := i.send(t, "/api/oauth/token", reuse(exchange, refresh.withValue("refresh_token", issued[0].text("refresh_token"))))
 		if r.status != http.StatusBadRequest || r.text("error") != "invalid_grant" {
 			t.Errorf("%s: %+v", name, r)
 		}
@@ -43,7 +43,7 @@ func TestReuseEndsTheGrant(t *testing.T) {
 				t.Errorf("%s: an access token is still active: %+v", name, r)
 			}
 		}
-		if r := i.send(t, "/api/oauth/token", refresh.with("refresh_token", issued[2].text("refresh_token"))); r.text("error") != "invalid_grant" {
+		if r := i.send(t, "/api/oauth/token", refresh.withValue("refresh_token", issued[2].text("refresh_token"))); r.text("error") != "invalid_grant" {
 			t.Errorf("%s: the last refresh token is still valid: %+v", name, r)
 		}
 		if _, err := i.Introspect(t.Context(), authz.Secret(other.text("access_token"))); err != nil {
@@ -66,47 +66,47 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 		status  int
 	}{
 		"the same request":       {validRequest, 200},
-		"another verifier":       {validRequest.with("code_verifier", verifier), 400},
-		"the challenge itself":   {validRequest.with("code_verifier", approval.Challenge), 400},
-		"no verifier":            {validRequest.with("code_verifier", ""), 400},
-		"another port":           {validRequest.with("redirect_uri", "http://127.0.0.1:51005/cb"), 400},
-		"no port":                {validRequest.with("redirect_uri", "http://127.0.0.1/cb"), 400},
-		"another registered URI": {validRequest.with("redirect_uri", callback), 400},
+		"another verifier":       {validRequest.withValue("code_verifier", verifier), 400},
+		"the challenge itself":   {validRequest.withValue("code_verifier", approval.Challenge), 400},
+		"no verifier":            {validRequest.withValue("code_verifier", ""), 400},
+		"another port":           {validRequest.withValue("redirect_uri", "http://127.0.0.1:51005/cb"), 400},
+		"no port":                {validRequest.withValue("redirect_uri", "http://127.0.0.1/cb"), 400},
+		"another registered URI": {validRequest.withValue("redirect_uri", callback), 400},
 	} {
 		code := must(i.Approve(t.Context(), approval)).Code
-		if r := i.send(t, "/api/oauth/token", c.request.with("code", code.Reveal())); r.status != c.status {
+		if r := i.send(t, "/api/oauth/token", c.request.withValue("code", code.Reveal())); r.status != c.status {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	// RFC 7636, section 4.1: 43 to 128 characters that are not reserved.
+	// RFC 7636, section 4.1: a verifier has 43 to 128 characters that are not reserved.
 	const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 	long := unreserved + unreserved[:62]
-	for made, status := range map[string]int{
+	for codeVerifier, status := range map[string]int{
 		long[:42]: 400, long[:43]: 200, long[23:66]: 200, long: 200, long + "A": 400, long[:43] + "+": 400, long[:43] + "=": 400, long[:43] + "é": 400, long[:43] + " ": 400,
 	} {
-		sum := sha256.Sum256([]byte(made))
+		sum := sha256.Sum256([]byte(codeVerifier))
 		approval.Challenge = base64.RawURLEncoding.EncodeToString(sum[:])
 		code := must(i.Approve(t.Context(), approval)).Code
-		if r := i.send(t, "/api/oauth/token", validRequest.with("code_verifier", made).with("code", code.Reveal())); r.status != status {
-			t.Errorf("the verifier %s: %+v", made, r)
+		if r := i.send(t, "/api/oauth/token", validRequest.withValue("code_verifier", codeVerifier).withValue("code", code.Reveal())); r.status != status {
+			t.Errorf("the verifier %s: %+v", codeVerifier, r)
 		}
 	}
-	for name, challenge := range map[string]string{"none": "", "plain": otherVerifier, "too long": approval.Challenge + "A", "of base64": approval.Challenge[1:] + "+"} {
+	for name, challenge := range map[string]string{"none": "", "plain": otherVerifier, "too long": approval.Challenge + "A", "with +, which base64url does not have": approval.Challenge[1:] + "+"} {
 		approval.Challenge = challenge
-		if made, err := i.Approve(t.Context(), approval); err == nil || made.Code != "" {
-			t.Errorf("a challenge (%s) got a code", name)
+		if approved, err := i.Approve(t.Context(), approval); err == nil || approved.Code != "" {
+			t.Errorf("the server issued a code for a challenge (%s)", name)
 		}
 	}
 }
 
-// RFC 6749, section 10.10: at least 160 random bits.
+// RFC 6749, section 10.10: an issued value has at least 160 random bits.
 func TestIssuedValuesCannotBeGuessed(t *testing.T) {
 	i := newFixture(t)
 	const base32 = `^[A-Z2-7]{52}$` // 260 bits
 	texts := map[string][]string{}
 	for range 32 {
 		app, secret := i.app(t, true)
-		exchange := i.exchange(t, app).with("client_secret", secret.Reveal())
+		exchange := i.exchange(t, app).withValue("client_secret", secret.Reveal())
 		r := i.send(t, "/api/oauth/token", exchange)
 		texts["secret"] = append(texts["secret"], secret.Reveal())
 		texts["code"] = append(texts["code"], exchange["code"])
@@ -119,13 +119,13 @@ func TestIssuedValuesCannotBeGuessed(t *testing.T) {
 				t.Fatalf("a %s is %s", what, text)
 			}
 		}
-		for at := range 32 { // the first 32 characters are random, without the checksum
-			letters := map[byte]bool{}
+		for position := range 32 { // the first 32 characters are random; a checksum can only follow them
+			characters := map[byte]bool{}
 			for _, text := range texts[what] {
-				letters[text[at]] = true
+				characters[text[position]] = true
 			}
-			if len(letters) < 8 { // 32 random draws from 32 or more letters contain about 20 different ones
-				t.Errorf("a %s has one of %d letters at %d", what, len(letters), at)
+			if len(characters) < 8 { // 32 random characters of an alphabet of 32 or more contain about 20 different characters
+				t.Errorf("32 values of the kind %q have only %d different characters at position %d", what, len(characters), position)
 			}
 		}
 	}
@@ -134,7 +134,7 @@ func TestIssuedValuesCannotBeGuessed(t *testing.T) {
 // RFC 6749, sections 10.3 and 10.4: nothing in the database can be used as a credential.
 func TestStoredDigestIsNoCredential(t *testing.T) {
 	i := newFixture(t)
-	exchange := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
+	exchange := i.exchange(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal())
 	r := i.send(t, "/api/oauth/token", exchange)
 	var tables []string
 	if err := i.db.Select(&tables, `SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'keywicket'`); err != nil {
@@ -160,7 +160,8 @@ func TestStoredDigestIsNoCredential(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 4.1.2: a code expires within ten minutes, here one. Section 5.1: expires_in is the real lifetime.
+// RFC 6749, section 4.1.2: a code expires within ten minutes. This server's codes expire after one minute. Section 5.1:
+// expires_in is the real lifetime.
 func TestLifetimes(t *testing.T) {
 	i := newFixture(t)
 	r := i.tokens(t)
@@ -185,13 +186,13 @@ func TestLifetimes(t *testing.T) {
 	}
 }
 
-// RFC 7662, sections 2.2 and 4: introspection checks every reason for which a token can be invalid. The answer for an invalid
-// token contains only active.
-func TestExpiredTokensAreNotActive(t *testing.T) {
+// RFC 7662, sections 2.2 and 4: introspection checks every reason for which a token can be invalid. The response for an invalid
+// token contains only the field "active", which is false.
+func TestInvalidTokensAreNotActive(t *testing.T) {
 	i := newFixture(t)
 	credentials := basic(i.public.ID, i.publicSecret.Reveal())
 	introspect := func(f form) response { return i.send(t, "/api/oauth/introspect", f, "Authorization", credentials) }
-	for name, end := range map[string]func(r response, code form){
+	for name, invalidate := range map[string]func(r response, code form){
 		"it has expired": func(response, form) {
 			must(i.db.Exec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp()`))
 		},
@@ -219,7 +220,7 @@ func TestExpiredTokensAreNotActive(t *testing.T) {
 				t.Errorf("before %s, with the hint %q: %+v", name, hint, found)
 			}
 		}
-		end(r, code)
+		invalidate(r, code)
 		if found := introspect(form{"token": r.text("access_token")}); found.status != http.StatusOK || len(found.body) != 1 || found.body["active"] != false {
 			t.Errorf("%s: %+v", name, found)
 		}

@@ -9,7 +9,8 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// introspection is the answer of RFC 7662, section 2.2. For an inactive token, the answer contains only the field "active".
+// introspection is the response of RFC 7662, section 2.2. For an inactive token, the response contains only the field "active",
+// which is false.
 type introspection struct {
 	Active    bool   `json:"active"`
 	Scope     string `json:"scope,omitempty"`
@@ -21,8 +22,8 @@ type introspection struct {
 	Issuer    string `json:"iss,omitempty"`
 }
 
-// introspect is the introspection endpoint. The app must authenticate with a secret, because otherwise anybody could test tokens
-// (section 2.1). For a token of another app, the answer is the same as for an unknown token: inactive.
+// introspect is the introspection endpoint. The app must authenticate with a secret, because without this rule anybody could
+// test tokens (section 2.1). For a token of another app, the response is the same as for an unknown token: inactive.
 func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error) {
 	if !c.authenticated {
 		return nil, invalidClient()

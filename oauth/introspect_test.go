@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// RFC 7662: a client with a secret can introspect its own tokens, and no others.
+// RFC 7662: a client with a secret can introspect its own tokens, but not the tokens of other clients.
 func TestIntrospection(t *testing.T) {
 	i := newFixture(t)
 	introspect := func(token string, header ...string) response {

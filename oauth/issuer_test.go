@@ -60,7 +60,8 @@ func must[T any](v T, err error) T {
 
 const callback = "https://planner.example/cb"
 
-// fixture is a server with its own database. The database contains the user Ada, Ada's two workspaces, and an app of each kind.
+// fixture is an authorization server with its own database. The database contains the user Ada, Ada's two workspaces, and an
+// app of each kind.
 type fixture struct {
 	*httptest.Server
 	*issuer.Issuer
@@ -139,8 +140,8 @@ func (i *fixture) app(t testing.TB, confidential bool) (registry.App, authz.Secr
 	return app, secret
 }
 
-// foreign creates an app of another API in the same database.
-func (i *fixture) foreign(t *testing.T) registry.App {
+// appOfOtherAPI creates an app of another API in the same database.
+func (i *fixture) appOfOtherAPI(t *testing.T) registry.App {
 	t.Helper()
 	app, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "other", Name: "Other", RedirectURIs: []string{callback}})
 	if err != nil {
@@ -149,7 +150,7 @@ func (i *fixture) foreign(t *testing.T) registry.App {
 	return app
 }
 
-func (i *fixture) appAt(t *testing.T, redirectURI string) registry.App {
+func (i *fixture) appWithRedirectURI(t *testing.T, redirectURI string) registry.App {
 	t.Helper()
 	app, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{redirectURI}})
 	if err != nil {
@@ -185,13 +186,13 @@ func (i *fixture) post(t *testing.T, path, contentType, body string, header ...s
 	for n := 0; n < len(header); n += 2 {
 		request.Header.Add(header[n], header[n+1])
 	}
-	answer, err := http.DefaultClient.Do(request)
+	reply, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	r := response{status: answer.StatusCode, header: answer.Header}
-	if err := json.NewDecoder(answer.Body).Decode(&r.body); err != nil {
+	defer func() { _ = reply.Body.Close() }()
+	r := response{status: reply.StatusCode, header: reply.Header}
+	if err := json.NewDecoder(reply.Body).Decode(&r.body); err != nil {
 		t.Fatalf("%s: %d: %v", path, r.status, err)
 	}
 	if r.header.Get("Cache-Control") != "no-store" || r.header.Get("Pragma") != "no-cache" || r.header.Get("Content-Type") != "application/json" {
@@ -213,8 +214,8 @@ var errorText = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
 
 type form map[string]string
 
-// with returns a copy of the form in which one value is changed. An empty value has the same effect as an absent parameter.
-func (f form) with(name, value string) form {
+// withValue returns a copy of the form in which one value is changed. An empty value has the same effect as an absent parameter.
+func (f form) withValue(name, value string) form {
 	f = maps.Clone(f)
 	f[name] = value
 	return f

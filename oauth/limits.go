@@ -10,14 +10,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limits allow each key (an address or an app) a number of requests per minute. A hash with a random seed assigns each key to one
-// of a fixed number of slots, so memory does not grow with the number of keys. Keys in the same slot share one limit.
+// limits contains a rate limit for each key: an address or an app. A hash with a random seed assigns each key to one of a fixed
+// number of slots, so memory does not grow with the number of keys. Keys in the same slot share one limit.
 type limits struct {
 	seed  maphash.Seed
 	slots [1 << 14]*rate.Limiter
 }
 
-// newLimits returns nil for 0, which means that there is no limit.
+// newLimits returns limits of perMinute requests per minute for each key. If perMinute is 0, there is no limit, and newLimits
+// returns nil.
 func newLimits(perMinute int) *limits {
 	if perMinute == 0 {
 		return nil
@@ -29,8 +30,8 @@ func newLimits(perMinute int) *limits {
 	return l
 }
 
-// take counts a request and returns 0. If the limit is reached, take does not count the request, and returns the time that the
-// caller must wait.
+// take counts a request and returns 0. If the key has reached its limit, take does not count the request, and returns the time
+// that the caller must wait.
 func (l *limits) take(key string) (wait time.Duration) {
 	if l == nil {
 		return 0
@@ -43,9 +44,10 @@ func (l *limits) take(key string) (wait time.Duration) {
 	return wait
 }
 
-// address returns the client address of a request, from the header that Envoy sets. If a client sends this header, Envoy replaces
-// it. So clients must not be able to reach the issuer without Envoy. Without the header, address returns the peer address of the
-// connection. For IPv6, it returns the /64 network of the address, because one client can use all addresses of such a network.
+// address returns the client address of a request, from the header that Envoy sets. Envoy replaces a header of this name from
+// the client. So clients must be able to reach the issuer only through Envoy. Without the header, address returns the peer
+// address of the connection. For IPv6, it returns the /64 network of the address, because one client can use all addresses of
+// such a network.
 func address(r *http.Request) string {
 	text := r.Header.Get("X-Envoy-External-Address")
 	if text == "" {

@@ -66,11 +66,11 @@ func TestClientLimit(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for n := range 3 {
-		if r := introspect(unauthenticated.with("client_secret", i.publicSecret.Reveal()), n); r.status != http.StatusOK {
+		if r := introspect(unauthenticated.withValue("client_secret", i.publicSecret.Reveal()), n); r.status != http.StatusOK {
 			t.Errorf("with the secret: %+v", r)
 		}
 	}
-	if r := introspect(unauthenticated.with("client_secret", i.publicSecret.Reveal()), 5); r.status != http.StatusTooManyRequests {
+	if r := introspect(unauthenticated.withValue("client_secret", i.publicSecret.Reveal()), 5); r.status != http.StatusTooManyRequests {
 		t.Errorf("with the secret, over the limit: %+v", r)
 	}
 	for n := range 5 { // requests with a wrong secret do not count either
@@ -101,7 +101,7 @@ func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 	i.browser().do(t, "GET", i.request(), nil)
 	b.do(t, "GET", i.request("client_id", "nobody"), nil)
 	b.do(t, "GET", i.request("scope", "all"), nil)
-	exchange := i.exchange(t, i.public).with("code", q.Get("code"))
+	exchange := i.exchange(t, i.public).withValue("code", q.Get("code"))
 	tokens := i.send(t, "/api/oauth/token", exchange)
 	i.send(t, "/api/oauth/revoke", form{"client_id": i.public.ID, "token": tokens.text("access_token")})
 	i.send(t, "/api/oauth/introspect", form{"client_id": i.public.ID, "token": tokens.text("access_token")})

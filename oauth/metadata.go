@@ -17,7 +17,7 @@ func validIssuer(address string) bool {
 		u.Host == strings.ToLower(u.Host) && u.Port() != defaultPort[u.Scheme] // the form that browsers use in the Origin header
 }
 
-// validSignIn reports whether users can be redirected to the address, and whether a parameter can be added to the address.
+// validSignIn reports whether users can be redirected to the address, and whether the server can add parameters to the address.
 func validSignIn(address string) bool {
 	u, err := url.Parse(address)
 	if err != nil || !httpsOrLocal(u) || u.User != nil || u.Fragment != "" {

@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/oauth"
 )
 
-// RFC 8414, sections 2 and 3.2; RFC 9207, sections 2.3 and 3: the metadata are correct and complete.
+// RFC 8414, sections 2 and 3.2; RFC 9207, sections 2.3 and 3: the metadata is correct and complete.
 func TestMetadataIsTrue(t *testing.T) {
 	i := newFixture(t)
 	read := func(h http.Handler) (m map[string]any) {
@@ -32,7 +32,7 @@ func TestMetadataIsTrue(t *testing.T) {
 	b := i.adaBrowser()
 	q := b.do(t, "POST", i.request(), b.do(t, "GET", i.request(), nil).form("deny")).location.Query()
 	if m["authorization_response_iss_parameter_supported"] != true || q.Get("iss") != m["issuer"] {
-		t.Errorf("the iss of an answer is %q, not %v", q.Get("iss"), m["issuer"])
+		t.Errorf("the parameter iss of a response is %q, not %v", q.Get("iss"), m["issuer"])
 	}
 	for name, value := range m {
 		address, ok := value.(string)
@@ -58,7 +58,7 @@ func TestMetadataIsTrue(t *testing.T) {
 		}
 	}
 	for _, scopes := range [][]oauth.Scope{nil, {{Name: "user:read"}}} {
-		m := read(must(i.serverOf("https://velocity.quest", scopes...)).Handler())
+		m := read(must(i.newServer("https://velocity.quest", scopes...)).Handler())
 		for name, value := range m {
 			if list, ok := value.([]any); value == nil || value == "" || ok && len(list) == 0 {
 				t.Errorf("%s is %v", name, value)

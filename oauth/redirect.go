@@ -15,8 +15,8 @@ import (
 
 // CheckRedirectURI returns an error for an invalid redirect URI. The scheme must be https. Native apps may also use http on a
 // loopback address, or a private scheme that contains a dot (RFC 8252, sections 7.3 and 7.1). A fragment is not allowed (RFC
-// 6749, section 3.1.2). The query must not contain a parameter of the server's answer, because that parameter would then occur
-// twice in the redirect (section 3.1).
+// 6749, section 3.1.2). The query must not contain a parameter of the authorization response, because this parameter would then
+// occur twice in the redirect (section 3.1).
 func CheckRedirectURI(uri string) error {
 	if len(uri) > 2000 {
 		return errors.New("it is longer than 2,000 characters")
@@ -31,7 +31,7 @@ func CheckRedirectURI(uri string) error {
 	case strings.Contains(uri, "#"):
 		return errors.New("it has a fragment (RFC 6749, section 3.1.2)")
 	case u.User != nil:
-		return errors.New("it has a user's name: remove it")
+		return errors.New("it has a user name: remove the user name")
 	case slices.ContainsFunc(strings.Split(u.Path, "/"), func(segment string) bool { return segment == "." || segment == ".." }):
 		return errors.New("its path has dot segments")
 	case strings.ContainsFunc(u.Path, unicode.IsControl):
@@ -43,7 +43,7 @@ func CheckRedirectURI(uri string) error {
 	}
 	for _, name := range []string{"code", "state", "iss", "error", "error_description"} {
 		if query.Has(name) {
-			return fmt.Errorf("its query has %s, which is a parameter of the answer", name)
+			return fmt.Errorf("its query has %s, which is a parameter of the authorization response", name)
 		}
 	}
 	switch {
@@ -72,9 +72,9 @@ func validHost(u *url.URL) bool {
 		(bracketed && notIP == nil || !bracketed && hostForm.MatchString(u.Hostname()))
 }
 
-// RedirectURIMatches reports whether the requested URI matches the registered one. The two URIs must be identical (RFC 9700,
-// section 4.1.3). Only the port on a loopback address may differ, because a native app learns its port only when it runs (RFC
-// 8252, section 7.3).
+// RedirectURIMatches reports whether the presented URI, which the app's request contains, matches the registered URI. The two
+// URIs must be identical (RFC 9700, section 4.1.3). Only the port on a loopback address may differ, because a native app learns
+// its port only when it runs (RFC 8252, section 7.3).
 func RedirectURIMatches(registered, presented string) bool {
 	if registered == presented {
 		return true
@@ -92,7 +92,7 @@ func loopback(uri string) (host, rest string, ok bool) {
 		if !ok {
 			continue
 		}
-		if port, numbered := strings.CutPrefix(rest, ":"); numbered {
+		if port, hasPort := strings.CutPrefix(rest, ":"); hasPort {
 			rest = strings.TrimLeft(port, "0123456789")
 			if digits := len(port) - len(rest); digits == 0 || digits > 5 {
 				return "", "", false

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// refusal is an error answer to an app (RFC 6749, section 5.2).
+// refusal is an error response to an app (RFC 6749, section 5.2).
 type refusal struct {
 	Code        string `json:"error"`
 	Description string `json:"error_description,omitempty"`
@@ -36,16 +36,17 @@ func invalidClient() error {
 	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized}
 }
 
-// reused is the error for a code or token that is used a second time. The app receives the usual error invalid_grant. Only the
-// outcome for the operator differs.
-func reused() error {
+// reuseError returns the error for a code or token that is used a second time. The app receives the usual error invalid_grant.
+// Only the outcome for the operator is different.
+func reuseError() error {
 	r := invalidGrant()
 	r.outcome = "reused"
 	return r
 }
 
-// tooMany returns the error for a caller that must wait (RFC 6585, section 4). If the caller need not wait, it returns nil.
-func tooMany(wait time.Duration) error {
+// tooManyRequests returns the error for a caller that must wait (RFC 6585, section 4). If the parameter wait is 0, it returns
+// nil.
+func tooManyRequests(wait time.Duration) error {
 	if wait == 0 {
 		return nil
 	}
@@ -55,14 +56,14 @@ func tooMany(wait time.Duration) error {
 // seconds returns the value of Retry-After: whole seconds, rounded up.
 func seconds(wait time.Duration) string { return strconv.Itoa(int(math.Ceil(wait.Seconds()))) }
 
-// logFailure logs a failure of the server, and sets Retry-After, because the client may try again.
+// logFailure logs a failure of the server. It sets Retry-After, because the client may try again.
 func (s *Server) logFailure(w http.ResponseWriter, r *http.Request, err error) {
 	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
 	w.Header().Set("Retry-After", "1")
 }
 
-// refuse writes an error and returns its outcome. If the error is a failure of the server, refuse logs it, and the answer
-// contains no details.
+// refuse writes an error response and returns its outcome. If the error is a failure of the server, refuse logs the error, and
+// the response contains no details.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outcome string) {
 	refused, ok := errors.AsType[*refusal](err)
 	if !ok {

@@ -19,8 +19,9 @@ const maxBody = 16 << 10
 // value is empty.
 type parameters map[string]string
 
-// readParameters reads a form, as RFC 6749 requires, or a JSON object of strings, as the API's document requires. It ignores
-// unknown parameters, and returns an error for repeated parameters (section 3.2).
+// readParameters reads the parameters of the body. The body is a form, as RFC 6749 requires, or a JSON object of strings, as
+// Velocity's API documentation shows. readParameters ignores unknown parameters, and returns an error for repeated parameters
+// (section 3.2).
 func readParameters(r *http.Request) (parameters, error) {
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {

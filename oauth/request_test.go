@@ -50,35 +50,35 @@ func TestEmptyParameters(t *testing.T) {
 		{"revocation", "/api/oauth/revoke", form{"client_id": i.public.ID, "token": token.text("access_token")}},
 	} {
 		for name := range c.required {
-			rest := maps.Clone(c.required)
-			delete(rest, name)
-			without, empty := i.send(t, c.path, rest), i.send(t, c.path, c.required.with(name, ""))
+			incomplete := maps.Clone(c.required)
+			delete(incomplete, name)
+			without, empty := i.send(t, c.path, incomplete), i.send(t, c.path, c.required.withValue(name, ""))
 			if without.status == http.StatusOK || without.status != empty.status || !reflect.DeepEqual(without.body, empty.body) {
 				t.Errorf("%s without %s: %+v, and empty: %+v", c.what, name, without, empty)
 			}
 		}
-		withEmpty := c.required.with("made_up", "1").with("made_up_too", "").with("scope", "").with("token_type_hint", "")
+		withEmpty := c.required.withValue("made_up", "1").withValue("made_up_too", "").withValue("scope", "").withValue("token_type_hint", "")
 		if c.required["client_secret"] == "" {
-			withEmpty = withEmpty.with("client_secret", "")
+			withEmpty = withEmpty.withValue("client_secret", "")
 		}
 		if r := i.send(t, c.path, withEmpty); r.status != http.StatusOK || r.body["active"] == false {
 			t.Errorf("%s, with unknown and empty parameters: %+v", c.what, r)
 		}
 	}
-	object, _ := json.Marshal(i.exchange(t, i.public).with("made_up", "1").with("client_secret", ""))
+	object, _ := json.Marshal(i.exchange(t, i.public).withValue("made_up", "1").withValue("client_secret", ""))
 	if r := i.post(t, "/api/oauth/token", "application/json", string(object[:len(object)-1])+`, "scope": null}`); r.status != http.StatusOK {
 		t.Errorf("JSON: %+v", r)
 	}
 }
 
 // Every endpoint for apps refuses repeated parameters and bodies that are too long (RFC 6749, section 3.2; RFC 7009, section 5).
-func TestTooManyParameters(t *testing.T) {
+func TestRepeatedParametersAndLongBodies(t *testing.T) {
 	i := newFixture(t)
 	const formType = "application/x-www-form-urlencoded"
 	text := "grant_type=refresh_token&refresh_token=x&token=x&client_id=" + i.confidential.ID + "&client_secret=" + i.confidentialSecret.Reveal()
 	for _, path := range []string{"/api/oauth/token", "/api/oauth/revoke", "/api/oauth/introspect"} {
 		for what, more := range map[string]string{
-			"twice": "&client_id=" + i.confidential.ID, "twice, and empty": "&client_secret=", "unknown, and twice": "&a=1&a=1", "too long": "&a=" + strings.Repeat("x", 16<<10),
+			"a parameter twice": "&client_id=" + i.confidential.ID, "a parameter twice, once empty": "&client_secret=", "an unknown parameter twice": "&a=1&a=1", "a body that is too long": "&a=" + strings.Repeat("x", 16<<10),
 		} {
 			if r := i.post(t, path, formType, text+more); r.status != http.StatusBadRequest || r.text("error") != "invalid_request" {
 				t.Errorf("%s: %s: %+v", path, what, r)
@@ -93,7 +93,7 @@ func TestTooManyParameters(t *testing.T) {
 // RFC 6749, sections 2.3.1 and 3.2: parameters are read only from the body of a POST, because proxies log URLs.
 func TestURLParametersAreNotRead(t *testing.T) {
 	i := newFixture(t)
-	parameters := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
+	parameters := i.exchange(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal())
 	query := func(f form) string {
 		values := url.Values{}
 		for name, value := range f {
@@ -116,9 +116,9 @@ func TestURLParametersAreNotRead(t *testing.T) {
 		if r := i.send(t, path+query(f), nil); r.status != http.StatusBadRequest || r.text("error") != "invalid_request" {
 			t.Errorf("%s, all parameters in the URL: %+v", path, r)
 		}
-		rest := maps.Clone(f)
-		delete(rest, "client_secret")
-		if r := i.send(t, path+query(form{"client_secret": f["client_secret"]}), rest); r.status != http.StatusUnauthorized || r.text("error") != "invalid_client" {
+		incomplete := maps.Clone(f)
+		delete(incomplete, "client_secret")
+		if r := i.send(t, path+query(form{"client_secret": f["client_secret"]}), incomplete); r.status != http.StatusUnauthorized || r.text("error") != "invalid_client" {
 			t.Errorf("%s, the secret in the URL: %+v", path, r)
 		}
 	}
@@ -140,15 +140,15 @@ func TestBasicCredentialsAreFormDecoded(t *testing.T) {
 	}
 	header := basic(encoded(i.confidential.ID), encoded(i.confidentialSecret.Reveal()))
 	for _, scheme := range []string{"Basic ", "basic ", "BASIC "} {
-		request := i.exchange(t, i.confidential).with("client_id", "")
+		request := i.exchange(t, i.confidential).withValue("client_id", "")
 		if r := i.send(t, "/api/oauth/token", request, "Authorization", scheme+strings.TrimPrefix(header, "Basic ")); r.status != http.StatusOK {
 			t.Errorf("%s: %+v", scheme, r)
 		}
 	}
 }
 
-// RFC 6749, sections 4.1.2 and 4.1.2.1: every answer returns the state that the app sent, unchanged. Section 10.14: the server
-// does not interpret the state.
+// RFC 6749, sections 4.1.2 and 4.1.2.1: every response to the app contains the unchanged state of the app's request. Section
+// 10.14: the server does not interpret the state.
 func TestStateIsReturnedUnchanged(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
@@ -185,7 +185,7 @@ func TestScopesAreASet(t *testing.T) {
 	b := i.adaBrowser()
 	query := i.request("scope", "issues:write  issues:read issues:write")
 	q := expectRedirect(t, b.do(t, "POST", query, b.do(t, "GET", query, nil).form("approve", i.acme.ID)))
-	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public).with("code", q.Get("code")))
+	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public).withValue("code", q.Get("code")))
 	got := strings.Split(r.text("scope"), " ")
 	if slices.Sort(got); !slices.Equal(got, []string{"issues:read", "issues:write"}) {
 		t.Errorf("%+v", r)

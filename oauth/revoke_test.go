@@ -18,7 +18,7 @@ func TestRevocation(t *testing.T) {
 	revoke := func(token string, more ...string) response {
 		f := form{"client_id": i.public.ID, "token": token}
 		for n := 0; n < len(more); n += 2 {
-			f = f.with(more[n], more[n+1])
+			f = f.withValue(more[n], more[n+1])
 		}
 		return i.send(t, "/api/oauth/revoke", f)
 	}

@@ -21,7 +21,7 @@ const (
 	metadataPath   = "/.well-known/oauth-authorization-server"
 )
 
-// Config of a Server.
+// Config is the configuration of a [Server].
 type Config struct {
 	// Issuer is the server's own URL, such as https://velocity.quest, without a path or a trailing slash (RFC 8414, section 2).
 	// An http URL is allowed only for trials, on a loopback address.
@@ -39,10 +39,10 @@ type Config struct {
 	// SignIn is the URL to which users without a session are redirected. The server adds the parameter return_to: the URL to
 	// which the user returns after signing in.
 	SignIn string
-	// AddressLimit is the maximum number of requests per minute from one address. ClientLimit is the maximum number of requests
-	// per minute that one app may send to the endpoints for apps. 0 means no limit.
+	// AddressLimit is the maximum number of requests per minute from one client address. ClientLimit is the maximum number of
+	// requests per minute that one app may send to the endpoints for apps. 0 means no limit.
 	AddressLimit, ClientLimit int
-	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or one of a fixed number of other words.
+	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or a word of a fixed set.
 	Observe func(endpoint, outcome string)
 }
 
@@ -52,7 +52,8 @@ type Scope struct {
 	Workspace         bool // the scope is for the content of a workspace, not for the user's account
 }
 
-// Server answers apps and asks users for consent. It is safe for concurrent use.
+// Server is the authorization server: it handles the requests of apps, and asks users for consent. It is safe for concurrent
+// use.
 type Server struct {
 	config  Config
 	secure  bool // the issuer's URL is https, so cookies are Secure
@@ -63,8 +64,8 @@ type Server struct {
 	addresses, clients *limits
 }
 
-// NewServer validates the configuration, and returns a server that keeps its grants in the store. Its error names the invalid
-// setting.
+// NewServer validates the configuration, and returns a server that stores its grants in the database. The error for an invalid
+// configuration contains the name of the setting.
 func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
@@ -72,7 +73,7 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 	case !validSignIn(c.SignIn):
 		return nil, errors.New("sign_in: give the URL of the sign-in page, such as https://velocity.quest/login; http is only for 127.0.0.1, [::1] and localhost")
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
-		return nil, errors.New("cookie: name the cookie with the users' sessions, such as sb-PROJECT-auth-token")
+		return nil, errors.New("cookie: give the name of the cookie with the users' sessions, such as sb-PROJECT-auth-token")
 	case c.Verifier == nil:
 		return nil, errors.New("the configuration has no verifier of sessions")
 	case c.AddressLimit < 0:
@@ -84,8 +85,8 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 		c.Observe = func(string, string) {}
 	}
 	origins := http.NewCrossOriginProtection()
-	// Some browsers send only the header Origin, not Sec-Fetch-Site. Origin is then compared with Host, but a proxy may have
-	// removed the port from Host. So trust the issuer's origin.
+	// Some browsers send the header Origin but not Sec-Fetch-Site. Origin is then compared with Host, but a proxy may have removed
+	// the port from Host. So trust the issuer's origin.
 	if err := origins.AddTrustedOrigin(c.Issuer); err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
@@ -98,24 +99,24 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 // Handler returns the handler of all paths.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+tokenPath, s.forApps("token", s.token))
-	mux.HandleFunc("POST "+revokePath, s.forApps("revoke", s.withClient(s.revoke)))
-	mux.HandleFunc("POST "+introspectPath, s.forApps("introspect", s.withClient(s.introspect)))
+	mux.HandleFunc("POST "+tokenPath, s.appEndpoint("token", s.token))
+	mux.HandleFunc("POST "+revokePath, s.appEndpoint("revoke", s.withClient(s.revoke)))
+	mux.HandleFunc("POST "+introspectPath, s.appEndpoint("introspect", s.withClient(s.introspect)))
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
-	mux.HandleFunc("GET "+consentPath, s.limited(s.consent))
-	mux.HandleFunc("POST "+consentPath, s.limited(s.decide))
+	mux.HandleFunc("GET "+consentPath, s.withAddressLimit(s.consent))
+	mux.HandleFunc("POST "+consentPath, s.withAddressLimit(s.decide))
 	return mux
 }
 
-// forApps returns the handler of an endpoint for apps. The handler limits the requests of each address, and writes the endpoint's
-// result or error. No cache may store the response (RFC 6749, section 5.1).
-func (s *Server) forApps(name string, endpoint func(*http.Request) (any, error)) http.HandlerFunc {
+// appEndpoint returns the handler of an endpoint for apps. The handler limits the requests of each address, and writes the
+// endpoint's result or error. No cache may store the response (RFC 6749, section 5.1).
+func (s *Server) appEndpoint(name string, endpoint func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Pragma", "no-cache")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		var body any
-		err := tooMany(s.addresses.take(address(r)))
+		err := tooManyRequests(s.addresses.take(address(r)))
 		if err == nil {
 			body, err = endpoint(r)
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/oauth"
 )
 
-// After an internal error, the status is 503. The server logs the error, and the answer contains no details.
+// After an internal error, the status is 503. The server logs the error, and the response contains no details.
 func TestUnreachableDatabase(t *testing.T) {
 	i := newFixture(t)
 	request := i.exchange(t, i.public)
@@ -27,7 +27,7 @@ func TestUnreachableDatabase(t *testing.T) {
 // RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL, without a query and a fragment. An http URL is allowed
 // only on a loopback address, for trials. A path is refused, because it would change the path of the metadata (RFC 8414, section
 // 3).
-func TestIssuersAddress(t *testing.T) {
+func TestIssuerURL(t *testing.T) {
 	i := newFixture(t)
 	for issuer, valid := range map[string]bool{
 		"https://velocity.quest":          true,
@@ -54,16 +54,16 @@ func TestIssuersAddress(t *testing.T) {
 		"https://velocity.quest:99999":    false,
 		"https://*":                       false,
 	} {
-		if _, err := i.serverOf(issuer); (err == nil) != valid {
+		if _, err := i.newServer(issuer); (err == nil) != valid {
 			t.Errorf("%s: %v", issuer, err)
 		}
 	}
 }
 
 // NewServer refuses invalid settings, such as a sign-in URL without TLS.
-func TestConfigIsRefused(t *testing.T) {
+func TestInvalidConfigIsRefused(t *testing.T) {
 	i := newFixture(t)
-	for what, change := range map[string]func(*oauth.Config){
+	for name, change := range map[string]func(*oauth.Config){
 		"a sign-in without TLS":          func(c *oauth.Config) { c.SignIn = "http://velocity.quest/login" },
 		"a sign-in with a password":      func(c *oauth.Config) { c.SignIn = "https://ada:secret@velocity.quest/login" },
 		"a sign-in with a fragment":      func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login#x" },
@@ -81,12 +81,12 @@ func TestConfigIsRefused(t *testing.T) {
 		}
 		change(&c)
 		if _, err := oauth.NewServer(c, i.Issuer, slog.New(slog.DiscardHandler)); err == nil {
-			t.Errorf("%s is accepted", what)
+			t.Errorf("%s is accepted", name)
 		}
 	}
 }
 
-func (i *fixture) serverOf(address string, scopes ...oauth.Scope) (*oauth.Server, error) {
+func (i *fixture) newServer(address string, scopes ...oauth.Scope) (*oauth.Server, error) {
 	return oauth.NewServer(oauth.Config{
 		Issuer: address, API: "velocity", Verifier: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login", Scopes: scopes,
 	}, i.Issuer, slog.New(slog.DiscardHandler))

@@ -62,7 +62,8 @@ func TestUserSignsInFirst(t *testing.T) {
 			p.location.Query().Get("return_to") != "https://velocity.quest/oauth/consent?"+i.request()+"&returned=1" {
 			t.Errorf("%s: %d to %v", what, p.status, p.location)
 		}
-		// If the user's session is valid only at the sign-in page, the user is not redirected again and again.
+		// The sign-in page may accept a session that the issuer rejects. To prevent a redirect loop, the issuer then responds with
+		// 403 and a link to the sign-in page.
 		again := b.do(t, "GET", i.request()+"&returned=1", nil)
 		if again.status != http.StatusForbidden || again.location != nil ||
 			!strings.Contains(html.UnescapeString(again.text), `<a href="`+p.location.String()+`">Sign in again</a>`) {
@@ -74,7 +75,8 @@ func TestUserSignsInFirst(t *testing.T) {
 	}
 }
 
-// RFC 9700, section 4.11.2: the server redirects only a signed-in user to the app, even if the answer is an error.
+// RFC 9700, section 4.11.2: the server redirects the user to the app only if the user is signed in. This rule applies to error
+// responses too.
 func TestRedirectNeedsASignedInUser(t *testing.T) {
 	i := newFixture(t)
 	b := i.browser()

@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// tokens is a successful answer (RFC 6749, section 5.1).
+// tokens is a successful response (RFC 6749, section 5.1).
 type tokens struct {
 	AccessToken  string `json:"access_token"`
 	TokenType    string `json:"token_type"`
@@ -43,9 +43,9 @@ func (s *Server) token(r *http.Request) (any, error) {
 	issued, err := handler(r, p, c)
 	switch {
 	case errors.Is(err, issuer.ErrReused):
-		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token was used a second time, so its grant was revoked: it may be stolen",
+		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token was used a second time, so its grant was revoked: somebody may have stolen the code or token",
 			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType), slog.String("address", address(r)))
-		return nil, reused()
+		return nil, reuseError()
 	case errors.Is(err, issuer.ErrGrant):
 		return nil, invalidGrant()
 	case err != nil:
@@ -74,8 +74,8 @@ func (s *Server) exchange(r *http.Request, p parameters, c client) (issuer.Issue
 	if err != nil {
 		return issuer.Issued{}, err
 	}
-	return s.grants.Exchange(r.Context(), authz.Secret(code), s.config.Format, func(made issuer.Code) error {
-		if made.Client != c.ID || made.RedirectURI != redirectURI || !verifierMatches(verifier, made.Challenge) {
+	return s.grants.Exchange(r.Context(), authz.Secret(code), s.config.Format, func(issued issuer.Code) error {
+		if issued.Client != c.ID || issued.RedirectURI != redirectURI || !verifierMatches(verifier, issued.Challenge) {
 			return invalidGrant()
 		}
 		return nil

@@ -20,8 +20,8 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// The server accepts the JSON request that the API's document shows.
-func TestExchangeMatchesTheDocument(t *testing.T) {
+// The server accepts the JSON requests that Velocity's API documentation shows.
+func TestTokenEndpointAcceptsJSON(t *testing.T) {
 	i := newFixture(t)
 	body := string(must(json.Marshal(i.exchange(t, i.public))))
 	r := i.post(t, "/api/oauth/token", "application/json", body)
@@ -38,7 +38,7 @@ func TestExchangeMatchesTheDocument(t *testing.T) {
 
 // A standard client library works without changes, for public and for confidential apps (RFC 6749, sections 4.1.3 and 6; RFC
 // 7636, section 4.5).
-func TestStockClient(t *testing.T) {
+func TestStandardClientLibrary(t *testing.T) {
 	i := newFixture(t)
 	for name, c := range map[string]oauth2.Config{
 		"public":              {ClientID: i.public.ID, Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
@@ -73,10 +73,10 @@ func TestStockClient(t *testing.T) {
 func TestTokenRequestsAreRefused(t *testing.T) {
 	i := newFixture(t)
 	stranger, _ := i.app(t, false)
-	exchange := func(name, value string) form { return i.exchange(t, i.public).with(name, value) }
+	exchange := func(name, value string) form { return i.exchange(t, i.public).withValue(name, value) }
 	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")}
 	confidential := i.exchange(t, i.confidential)
-	confidentialTokens := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal()))
+	confidentialTokens := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal()))
 	refreshConfidential := form{"grant_type": "refresh_token", "client_id": i.confidential.ID, "refresh_token": confidentialTokens.text("refresh_token")}
 	for name, c := range map[string]struct {
 		request form
@@ -89,8 +89,8 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		"an unknown client":                                  {exchange("client_id", "nobody"), "invalid_client", 401},
 		"a wrong secret":                                     {exchange("client_secret", "guessed"), "invalid_client", 401},
 		"confidential, without a secret":                     {confidential, "invalid_client", 401},
-		"an app of another API":                              {exchange("client_id", i.foreign(t).ID), "invalid_client", 401},
-		"another app's secret":                               {confidential.with("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
+		"an app of another API":                              {exchange("client_id", i.appOfOtherAPI(t).ID), "invalid_client", 401},
+		"another app's secret":                               {confidential.withValue("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
 		"no code":                                            {exchange("code", ""), "invalid_request", 400},
 		"an unknown code":                                    {exchange("code", "made-up"), "invalid_grant", 400},
 		"another app's code":                                 {exchange("client_id", stranger.ID), "invalid_grant", 400},
@@ -101,16 +101,16 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		"a short verifier":                                   {exchange("code_verifier", verifier[:42]), "invalid_grant", 400},
 		"the challenge as the verifier":                      {exchange("code_verifier", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "invalid_grant", 400},
 		"a control character":                                {exchange("code", "a\x00b"), "invalid_request", 400},
-		"no refresh token":                                   {refresh.with("refresh_token", ""), "invalid_request", 400},
-		"an unknown refresh token":                           {refresh.with("refresh_token", "made-up"), "invalid_grant", 400},
-		"another app's refresh token":                        {refresh.with("client_id", stranger.ID), "invalid_grant", 400},
-		"an access token":                                    {refresh.with("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
-		"more than was granted":                              {refresh.with("scope", "issues:read documents:read"), "invalid_scope", 400},
-		"a scope in another case":                            {refresh.with("scope", "Issues:read"), "invalid_scope", 400},
-		"refreshing, with a wrong secret":                    {refresh.with("client_secret", "guessed"), "invalid_client", 401},
+		"no refresh token":                                   {refresh.withValue("refresh_token", ""), "invalid_request", 400},
+		"an unknown refresh token":                           {refresh.withValue("refresh_token", "made-up"), "invalid_grant", 400},
+		"another app's refresh token":                        {refresh.withValue("client_id", stranger.ID), "invalid_grant", 400},
+		"an access token":                                    {refresh.withValue("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
+		"a scope that was not granted":                       {refresh.withValue("scope", "issues:read documents:read"), "invalid_scope", 400},
+		"a scope in another case":                            {refresh.withValue("scope", "Issues:read"), "invalid_scope", 400},
+		"refreshing, with a wrong secret":                    {refresh.withValue("client_secret", "guessed"), "invalid_client", 401},
 		"confidential, refreshing, without a secret":         {refreshConfidential, "invalid_client", 401},
-		"confidential, refreshing, with a wrong secret":      {refreshConfidential.with("client_secret", "guessed"), "invalid_client", 401},
-		"confidential, refreshing, with another app's token": {refreshConfidential.with("refresh_token", refresh["refresh_token"]).with("client_secret", i.confidentialSecret.Reveal()), "invalid_grant", 400},
+		"confidential, refreshing, with a wrong secret":      {refreshConfidential.withValue("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, refreshing, with another app's token": {refreshConfidential.withValue("refresh_token", refresh["refresh_token"]).withValue("client_secret", i.confidentialSecret.Reveal()), "invalid_grant", 400},
 	} {
 		r := i.send(t, "/api/oauth/token", c.request)
 		if r.status != c.status || r.text("error") != c.want || r.body["access_token"] != nil {
@@ -126,19 +126,19 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 	text := "grant_type=authorization_code&client_id=" + i.public.ID
 	const formType, jsonType = "application/x-www-form-urlencoded", "application/json"
 	for name, c := range map[string]struct{ contentType, body string }{
-		"twice":                   {formType, text + "&client_id=" + i.public.ID},
-		"twice, in JSON":          {jsonType, `{"client_id": "a", "client_id": "b"}`},
-		"an invalid form":         {formType, text + "&code=%zz"},
-		"a semicolon":             {formType, text + ";code=x"},
-		"invalid JSON":            {jsonType, `{`},
-		"a list":                  {jsonType, `["client_id"]`},
-		"a number":                {jsonType, `{"client_id": 1}`},
-		"an object":               {jsonType, `{"client_id": {"$ne": ""}}`},
-		"invalid UTF-8":           {formType, text + "&code=%ff"},
-		"too long":                {formType, text + "&code=" + strings.Repeat("x", 17<<10)},
-		"another content type":    {"text/plain", text},
-		"no content type":         {"", text},
-		"an invalid content type": {"application/", text},
+		"a parameter twice":          {formType, text + "&client_id=" + i.public.ID},
+		"a parameter twice, in JSON": {jsonType, `{"client_id": "a", "client_id": "b"}`},
+		"an invalid form":            {formType, text + "&code=%zz"},
+		"a semicolon":                {formType, text + ";code=x"},
+		"invalid JSON":               {jsonType, `{`},
+		"a JSON list":                {jsonType, `["client_id"]`},
+		"a JSON number as a value":   {jsonType, `{"client_id": 1}`},
+		"a JSON object as a value":   {jsonType, `{"client_id": {"$ne": ""}}`},
+		"invalid UTF-8":              {formType, text + "&code=%ff"},
+		"a body that is too long":    {formType, text + "&code=" + strings.Repeat("x", 17<<10)},
+		"another content type":       {"text/plain", text},
+		"no content type":            {"", text},
+		"an invalid content type":    {"application/", text},
 	} {
 		if r := i.post(t, "/api/oauth/token", c.contentType, c.body); r.status != 400 || r.text("error") != "invalid_request" {
 			t.Errorf("%s: %+v", name, r)
@@ -154,15 +154,15 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		"not decodable": {"Authorization", basic("%zz", "x")},
 		"twice":         {"Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal()), "Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal())},
 	} {
-		r := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).with("client_id", ""), header...)
+		r := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).withValue("client_id", ""), header...)
 		if r.status != 401 || r.text("error") != "invalid_client" || !strings.HasPrefix(r.header.Get("WWW-Authenticate"), "Basic ") {
 			t.Errorf("Basic, %s: %+v", name, r)
 		}
 	}
 	credentials := basic(i.confidential.ID, i.confidentialSecret.Reveal())
 	for name, request := range map[string]form{
-		"two secrets": i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal()),
-		"two clients": i.exchange(t, i.confidential).with("client_id", i.public.ID),
+		"two secrets": i.exchange(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal()),
+		"two clients": i.exchange(t, i.confidential).withValue("client_id", i.public.ID),
 	} {
 		if r := i.send(t, "/api/oauth/token", request, "Authorization", credentials); r.status != 400 || r.text("error") != "invalid_request" {
 			t.Errorf("%s: %+v", name, r)
@@ -177,7 +177,7 @@ func basic(id, secret string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(id+":"+secret))
 }
 
-// A narrower scope applies only to the new access token (RFC 6749, section 6).
+// A refresh request can ask for fewer scopes. The smaller set applies only to the new access token (RFC 6749, section 6).
 func TestRefreshCanNarrow(t *testing.T) {
 	i := newFixture(t)
 	first := i.tokens(t)
@@ -186,7 +186,7 @@ func TestRefreshCanNarrow(t *testing.T) {
 	if narrow.status != http.StatusOK || narrow.text("scope") != "issues:read" {
 		t.Fatalf("%+v", narrow)
 	}
-	whole := i.send(t, "/api/oauth/token", refresh.with("refresh_token", narrow.text("refresh_token")).with("scope", ""))
+	whole := i.send(t, "/api/oauth/token", refresh.withValue("refresh_token", narrow.text("refresh_token")).withValue("scope", ""))
 	if whole.text("scope") != "issues:read issues:write" {
 		t.Errorf("%+v", whole)
 	}
@@ -202,9 +202,9 @@ func TestRacesHaveOneWinner(t *testing.T) {
 	} {
 		var succeeded atomic.Int64
 		var access atomic.Value
-		var racing sync.WaitGroup
+		var requests sync.WaitGroup
 		for range 20 {
-			racing.Go(func() {
+			requests.Go(func() {
 				switch r := i.send(t, "/api/oauth/token", request); {
 				case r.status == http.StatusOK:
 					succeeded.Add(1)
@@ -214,7 +214,7 @@ func TestRacesHaveOneWinner(t *testing.T) {
 				}
 			})
 		}
-		racing.Wait()
+		requests.Wait()
 		if succeeded.Load() != 1 {
 			t.Errorf("a %s was accepted %d times", name, succeeded.Load())
 		}

@@ -42,8 +42,8 @@ func TestAppCannotActAsUserOnTheConsentPage(t *testing.T) {
 	}
 }
 
-// If sessions need a second factor, the consent page also requires a second factor. Otherwise a user could grant an app more than
-// the user's own session allows.
+// If sessions need a second factor, the consent page also requires a second factor. Without this rule, a user could grant an
+// app more than the user's own session permits.
 func TestConsentNeedsTheSecondFactor(t *testing.T) {
 	for _, c := range []struct {
 		require      authz.SecondFactor

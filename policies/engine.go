@@ -40,9 +40,10 @@ func (c Config) FS() fs.FS {
 type Engine struct {
 	policy
 	hash string
-	// Each semaphore admits as many evaluations as there are processors. Further evaluations wait in the order of arrival.
-	// Without this limit, thousands of concurrent evaluations would share the processors, and all of them would finish too
-	// late. Checks after a look-up have their own semaphore, so that a flood of checks without a look-up cannot delay them.
+	// Each semaphore admits as many evaluations as there are processors. Further evaluations wait in the order of arrival. Without
+	// this limit, thousands of concurrent evaluations would share the processors, and all of them would finish too late.
+	// Evaluations after a look-up have their own semaphore, so a flood of requests without a look-up cannot delay these
+	// evaluations.
 	beforeLookup, afterLookup chan struct{}
 	observe                   func(time.Duration)
 }
@@ -67,7 +68,7 @@ type policy struct {
 	tables  map[string]table.Table
 	uses    analysis.Uses
 	reading document.Reading
-	index   *index // finds the rows; nil if the rule route finds the rows
+	index   *index // finds the rows; nil if the rule `route` finds the rows
 	// readingWithRow contains the parts that rules read if the index finds the row.
 	readingWithRow document.Reading
 	earlierRoute   bool     // keywicket/route.rego is from an earlier version
@@ -105,7 +106,7 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPolicy(ctx, s, tables, optimised)
+	p, err := newPolicy(ctx, s, tables, prepareOptimised)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +117,7 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 }
 
 // newPolicy compiles the rules. If the policy finds the rows with the shipped route.rego, newPolicy prepares the query with the
-// index. Otherwise it calls withoutIndex to prepare the query.
+// index. For any other policy, it calls withoutIndex, which prepares the query.
 func newPolicy(
 	ctx context.Context, s source.Source, tables map[string]table.Table,
 	withoutIndex func(context.Context, source.Source, *ast.Compiler) (*query, error),
@@ -137,7 +138,7 @@ func newPolicy(
 		return p, err
 	}
 	p.unsafeNots, p.earlierRoute = analysis.UnsafeNots(s), s.HasEarlierRoute()
-	if p.query, p.index, err = indexed(ctx, s, tables, compiler); err != nil {
+	if p.query, p.index, err = prepareIndexed(ctx, s, tables, compiler); err != nil {
 		return p, err
 	}
 	if p.index == nil {
@@ -159,7 +160,7 @@ func newSemaphore() chan struct{} { return make(chan struct{}, runtime.GOMAXPROC
 func (p *policy) Warnings() []string {
 	all := slices.Clone(p.unsafeNots)
 	if p.index == nil {
-		all = append(all, document.RouteFile+": the file is not the shipped one, or another rule changes what it reads, so decisions take longer as tables grow")
+		all = append(all, document.RouteFile+": the file is not the shipped file, or another rule changes a definition that the file contains or reads, so decisions take longer as tables grow")
 	}
 	if p.noMemory != nil {
 		all = append(all, fmt.Sprintf("%v, so decisions are not remembered, and take longer", p.noMemory))
@@ -176,15 +177,15 @@ func (p *policy) Warnings() []string {
 // same hash make the same decisions.
 func (e *Engine) Hash() string { return e.hash }
 
-// Decide implements authz.Policy. An undefined decision and an error of a built-in function are errors. The caller must not modify
-// the slices and maps of the decision, because the memory may share them.
+// Decide implements authz.Policy. An undefined decision and an error of a built-in function are errors. The caller must not
+// modify the slices and maps of the decision, because later callers may receive the same remembered decision.
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
 	r := e.row(&in)
 	if e.memory == nil {
 		d, err := e.evaluate(ctx, in, r)
-		return detached(d), err
+		return detachedCopy(d), err
 	}
-	// Every check starts with the decision for a client without a credential, so the row keeps that decision.
+	// Every check first evaluates the policy without a credential, so the row stores that decision.
 	byRow := e.memory.anonymousByRow && r.number > 0 && isAnonymous(&in)
 	if byRow {
 		if d := r.anonymous.Load(); d != nil {
@@ -243,7 +244,7 @@ func (p *policy) row(in *authz.Input) *row {
 	return p.index.rowOf(in)
 }
 
-// decide evaluates the decision, and keeps the values of rules that depend on the row alone.
+// decide evaluates the decision. It caches the values of rules that depend on the row alone.
 func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ...topdown.QueryTracer) (authz.Decision, error) {
 	reading := &p.reading
 	var cached *rowCache
@@ -267,16 +268,16 @@ func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ..
 	return document.Decision(result.Value)
 }
 
-// plain prepares the query of the decision, without optimisation.
-func plain(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
+// preparePlain prepares the query of the decision, without optimisation.
+func preparePlain(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
 	return prepare(ctx, s, compiler, document.DecisionRef)
 }
 
-// optimised prepares the query of the decision with OPA's optimiser, for a policy without an index. The rules of an earlier
+// prepareOptimised prepares the query of the decision with OPA's optimiser, for a policy without an index. The rules of an earlier
 // version were written for the optimiser. The rules of this version are slower with it.
-func optimised(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
+func prepareOptimised(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
 	if !s.HasEarlierRoute() {
-		return plain(ctx, s, compiler)
+		return preparePlain(ctx, s, compiler)
 	}
 	o, err := s.Optimise(ctx)
 	if err != nil {
@@ -285,5 +286,5 @@ func optimised(ctx context.Context, s source.Source, compiler *ast.Compiler) (*q
 	if compiler, err = o.Compiled(); err != nil {
 		return nil, err
 	}
-	return plain(ctx, o, compiler)
+	return preparePlain(ctx, o, compiler)
 }

@@ -46,7 +46,7 @@ func TestPolicyIsRefused(t *testing.T) {
 	}{
 		"unknown key":        {row("{method: GET, path: /x, scope: [tags:read]}"), `data.yaml:34: unknown key "scope"`},
 		"unknown scope":      {row("{method: GET, path: /x, scopes: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
-		"no scope":           {row("{method: GET, path: /x}"), `data.yaml:34: name the scopes that the route needs, or make it public`},
+		"no scope":           {row("{method: GET, path: /x}"), `data.yaml:34: list the scopes that the route requires, or write public: true`},
 		"public with scopes": {row("{method: GET, path: /x, public: true, scopes: [tags:read]}"), `data.yaml:34: a public route must not have scopes: remove them`},
 		"level":              {row("{method: GET, path: /x, level: team, scopes: [tags:read]}"), `data.yaml:34: the level "team" is neither`},
 		"level of the scope": {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read has the level workspace, but the route has the level user`},
@@ -65,20 +65,20 @@ func TestPolicyIsRefused(t *testing.T) {
 		"grpc with a path":      {row("{grpc: a.B/C, path: /x, scopes: [tags:read]}"), `data.yaml:34: grpc replaces method and path: leave them out`},
 		"grpc with a method":    {row("{grpc: a.B/C, method: POST, scopes: [tags:read]}"), `data.yaml:34: grpc replaces method and path: leave them out`},
 		"grpc with a slash":     {row("{grpc: /a.B/C, scopes: [tags:read]}"), `grpc: "/a.B/C" is neither package.Service/Method nor`},
-		"grpc, half a method":   {row(`{grpc: "a.B/Get*", scopes: [tags:read]}`), `grpc: "a.B/Get*" is neither`},
-		"grpc without one":      {row("{grpc: a.B, scopes: [tags:read]}"), `grpc: "a.B" is neither`},
+		"grpc with a glob":      {row(`{grpc: "a.B/Get*", scopes: [tags:read]}`), `grpc: "a.B/Get*" is neither`},
+		"grpc without a method": {row("{grpc: a.B, scopes: [tags:read]}"), `grpc: "a.B" is neither`},
 		"same as a grpc row":    {row("{grpc: a.B/C, scopes: [tags:read]}" + "\n  - {method: POST, path: /a.B/C, scopes: [tags:read]}"), `data.yaml:35: POST /a.B/C matches the same requests as line 34`},
 		"implies: unknown":      {implies("{tags:reed: [tags:read]}"), `implies: the scope "tags:reed" is not among scopes`},
 		"implies an unknown":    {implies("{tags:write: [tags:reed]}"), `implies: tags:write: the scope "tags:reed" is not among scopes`},
-		"implies none":          {implies(`{tags:write: ["tag:*"]}`), `implies: tags:write: no scope starts with "tag:"`},
+		"implies no scope":      {implies(`{tags:write: ["tag:*"]}`), `implies: tags:write: no scope starts with "tag:"`},
 		"implies a circle":      {implies("{tags:write: [tags:read], tags:read: [contacts:read], contacts:read: [tags:write]}"), `imply one another`},
-		"implies, of a user": {func(t *testing.T, dir string) {
+		"implies another level": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "apis/velocity/data.yaml", "routes:\n", "implies: {issues:write: [user:read]}\nroutes:\n")
 		}, `implies: issues:write has the level workspace, but user:read has the level user`},
-		"path not canonical": {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" matches no request: the path has an empty segment`},
-		"relative path":      {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" matches no request: the path does not start with a /`},
-		"special, escaped":   {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `data.yaml:34: the path "/x/a%23": "a%23" has a #, which literal text never has`},
-		"same, escaped":      {row("{method: GET, path: /%68ealthz, public: true}"), `data.yaml:35: GET /healthz matches the same requests as line 34`},
+		"path not canonical":         {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" matches no request: the path has an empty segment`},
+		"relative path":              {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" matches no request: the path does not start with a /`},
+		"special character, escaped": {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `data.yaml:34: the path "/x/a%23": "a%23" has a #, which literal text cannot contain`},
+		"same, escaped":              {row("{method: GET, path: /%68ealthz, public: true}"), `data.yaml:35: GET /healthz matches the same requests as line 34`},
 		"special characters": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, table, "routes:", "parameters: {may_hold: [/]}\nroutes:")
 		}, `data.yaml:33: parameters.may_hold: "/" is not one of`},
@@ -109,8 +109,8 @@ func TestPolicyIsRefused(t *testing.T) {
 		"does not parse": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "keywicket/decision.rego", "decision := allowed if {", "decision := allowed if")
 		}, `keywicket/decision.rego:`},
-		"own test fails": {func(t *testing.T, dir string) {
-			policytest.Edit(t, dir, "keywicket/decision.rego", "\t\tscope in one_of", "\t\tscope != one_of")
+		"a failing test of the policy": {func(t *testing.T, dir string) {
+			policytest.Edit(t, dir, "keywicket/decision.rego", "\t\tscope in scope_set", "\t\tscope != scope_set")
 		}, `test_workspace_token_needs_the_scope_itself`},
 		"network": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\thttp.send({})")
@@ -121,7 +121,7 @@ func TestPolicyIsRefused(t *testing.T) {
 		"environment": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\topa.runtime()")
 		}, `keywicket/decision.rego:54: opa.runtime is not available in the sidecar`},
-		"no policy": {func(t *testing.T, dir string) {
+		"no table": {func(t *testing.T, dir string) {
 			if err := os.RemoveAll(filepath.Join(dir, "apis")); err != nil {
 				t.Fatal(err)
 			}

@@ -14,29 +14,29 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// Explainer makes the same decisions as an Engine, and also returns the places that led to each decision. It never evaluates
-// optimised rules, because optimisation removes the line numbers.
+// Explainer makes the same decisions as an Engine. For each decision, it also returns the places (file:line) of the rule that
+// decided and of the row. It never evaluates optimised rules, because optimisation removes the line numbers.
 type Explainer struct {
 	policy
 	dir string
 }
 
-// Explanation is a decision, and the places that led to it as file:line.
+// Explanation is a decision with the places, as file:line, of the rule that decided and of the row.
 type Explanation struct {
 	authz.Decision
 	// Rule is the branch of data.keywicket.decision, or the rule of data.keywicket.deny, that decided.
 	Rule string
-	// Row is the route's row in its table; empty if no route matched.
+	// Row is the row of the table that matched; empty if no row matched.
 	Row string
 }
 
-// LoadExplainer reads a policy. It does not run the tests: an author may need explanations of a policy that fails them.
+// LoadExplainer reads a policy. It does not run the tests: an author may need explanations of a policy whose tests fail.
 func LoadExplainer(ctx context.Context, c Config) (*Explainer, error) {
 	tables, s, err := source.Open(ctx, c.FS())
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPolicy(ctx, s, tables, plain)
+	p, err := newPolicy(ctx, s, tables, preparePlain)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (e *Explainer) ruleOf(trace []*topdown.Event) string {
 	return e.place(decisive.Location.File, decisive.Location.Row)
 }
 
-// rowOf returns the place of the route, or "" if the table has no such route.
+// rowOf returns the place of the route's row, or "" if the table has no such route.
 func (e *Explainer) rowOf(api, route string) string {
 	for _, r := range e.tables[api].Routes {
 		if r.Name() == route {
@@ -92,7 +92,7 @@ func (e *Explainer) rowOf(api, route string) string {
 	return ""
 }
 
-// place returns file:line. The file is below the author's folder, or below policies for the built-in policy.
+// place returns file:line. The path starts with the author's folder, or with policies/ for the built-in policy.
 func (e *Explainer) place(file string, line int) string {
 	dir := e.dir
 	if dir == "" {

@@ -19,13 +19,13 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// index finds the row that a request addresses, as the rule route of keywicket/route.rego does.
+// index finds the row that a request addresses, as the rule `route` in keywicket/route.rego does.
 type index struct {
-	apis  map[string]apiRows
-	none  *row // the row for requests that address no row of a table
-	rules *rowRules
-	needs sync.Map // string → *needs: the distinct needs of all rows
-	tests []int    // positions that rowRules.scopeTests returns
+	apis          map[string]apiRows
+	none          *row // the row for requests that address no row of a table
+	rules         *rowRules
+	needs         sync.Map // string → *needs: the distinct needs of all rows
+	rulesWithSets []int    // positions of the rules that define sets of scopes: see rowRules.rulesWithSets
 }
 
 // apiRows are the rows of one table, and the index that finds them.
@@ -65,9 +65,9 @@ func (e *evaluator) rows(ctx context.Context, tables map[string]table.Table) (ma
 	return rowsOf, nil
 }
 
-// indexed prepares the query of the decision. Instead of the rule route, a function finds the row with the index. Without the
-// shipped route.rego, indexed returns nil and no error.
-func indexed(ctx context.Context, s source.Source, tables map[string]table.Table, compiler *ast.Compiler) (*query, *index, error) {
+// prepareIndexed prepares the query of the decision. In this query, a function that uses the index replaces the rule `route`. Without
+// the shipped route.rego, prepareIndexed returns nil and no error.
+func prepareIndexed(ctx context.Context, s source.Source, tables map[string]table.Table, compiler *ast.Compiler) (*query, *index, error) {
 	const routeStub = `package keywicket
 route := ` + analysis.FindRoute + `(input)`
 	if ok, err := hasShippedRoute(s); !ok || err != nil {
@@ -115,7 +115,7 @@ route := ` + analysis.FindRoute + `(input)`
 		})
 		x.apis[name] = entry
 	}
-	x.tests = x.rules.scopeTests(analysis.ReferencesOf(compiler, true))
+	x.rulesWithSets = x.rules.rulesWithSets(analysis.ReferencesOf(compiler, true))
 	query, err := evaluator.prepare(document.DecisionRef)
 	return query, x, err
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// A request finds its row by the decoded path, whichever escapes the table uses.
+// The index compares decoded paths, so the escapes that a table uses do not matter.
 func TestRowsAreComparedDecoded(t *testing.T) {
 	dir := policytest.Copy(t)
 	policytest.Write(t, dir, "apis/zoo/data.yaml", `

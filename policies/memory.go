@@ -19,9 +19,9 @@ import (
 // the same decision, for every caller and at any time. The key of a decision is a digest of these values. If a token changes,
 // the values and therefore the key change, so no entry has to be removed. Each policy has its own memory.
 //
-// The digest includes the row that the request addresses. It includes the method and the path only if a rule other than route
-// reads them. It includes which sets of scopes the principal satisfies (see needs). It includes the scopes themselves only if a
-// rule reads the scopes in another way.
+// The digest includes the row that the request addresses. It includes the method and the path only if a rule other than `route`
+// reads them. For each set of scopes of the row (see needs), it includes whether the principal has a scope of the set. It
+// includes the scopes themselves only if a rule reads the scopes in another way.
 type memory struct {
 	parts          []document.Part // the parts that the policy reads
 	anonymousByRow bool            // true if a decision without a credential depends on the row alone
@@ -31,7 +31,7 @@ type memory struct {
 
 const (
 	memorySlots = 1 << 15
-	memoryWays  = 4 // slots of a bucket
+	memoryWays  = 4 // number of slots in a bucket
 )
 
 // remembered is a decision with the digest of all values that it depends on.
@@ -54,11 +54,11 @@ func (m *memory) find(key memoryKey) *authz.Decision {
 	return nil
 }
 
-// add stores a decision, and returns the stored copy. If the bucket is full, it replaces another decision. It does not store
-// a decision with more than maxBytes of text.
+// add stores a copy of the decision, and returns the copy. If the bucket is full, the copy replaces another decision. It does
+// not store a decision with more than maxBytes of text.
 func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 	const maxBytes = 1 << 10
-	d = detached(d)
+	d = detachedCopy(d)
 	if size(d) > maxBytes {
 		return d
 	}
@@ -69,7 +69,7 @@ func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 			return d
 		}
 	}
-	// This byte of the digest did not select the bucket, so it selects a random slot.
+	// Byte 8 of the digest does not affect the choice of the bucket, so it selects a random slot of the bucket.
 	bucket[key[8]%memoryWays].Store(r)
 	return d
 }
@@ -80,9 +80,9 @@ func (m *memory) bucket(key memoryKey) []atomic.Pointer[remembered] {
 	return m.slots[first : first+memoryWays]
 }
 
-// detached returns a copy of the decision without references to the request's memory. Rules may copy texts of the request into a
+// detachedCopy returns a copy of the decision without references to the request's memory. Rules may copy texts of the request into a
 // decision.
-func detached(d authz.Decision) authz.Decision {
+func detachedCopy(d authz.Decision) authz.Decision {
 	d.Code, d.Reason = authz.Code(strings.Clone(string(d.Code))), authz.Reason(strings.Clone(string(d.Reason)))
 	d.Route = strings.Clone(d.Route)
 	for _, list := range []*[]string{&d.RequiredScopes, &d.AnyOf} {
@@ -233,7 +233,7 @@ func newMemory(references []analysis.Reference, x *index) (*memory, error) {
 	}
 	m := &memory{}
 	reads := analysis.ReadingOf(references)
-	shared := x != nil && len(x.tests) > 0 // whether principals with different scopes share decisions
+	shared := x != nil && len(x.rulesWithSets) > 0 // whether principals with different scopes share decisions
 	reads[document.PrincipalNeeds] = shared
 	if shared {
 		reads[document.PrincipalScopes], reads[document.InputRow] = false, true

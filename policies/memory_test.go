@@ -224,8 +224,9 @@ func TestRememberedDecisions(t *testing.T) {
 	}
 }
 
-// Control: firstDifference detects a memory with incomplete keys within a limited number of cases.
-func TestControlsOfRememberedDecisions(t *testing.T) {
+// Check of the test itself: if the keys of the memory are incomplete, firstDifference reports a difference within a limited
+// number of cases.
+func TestFirstDifferenceDetectsWrongMemory(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
 	const maxCases = 4000
@@ -242,7 +243,7 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 		}
 		t.Errorf("%s: not detected in %d cases", name, maxCases)
 	}
-	without := func(missing ...document.Part) func(r *rand.Rand) int {
+	compareWithout := func(missing ...document.Part) func(r *rand.Rand) int {
 		return func(r *rand.Rand) int {
 			table, rows := randomTable(r, 8)
 			plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
@@ -256,7 +257,7 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 		"the context": {document.InputContext}, "the denial": {document.InputDenial}, "attributes": {document.PrincipalAttributes, document.WorkspaceAttributes, document.PrincipalUserAttributes},
 		"the source": {document.SourceAddress, document.SourcePrincipal, document.SourceCertificate}, "the kind": {document.PrincipalKind},
 	} {
-		wantDetected("without "+name, without(missing...))
+		wantDetected("without "+name, compareWithout(missing...))
 	}
 	wantDetected("with the principal's id instead of its values", func(r *rand.Rand) int {
 		table, rows := randomTable(r, 8)

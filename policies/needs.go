@@ -12,11 +12,12 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// needs contains the sets of scopes of a row. Decisions on the row compare the scopes of the principal with these sets.
+// needs contains the sets of scopes of a row. An example is the rule workspace_needs in keywicket/decision.rego. Decisions on
+// the row compare the scopes of the principal with these sets.
 type needs struct {
 	unknown bool              // decisions may depend on every scope
 	sets    map[string]uint64 // scope → one bit for each set that contains the scope
-	lengths uint64            // one bit for each length, modulo 64, of the scopes in the sets: a quick test before the map
+	lengths uint64            // bit n is set if the length of a scope in the sets is n modulo 64: a quick test before the map is read
 }
 
 const maxSets = 64 // the bits of a uint64
@@ -42,11 +43,11 @@ func lengthBit(scope string) uint64 { return 1 << (len(scope) % 64) }
 // rules is undefined, fails, or is not an array of sets, the needs stay unknown permanently. They also stay unknown if there
 // are more than maxSets sets. The input must address the row.
 func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
-	if len(x.tests) == 0 || r.needs.Load() != nil {
+	if len(x.rulesWithSets) == 0 || r.needs.Load() != nil {
 		return
 	}
 	var all []ast.Set
-	for _, position := range x.tests {
+	for _, position := range x.rulesWithSets {
 		value, ok := x.rules.valueOf(ctx, r, position, input)
 		sets, isList := setsOf(value)
 		if all = append(all, sets...); !ok || !isList || len(all) > maxSets {
@@ -90,11 +91,11 @@ func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
 	return sets, ok
 }
 
-// scopeTests returns the positions of the rules that define the sets of scopes with which decisions compare the principal's
-// scopes. It returns nil if decisions depend on the scopes in another way too, or if one of these rules depends on more than
-// the row.
-func (k *rowRules) scopeTests(references []analysis.Reference) []int {
-	var tests []int
+// rulesWithSets returns the positions of the rules that define sets of scopes. Decisions compare the principal's scopes with these
+// sets. rulesWithSets returns nil if decisions also depend on the scopes in another way, or if one of these rules depends on more
+// than the row.
+func (k *rowRules) rulesWithSets(references []analysis.Reference) []int {
+	var list []int
 	for _, r := range references {
 		if r.Test == nil {
 			if r.Reads(document.PrincipalScopes) {
@@ -106,10 +107,10 @@ func (k *rowRules) scopeTests(references []analysis.Reference) []int {
 		if !ok || k.standalone[position] == nil || len(r.Test) != len(document.RouteRef) || !r.Test.HasPrefix(document.PackageRef) {
 			return nil
 		}
-		if !slices.Contains(tests, position) {
-			tests = append(tests, position)
+		if !slices.Contains(list, position) {
+			list = append(list, position)
 		}
 	}
-	slices.Sort(tests)
-	return tests
+	slices.Sort(list)
+	return list
 }

@@ -14,9 +14,10 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// testOfScopes returns an expression in the form that scopeTest accepts. The rule with this name defines the sets.
+// testOfScopes returns an expression in the form that scopeTest accepts. The parameter `rule` is the name of the rule that
+// defines the sets.
 func testOfScopes(rule string) string {
-	return "every one_of in " + rule + " {\n\t\tsome scope in input.principal.scopes\n\t\tscope in one_of\n\t}"
+	return "every scope_set in " + rule + " {\n\t\tsome scope in input.principal.scopes\n\t\tscope in scope_set\n\t}"
 }
 
 // extraNeeds are rules that a policy author might add. They define sets of scopes.
@@ -31,9 +32,9 @@ text_needs := ["a:read", {"root"}]
 
 object_needs := {"a": {"a:read"}}
 
-has_row_needs if every one_of in row_needs {
+has_row_needs if every scope_set in row_needs {
 	some scope in input.principal.scopes
-	scope in one_of
+	scope in scope_set
 }
 
 many_needs := [{"a:read", sprintf("%d", [i])} | some i in numbers.range(1, 65)]
@@ -55,20 +56,21 @@ func withHeaderIf(t testing.TB, table map[string]any, condition string) source.S
 }
 
 var (
-	// Conditions that depend only on which sets contain one of the scopes. With these conditions, principals share decisions.
-	sharing = []string{
+	// For these conditions, one fact about each set of scopes matters: whether the principal has a scope of the set. So principals
+	// share decisions.
+	sharingConditions = []string{
 		`true`, testOfScopes("row_needs"), testOfScopes("level_needs"), testOfScopes("workspace_needs"), testOfScopes("user_needs"),
 		testOfScopes("row_needs") + "\n\t" + testOfScopes("level_needs"),
-		`every _, one_of in row_needs { some _, scope in input.principal.scopes; scope in one_of }`,
-		`count([1 | some x in [1, 2]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) > 0`,
-		`n := row_needs; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
-		`concat("", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) == "1"`,
+		`every _, scope_set in row_needs { some _, scope in input.principal.scopes; scope in scope_set }`,
+		`count([1 | some x in [1, 2]; every scope_set in row_needs { some scope in input.principal.scopes; scope in scope_set }]) > 0`,
+		`n := row_needs; every scope_set in n { some scope in input.principal.scopes; scope in scope_set }`,
+		`concat("", [a | some a in ["1"]; every scope_set in row_needs { some scope in input.principal.scopes; scope in scope_set }]) == "1"`,
 		testOfScopes("text_needs"), testOfScopes("object_needs"), testOfScopes("many_needs"), // learnNeeds detects that these values are not arrays of sets, or have too many sets
 	}
 	// Conditions that depend on the scopes in another way, or could do so.
-	notSharing = []string{
-		`n := row_needs; count(n) > 1; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
-		`n := input.principal.scopes; every one_of in row_needs { some scope in n; scope in one_of }`,
+	otherConditions = []string{
+		`n := row_needs; count(n) > 1; every scope_set in n { some scope in input.principal.scopes; scope in scope_set }`,
+		`n := input.principal.scopes; every scope_set in row_needs { some scope in n; scope in scope_set }`,
 		`"a:write" in input.principal.scopes`,
 		`count(input.principal.scopes) > 1`,
 		`input.principal.scopes[0] == "a:read"`,
@@ -76,31 +78,31 @@ var (
 		`p := input.principal; count(p.scopes) > 1`,
 		testOfScopes("role_needs"),
 		testOfScopes("route.scopes"),
-		`every one_of in [{"a:read"}, {"root"}] { some scope in input.principal.scopes; scope in one_of }`,
-		`every one_of in row_needs { some scope in input.principal.scopes; not scope in one_of }`,
-		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of; scope != "root" }`,
-		`every one_of in row_needs { some i, scope in input.principal.scopes; scope in one_of; i > 0 }`,
-		`every i, one_of in row_needs { scope := input.principal.scopes[i]; scope in one_of }`,
-		`every one_of in row_needs { some scope in input.principal.scopes; one_of in [scope, {"root"}] }`,
-		`every scope in input.principal.scopes { some one_of in row_needs; scope in one_of }`,
-		`every one_of in row_needs { count([1 | some scope in input.principal.scopes; scope in one_of]) > 1 }`,
-		`count([1 | some one_of in row_needs; some scope in input.principal.scopes; scope in one_of]) > 1`,
+		`every scope_set in [{"a:read"}, {"root"}] { some scope in input.principal.scopes; scope in scope_set }`,
+		`every scope_set in row_needs { some scope in input.principal.scopes; not scope in scope_set }`,
+		`every scope_set in row_needs { some scope in input.principal.scopes; scope in scope_set; scope != "root" }`,
+		`every scope_set in row_needs { some i, scope in input.principal.scopes; scope in scope_set; i > 0 }`,
+		`every i, scope_set in row_needs { scope := input.principal.scopes[i]; scope in scope_set }`,
+		`every scope_set in row_needs { some scope in input.principal.scopes; scope_set in [scope, {"root"}] }`,
+		`every scope in input.principal.scopes { some scope_set in row_needs; scope in scope_set }`,
+		`every scope_set in row_needs { count([1 | some scope in input.principal.scopes; scope in scope_set]) > 1 }`,
+		`count([1 | some scope_set in row_needs; some scope in input.principal.scopes; scope in scope_set]) > 1`,
 		`have_one_of_each(input.principal.scopes, row_needs)`,
-		`some s in ["a:read", "a:write"]; every one_of in row_needs { s = input.principal.scopes[_]; s in one_of }`,
-		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of } with data.keywicket.row_needs as [{"root"}]`,
-		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }; x := public with input.principal.scopes as []; x`,
+		`some s in ["a:read", "a:write"]; every scope_set in row_needs { s = input.principal.scopes[_]; s in scope_set }`,
+		`every scope_set in row_needs { some scope in input.principal.scopes; scope in scope_set } with data.keywicket.row_needs as [{"root"}]`,
+		`every scope_set in row_needs { some scope in input.principal.scopes; scope in scope_set }; x := public with input.principal.scopes as []; x`,
 		`x := has_row_needs with data.keywicket.row_needs as [{"b:read", "x"}]; x`,
-		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of; route.name != "" }`,
+		`every scope_set in row_needs { some scope in input.principal.scopes; scope in scope_set; route.name != "" }`,
 	}
 )
 
 // Principals share decisions if their scopes differ only in scopes on which no rule depends.
 func TestDecisionsShareScopes(t *testing.T) {
 	race.Skip(t)
-	for i, condition := range slices.Concat(sharing, notSharing) {
+	for i, condition := range slices.Concat(sharingConditions, otherConditions) {
 		s := withHeaderIf(t, nil, strings.ReplaceAll(condition, "; ", "\n\t"))
 		_, engine := withMemory(t, s)
-		if shares := !slices.Contains(engine.memory.parts, document.PrincipalScopes); shares != (i < len(sharing)) {
+		if shares := !slices.Contains(engine.memory.parts, document.PrincipalScopes); shares != (i < len(sharingConditions)) {
 			t.Errorf("decisions are shared: %t, under the condition %s", shares, condition)
 		}
 	}
@@ -155,7 +157,7 @@ func TestSharedDecisions(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
 	hits, decisions := uint64(0), 0
-	for i, condition := range slices.Concat(sharing, notSharing) {
+	for i, condition := range slices.Concat(sharingConditions, otherConditions) {
 		for seed := range uint64(2) {
 			r := rand.New(rand.NewPCG(seed, uint64(i)))
 			table, rows := tableWithRole(r)
@@ -163,7 +165,7 @@ func TestSharedDecisions(t *testing.T) {
 			if differsByScopes(t, r, plain, engine, rows) {
 				t.Errorf("seed %d: a shared decision differs, under the condition %s", seed, condition)
 			}
-			if i < len(sharing)-3 {
+			if i < len(sharingConditions)-3 {
 				hits, decisions = hits+engine.MemoryHits(), decisions+100
 			}
 		}
@@ -174,8 +176,8 @@ func TestSharedDecisions(t *testing.T) {
 	}
 }
 
-// Control: differsByScopes detects wrong needs.
-func TestControlsOfSharedDecisions(t *testing.T) {
+// Check of the test itself: if the needs of a row (its sets of scopes) are wrong, differsByScopes reports a difference.
+func TestDiffersByScopesDetectsWrongNeeds(t *testing.T) {
 	for name, corrupt := range map[string]func(n *needs){
 		"a scope is missing":   func(n *needs) { delete(n.sets, "root") },
 		"a set is missing":     func(n *needs) { keepBits(n, ^uint64(1)) },
@@ -239,12 +241,12 @@ func TestUnknownNeeds(t *testing.T) {
 }
 
 // OPA moves a comprehension from the head of a rule into the body of the rule, with additional variables.
-func TestScopeTestInARuleHeadIsShared(t *testing.T) {
+func TestScopeTestInARuleHeadIsRecognised(t *testing.T) {
 	_, engine := bothEngines(t, withRules(t, `row_needs := [{"a:read"}]
 
-headers["x"] := concat(",", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }])`))
-	if len(engine.index.tests) != 3 {
-		t.Errorf("found %d rules with sets of scopes, want 3", len(engine.index.tests))
+headers["x"] := concat(",", [a | some a in ["1"]; every scope_set in row_needs { some scope in input.principal.scopes; scope in scope_set }])`))
+	if len(engine.index.rulesWithSets) != 3 {
+		t.Errorf("found %d rules with sets of scopes, want 3", len(engine.index.rulesWithSets))
 	}
 }
 

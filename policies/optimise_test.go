@@ -37,7 +37,7 @@ func engineOf(t testing.TB, s source.Source, err error) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	query, err := plain(context.Background(), s, compiler)
+	query, err := preparePlain(context.Background(), s, compiler)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func bothEngines(t testing.TB, s source.Source) (plain, withIndex *Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	query, index, err := indexed(context.Background(), s, tables, compiler)
+	query, index, err := prepareIndexed(context.Background(), s, tables, compiler)
 	if err != nil || index == nil {
 		t.Fatal(index, err)
 	}
@@ -89,7 +89,7 @@ func TestOptimisedAgreesWithPlain(t *testing.T) {
 		t.Fatal(err)
 	}
 	plain, withIndex := bothEngines(t, s)
-	decideAlike(t, plain, withIndex)
+	compareDecisions(t, plain, withIndex)
 }
 
 // Policies from a version before the index still load, and make the same decisions as the shipped policies.
@@ -110,10 +110,10 @@ func TestEarlierPolicyDecidesTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	decideAlike(t, earlier, now)
+	compareDecisions(t, earlier, now)
 }
 
-func decideAlike(t *testing.T, a, b *Engine) {
+func compareDecisions(t *testing.T, a, b *Engine) {
 	t.Helper()
 	tables, err := table.Read(Builtin)
 	if err != nil {
@@ -177,8 +177,8 @@ func inputs(api string, apiTable table.Table, route table.Route) []authz.Input {
 	return all
 }
 
-// zoo returns the shipped rules with a table of n routes, half of them with parameters.
-func zoo(n int) source.Source {
+// policyWithRoutes returns the shipped rules with a table of n routes, half of them with parameters.
+func policyWithRoutes(n int) source.Source {
 	routes := make([]any, n)
 	for i := range routes {
 		path := fmt.Sprintf("/api/v1/thing%d", i/2)
@@ -199,7 +199,7 @@ func zoo(n int) source.Source {
 
 func BenchmarkDecide(b *testing.B) {
 	for _, n := range []int{20, 200, 3000} {
-		s := zoo(n)
+		s := policyWithRoutes(n)
 		for _, form := range []string{"optimised", "plain"} {
 			b.Run(fmt.Sprintf("%s/routes=%d", form, n), func(b *testing.B) {
 				var engine *Engine

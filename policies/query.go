@@ -22,7 +22,7 @@ type query struct {
 
 const resultVar = ast.Var("result")
 
-// prepare returns a query of compiled rules. An error of a built-in function is an error of the evaluation.
+// prepare returns a query of compiled rules. If a built-in function fails, the evaluation fails.
 func prepare(ctx context.Context, s source.Source, compiler *ast.Compiler, document ast.Ref) (*query, error) {
 	e, err := newEvaluator(ctx, s, compiler)
 	if err != nil {
@@ -31,7 +31,7 @@ func prepare(ctx context.Context, s source.Source, compiler *ast.Compiler, docum
 	return e.prepare(document)
 }
 
-// evaluator contains what several queries share.
+// evaluator contains the rules, the data and the functions that several queries share.
 type evaluator struct {
 	compiler  *ast.Compiler
 	store     storage.Store
@@ -103,8 +103,8 @@ func (q *query) find(ctx context.Context, input ast.Value, cached *rowCache, tra
 	return result, nil
 }
 
-// contextCancel cancels an evaluation whose context has ended. It reads the context only at every 64th step, because reading it
-// takes longer than a step.
+// contextCancel cancels an evaluation whose context has ended. It checks the context only at every 64th step, because this
+// check takes longer than a step.
 type contextCancel struct {
 	ctx   context.Context
 	steps int

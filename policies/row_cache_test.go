@@ -32,7 +32,7 @@ func withRules(t *testing.T, rules string) source.Source {
 }
 
 // A row caches the value of a rule only if the value depends on the row alone.
-func TestKnownRules(t *testing.T) {
+func TestRowCachesValuesThatDependOnTheRowAlone(t *testing.T) {
 	for rule, want := range map[string]bool{
 		`x := 1`:                                 true,
 		`x := route.name`:                        true,
@@ -84,9 +84,9 @@ func TestKnownRules(t *testing.T) {
 
 // Some rules depend on the row alone, and other rules depend on more. In both cases, the cached values of a row do not change
 // the decisions.
-func TestKnownRulesDecideTheSame(t *testing.T) {
+func TestCachedValuesChangeNoDecision(t *testing.T) {
 	s := withRules(t, `
-headers["x-row"] := json.marshal([row_alone, other, again])
+headers["x-row"] := json.marshal([row_alone, role_value, other_path])
 
 row_alone := [route.name, public_or_not, count(input_free)]
 
@@ -96,19 +96,19 @@ public_or_not := "not public" if not public
 
 input_free contains scope if some scope in route.scopes
 
-other := [input.principal.kind, row_alone] if input.workspace.role == null
+role_value := [input.principal.kind, row_alone] if input.workspace.role == null
 
-other := "a role" if input.workspace.role != null
+role_value := "a role" if input.workspace.role != null
 
-again := x if {
-	x := there with input.request.path as "/healthz" with input.request.segments as ["healthz"]
-} else := "nowhere"
+other_path := x if {
+	x := path_value with input.request.path as "/healthz" with input.request.segments as ["healthz"]
+} else := "no row"
 
-there := [route.name, row_alone, elsewhere]
+path_value := [route.name, row_alone, public_or_closed]
 
-elsewhere := "public" if public
+public_or_closed := "public" if public
 
-elsewhere := "closed" if not public
+public_or_closed := "closed" if not public
 
 deny contains {"code": "FORBIDDEN", "reason": "no"} if {
 	input.workspace.role == "bad"
@@ -160,7 +160,7 @@ func TestErrorsAreNotCached(t *testing.T) {
 }
 
 // OPA may stop at the first solution of a rule, although another solution contradicts the first one. A later evaluation on the
-// row that does not stop there must still report the contradiction.
+// same row may not stop there. It must still report the contradiction.
 func TestContradictionsAreFoundLater(t *testing.T) {
 	const rest = `
 headers["x"] := "1" if { input.workspace.role == "r1"; e }
@@ -178,12 +178,12 @@ e if f("a") == "a"
 headers["x"] := z if { input.workspace.role != "none"; e; z := f("a") }`,
 		"needs": `
 y := x if { walk([[{"a"}], [{"b"}]], [_, x]); is_array(x); count(x) == 1 }
-headers["x"] := "1" if { input.workspace.role == "r1"; some one_of in y; "a" in one_of }
+headers["x"] := "1" if { input.workspace.role == "r1"; some scope_set in y; "a" in scope_set }
 headers["x"] := "1" if {
 	input.workspace.role == "r2"
-	every one_of in y {
+	every scope_set in y {
 		some scope in input.principal.scopes
-		scope in one_of
+		scope in scope_set
 	}
 }`,
 	} {
@@ -205,7 +205,7 @@ headers["x"] := "1" if {
 	}
 }
 
-// A slow rule is evaluated alone only once for a row, not for every check, whether or not a decision needs the rule.
+// For each row, a slow rule is evaluated alone only once, not for every check. This is true even if no decision needs the rule.
 func TestSlowRulesAreEvaluatedOnce(t *testing.T) {
 	const rules = `
 many := numbers.range(1, 1000)
@@ -214,9 +214,9 @@ slow := [{"a"} | some a in many; some b in many; some c in many; a + b + c < 0]
 
 headers["x"] := "1" if {
 	input.workspace.role == "slow"
-	every one_of in slow {
+	every scope_set in slow {
 		some scope in input.principal.scopes
-		scope in one_of
+		scope in scope_set
 	}
 }
 
@@ -242,7 +242,7 @@ headers["y"] := "1" if quick_at_first`
 }
 
 // Concurrent evaluations on one row make the right decisions.
-func TestKnownRulesConcurrently(t *testing.T) {
+func TestRowCacheConcurrently(t *testing.T) {
 	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)

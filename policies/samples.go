@@ -37,7 +37,7 @@ func (p *policy) probe(ctx context.Context) error {
 				all = append(all, fault.Fault{File: file, Line: r.Line, Text: "the rules allow a token without any scope, because they do not read any_of: use keywicket/decision.rego and route.rego of this version"})
 			case p.earlierRoute && d.Route != r.Name():
 				all = append(all, fault.Fault{File: file, Line: r.Line, Text: fmt.Sprintf(
-					"keywicket/route.rego finds %q for %s %s instead of %s: use that file of this version", d.Route, method, path, r.Name())})
+					"keywicket/route.rego finds %q for %s %s instead of %s: use the route.rego of this version", d.Route, method, path, r.Name())})
 			}
 		}
 	}

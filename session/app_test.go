@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// A token that an identity provider issued to an app has the same claims as a token of the user's own session. Only tokens of the
-// product's own apps are accepted, whichever claim names the app, and whichever scopes the token has.
+// A token that an identity provider issued to an app has the same claims as a token of the user's own session. Only tokens of
+// the product's own apps are accepted. It does not matter which claim contains the app's id, and which scopes the token has.
 func TestAppTokenIsNoSession(t *testing.T) {
 	const web, other = "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "11111111-2222-3333-4444-555555555555"
 	noClientIDs := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
@@ -51,7 +51,7 @@ func TestAppTokenIsNoSession(t *testing.T) {
 					t.Errorf("%s, client_ids %s: %+v, %v, not %q", name, v, answer, err, want)
 				}
 				if want == authz.ReasonAppToken && !strings.Contains(answer.Detail, "session.client_ids") {
-					t.Errorf("%s: the detail does not name the configuration key: %q", name, answer.Detail)
+					t.Errorf("%s: the detail does not contain the configuration key: %q", name, answer.Detail)
 				}
 			}
 		}
@@ -94,8 +94,8 @@ func TestAssuranceLevelReachesThePolicy(t *testing.T) {
 	}
 }
 
-// An unsupported algorithm can be an error in the settings, so the detail names the algorithm. The detail quotes only text that has
-// the form of an algorithm's name.
+// A wrong setting can cause an unsupported algorithm, so the detail contains the algorithm's name. The detail quotes only text
+// that has the form of an algorithm's name.
 func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	keysOnly := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
@@ -105,9 +105,9 @@ func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 		return authz.Secret(encode(`{"alg":"`+alg+`","kid":"ec"}`) + "." + payload + ".c2ln")
 	}
 	for _, c := range []struct {
-		v     authz.Sessions
-		alg   string
-		named []string
+		v           authz.Sessions
+		alg         string
+		detailParts []string
 	}{
 		{keysOnly, "HS256", []string{"HS256, for which session.hs256_secret must be set", "accepts ES256, RS256"}},
 		{secretOnly, "ES256", []string{"ES256, for which session.jwks_url must be set", "accepts HS256"}},
@@ -123,7 +123,7 @@ func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 		if err != nil || answer.Denial != authz.ReasonUnsupportedAlgorithm {
 			t.Errorf("%s: %+v, %v", c.alg, answer, err)
 		}
-		for _, want := range c.named {
+		for _, want := range c.detailParts {
 			if !strings.Contains(answer.Detail, want) {
 				t.Errorf("%s: the detail is %q, without %q", c.alg, answer.Detail, want)
 			}
@@ -131,8 +131,8 @@ func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 	}
 }
 
-// If the settings do not match the issuer's tokens, for example without iss, the detail names the setting that the operator must
-// change.
+// If the settings do not match the issuer's tokens, the detail describes the difference. If the operator can change a setting,
+// the detail contains the name of the setting.
 func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for want, change := range map[string]fields{

@@ -80,7 +80,7 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 // received the token.
 func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	a := &app{actor: fields["act"] != nil}
-	for name := range fields { // an upstream might ignore the case of these names
+	for name := range fields { // an upstream might ignore case, so another spelling counts as an actor
 		for _, claim := range []string{"client_id", "azp", "act"} {
 			a.actor = a.actor || name != claim && strings.EqualFold(name, claim)
 		}
@@ -146,31 +146,31 @@ func (a *audience) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func readBool(value json.RawMessage, to *bool) bool {
-	return string(value) != "null" && json.Unmarshal(value, to) == nil
+func readBool(value json.RawMessage, target *bool) bool {
+	return string(value) != "null" && json.Unmarshal(value, target) == nil
 }
 
 // readTime reads a time from 1970 to the year 9999, in seconds since 1970.
-func readTime(value json.RawMessage, to **jwt.NumericDate) bool {
+func readTime(value json.RawMessage, target **jwt.NumericDate) bool {
 	const end = 253402300800
 	var seconds float64
 	if string(value) == "null" || json.Unmarshal(value, &seconds) != nil || seconds < 0 || seconds >= end {
 		return false
 	}
 	whole := int64(seconds)
-	*to = &jwt.NumericDate{Time: time.Unix(whole, int64((seconds-float64(whole))*1e9))}
+	*target = &jwt.NumericDate{Time: time.Unix(whole, int64((seconds-float64(whole))*1e9))}
 	return true
 }
 
-// validID reports whether the text has the form of a user's id in the directory (migration 00001). An id must not contain U+FFFD,
-// because encoding/json replaces half of a surrogate pair with this character.
+// validID reports whether the text has the form of a user's id in the directory (migration 00001). An id must not contain
+// U+FFFD, because encoding/json replaces an unpaired surrogate with this character.
 func validID(s string) bool {
 	return s != "" && utf8.RuneCountInString(s) <= 255 && strings.Trim(s, " ") == s &&
 		!strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
 }
 
-// session returns the session of the token. The start of the session is moved back by the leeway, because the issuer's clock may be
-// ahead of the clock that sets the times of revocations.
+// session returns the session of the token. It moves the start of the session back by the leeway, because the issuer's clock
+// may be ahead of the clock that sets the times of revocations.
 func (c *claims) session(leeway time.Duration) authz.Session {
 	return authz.Session{ID: c.id, UserID: c.user, StartedAt: max(0, c.startedAt.Add(-leeway).Unix())}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/session"
 )
 
-// verify calls v.Verify and returns the parts of the answer.
+// verify calls v.Verify and returns the parts of the result.
 func verify(t testing.TB, v *session.Verifier, api string, token authz.Secret) (authz.Session, authz.Reason, error) {
 	answer, err := v.Verify(t.Context(), api, token)
 	return answer.Session, answer.Denial, err

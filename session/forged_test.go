@@ -19,7 +19,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// Each of these invalid tokens is refused, without an error.
+// Verify refuses each of these invalid tokens, and returns no error.
 func TestForgedTokensAreRefused(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey), public("rsa", &rsaKey.PublicKey), public("other", &otherEC.PublicKey),
 		jose.JSONWebKey{Key: &wrongEC.PublicKey, KeyID: "p384", Use: "sig"},
@@ -44,7 +44,7 @@ func TestForgedTokensAreRefused(t *testing.T) {
 	}
 	parts := func(token authz.Secret) []string { return strings.Split(token.Reveal(), ".") }
 	b64 := base64.RawURLEncoding.EncodeToString
-	rejoined := func(header, payload, signature string) authz.Secret {
+	joinParts := func(header, payload, signature string) authz.Secret {
 		return authz.Secret(header + "." + payload + "." + signature)
 	}
 	genuine := parts(signES256(claimsWith(nil)))
@@ -55,22 +55,22 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		token authz.Secret
 		want  authz.Reason
 	}{
-		"none":                           {rejoined(b64([]byte(`{"alg":"none","typ":"JWT"}`)), genuine[1], ""), authz.ReasonUnsupportedAlgorithm},
-		"None":                           {rejoined(b64([]byte(`{"alg":"None","typ":"JWT"}`)), genuine[1], ""), authz.ReasonUnsupportedAlgorithm},
-		"none with a signature":          {rejoined(b64([]byte(`{"alg":"none","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonUnsupportedAlgorithm},
+		"none":                           {joinParts(b64([]byte(`{"alg":"none","typ":"JWT"}`)), genuine[1], ""), authz.ReasonUnsupportedAlgorithm},
+		"None":                           {joinParts(b64([]byte(`{"alg":"None","typ":"JWT"}`)), genuine[1], ""), authz.ReasonUnsupportedAlgorithm},
+		"none with a signature":          {joinParts(b64([]byte(`{"alg":"none","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonUnsupportedAlgorithm},
 		"HS256 with the public key, PEM": {sign(jose.HS256, pemOfKey, "ec", claimsWith(nil)), authz.ReasonUnknown},
 		"HS256 with the public key, DER": {sign(jose.HS256, der, "ec", claimsWith(nil)), authz.ReasonUnknown},
 		"HS256 with a published secret":  {sign(jose.HS256, []byte(secret+"!"), "oct", claimsWith(nil)), authz.ReasonUnknown},
-		"HS256 with the empty secret":    {rejoined(hs256(t, nil, claimsWith(nil))), authz.ReasonUnknown},
+		"HS256 with the empty secret":    {joinParts(hs256(t, nil, claimsWith(nil))), authz.ReasonUnknown},
 		"HS384":                          {sign(jose.HS384, []byte(secret+secret), "", claimsWith(nil)), authz.ReasonUnsupportedAlgorithm},
 		"HS512":                          {sign(jose.HS512, []byte(secret+secret), "", claimsWith(nil)), authz.ReasonUnsupportedAlgorithm},
 		"PS256":                          {sign(jose.PS256, rsaKey, "rsa", claimsWith(nil)), authz.ReasonUnsupportedAlgorithm},
 		"RS512":                          {sign(jose.RS512, rsaKey, "rsa", claimsWith(nil)), authz.ReasonUnsupportedAlgorithm},
 		"ES384":                          {sign(jose.ES384, wrongEC, "p384", claimsWith(nil)), authz.ReasonUnsupportedAlgorithm},
-		"ES256 that names P-384":         {sign(jose.ES256, ecKey, "p384", claimsWith(nil)), authz.ReasonUnknown},
-		"ES256 that names RSA":           {sign(jose.ES256, ecKey, "rsa", claimsWith(nil)), authz.ReasonUnknown},
-		"RS256 that names EC":            {sign(jose.RS256, rsaKey, "ec", claimsWith(nil)), authz.ReasonUnknown},
-		"a short RSA key":                {rejoined(rs256(t, shortRSA, "short", claimsWith(nil))), authz.ReasonUnknown},
+		"ES256, kid of P-384":            {sign(jose.ES256, ecKey, "p384", claimsWith(nil)), authz.ReasonUnknown},
+		"ES256, kid of RSA":              {sign(jose.ES256, ecKey, "rsa", claimsWith(nil)), authz.ReasonUnknown},
+		"RS256, kid of EC":               {sign(jose.RS256, rsaKey, "ec", claimsWith(nil)), authz.ReasonUnknown},
+		"a short RSA key":                {joinParts(rs256(t, shortRSA, "short", claimsWith(nil))), authz.ReasonUnknown},
 		"a published private key":        {sign(jose.ES256, otherEC, "private", claimsWith(nil)), authz.ReasonUnknown},
 		"a key for another algorithm":    {sign(jose.ES256, otherEC, "es512", claimsWith(nil)), authz.ReasonUnknown},
 		"a key for encryption":           {sign(jose.ES256, ecKey, "enc", claimsWith(nil)), authz.ReasonUnknown},
@@ -81,21 +81,21 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		"crit":                           {header("crit", []string{"exp"}), authz.ReasonMalformed},
 		"another type":                   {signWith(ecKey, (&jose.SignerOptions{}).WithType("at+jwt").WithHeader("kid", "ec"), claimsWith(nil)), authz.ReasonMalformed},
 		"an embedded key":                {signWith(otherEC, (&jose.SignerOptions{EmbedJWK: true}).WithType("JWT"), claimsWith(nil)), authz.ReasonMalformed},
-		"kid that is a number":           {rejoined(b64([]byte(`{"alg":"ES256","kid":1}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
-		"alg twice":                      {rejoined(b64([]byte(`{"alg":"none","alg":"ES256","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
-		"alg that is null":               {rejoined(b64([]byte(`{"alg":null,"kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
-		"Alg":                            {rejoined(b64([]byte(`{"Alg":"ES256","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
-		"no header":                      {rejoined("", genuine[1], genuine[2]), authz.ReasonMalformed},
+		"kid that is a number":           {joinParts(b64([]byte(`{"alg":"ES256","kid":1}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"alg twice":                      {joinParts(b64([]byte(`{"alg":"none","alg":"ES256","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"alg that is null":               {joinParts(b64([]byte(`{"alg":null,"kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"Alg":                            {joinParts(b64([]byte(`{"Alg":"ES256","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"no header":                      {joinParts("", genuine[1], genuine[2]), authz.ReasonMalformed},
 		"two dots":                       {"..", authz.ReasonMalformed},
-		"a changed payload":              {rejoined(genuine[0], parts(withClaims(fields{"sub": "eve"}))[1], genuine[2]), authz.ReasonUnknown},
-		"a changed signature":            {rejoined(genuine[0], genuine[1], parts(withClaims(fields{"sub": "eve"}))[2]), authz.ReasonUnknown},
-		"no signature":                   {rejoined(genuine[0], genuine[1], ""), authz.ReasonUnknown},
-		"a signature of zeros":           {rejoined(genuine[0], genuine[1], b64(make([]byte, 64))), authz.ReasonUnknown},
-		"a signature in DER":             {rejoined(genuine[0], genuine[1], b64(must(ecKey.Sign(rand.Reader, make([]byte, 32), crypto.SHA256)))), authz.ReasonUnknown},
-		"unused bits of the header":      {rejoined(trailing(b64([]byte(`{"alg":"ES256","kid":"ec"}`))), genuine[1], genuine[2]), authz.ReasonMalformed},
-		"unused bits of the signature":   {rejoined(genuine[0], genuine[1], trailing(genuine[2])), authz.ReasonMalformed},
-		"padding":                        {rejoined(genuine[0]+"=", genuine[1], genuine[2]), authz.ReasonMalformed},
-		"four parts":                     {rejoined(genuine[0], genuine[1], genuine[2]+"."+genuine[2]), authz.ReasonMalformed},
+		"a changed payload":              {joinParts(genuine[0], parts(withClaims(fields{"sub": "eve"}))[1], genuine[2]), authz.ReasonUnknown},
+		"a changed signature":            {joinParts(genuine[0], genuine[1], parts(withClaims(fields{"sub": "eve"}))[2]), authz.ReasonUnknown},
+		"no signature":                   {joinParts(genuine[0], genuine[1], ""), authz.ReasonUnknown},
+		"a signature of zeros":           {joinParts(genuine[0], genuine[1], b64(make([]byte, 64))), authz.ReasonUnknown},
+		"a signature in DER":             {joinParts(genuine[0], genuine[1], b64(must(ecKey.Sign(rand.Reader, make([]byte, 32), crypto.SHA256)))), authz.ReasonUnknown},
+		"unused bits of the header":      {joinParts(withUnusedBit(b64([]byte(`{"alg":"ES256","kid":"ec"}`))), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"unused bits of the signature":   {joinParts(genuine[0], genuine[1], withUnusedBit(genuine[2])), authz.ReasonMalformed},
+		"padding":                        {joinParts(genuine[0]+"=", genuine[1], genuine[2]), authz.ReasonMalformed},
+		"four parts":                     {joinParts(genuine[0], genuine[1], genuine[2]+"."+genuine[2]), authz.ReasonMalformed},
 
 		"expired":                   {withClaims(fields{"exp": now - 11}), authz.ReasonExpired},
 		"expired long ago":          {withClaims(fields{"exp": 1}), authz.ReasonExpired},
@@ -171,8 +171,8 @@ func TestForgedTokensAreRefused(t *testing.T) {
 	}
 }
 
-// trailing sets an unused bit at the end of a base64 text.
-func trailing(encoded string) string {
+// withUnusedBit sets an unused bit at the end of a base64 text.
+func withUnusedBit(encoded string) string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	last := strings.IndexByte(alphabet, encoded[len(encoded)-1])
 	if len(encoded)%4 == 0 || last&1 != 0 {

@@ -24,7 +24,7 @@ import (
 // issuer verifies the tokens of one issuer.
 type issuer struct {
 	format  authz.SessionFormat
-	salt    uint64 // issuers share the cache; the salt makes their slots different
+	salt    uint64 // the issuers share one cache; the salt makes their cache keys different
 	clock   func() time.Time
 	keys    *keyring // the public keys; nil: the format has no JWKS URL
 	methods []string
@@ -46,8 +46,8 @@ func newIssuer(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) 
 	return i
 }
 
-// verified is a token that passed verification.
-type verified struct {
+// verifiedToken is a token that passed verification.
+type verifiedToken struct {
 	digest  authz.Digest
 	issuer  *issuer
 	key     key // the key that verified the signature
@@ -67,7 +67,9 @@ func (i *issuer) trusts(k key) bool {
 	return k.public == nil || i.keys.trusts(k)
 }
 
-func (i *issuer) expired(at time.Time) bool { return !i.clock().Before(at.Add(i.format.Leeway)) }
+func (i *issuer) expired(expiry time.Time) bool {
+	return !i.clock().Before(expiry.Add(i.format.Leeway))
+}
 
 // denial is the reason why a token is refused, with a detail for the operator.
 type denial struct {
@@ -76,13 +78,13 @@ type denial struct {
 }
 
 // verify returns a verified token or a denial. An error means that the result is unknown.
-func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, error) {
+func (i *issuer) verify(ctx context.Context, token string) (*verifiedToken, denial, error) {
 	h, ok := readHeader(token)
 	if !ok || h.algorithm == "" {
 		return nil, denial{reason: authz.ReasonMalformed}, nil
 	}
 	if !slices.Contains(i.methods, h.algorithm) {
-		return nil, denial{authz.ReasonUnsupportedAlgorithm, i.unsupported(h.algorithm)}, nil
+		return nil, denial{authz.ReasonUnsupportedAlgorithm, i.unsupportedDetail(h.algorithm)}, nil
 	}
 	var k key
 	var material any = []byte(i.format.HS256Secret.Reveal())
@@ -108,13 +110,13 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, e
 	case c.anonymous && !i.format.Anonymous:
 		return nil, denial{authz.ReasonUnknown, "the token belongs to an anonymous user: set session.anonymous to accept such tokens"}, nil
 	case c.app != nil && !c.app.isOneOf(i.format.ClientIDs):
-		return nil, denial{authz.ReasonAppToken, "the token was given to an app that session.client_ids does not name"}, nil
+		return nil, denial{authz.ReasonAppToken, "the token was given to an app whose id is not in session.client_ids"}, nil
 	}
-	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
+	return &verifiedToken{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
 }
 
 // mismatch describes the setting that does not match a token with a valid signature. For other errors and for a forged token,
-// mismatch returns "". So it quotes only text that the issuer has signed.
+// mismatch returns "". So the description quotes only text that the issuer has signed.
 func (i *issuer) mismatch(err error, c claims) string {
 	switch {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenMalformed) || errors.Is(err, jwt.ErrTokenUnverifiable):
@@ -131,9 +133,9 @@ func (i *issuer) mismatch(err error, c claims) string {
 
 var algorithmForm = regexp.MustCompile(`^[A-Za-z0-9-]{1,16}$`)
 
-// unsupported returns the detail for a token with an algorithm that the API does not accept. It quotes the algorithm only if it has
-// the form of an algorithm's name, because the token's signature is not verified.
-func (i *issuer) unsupported(algorithm string) string {
+// unsupportedDetail returns the detail for a token with an algorithm that the API does not accept. The detail quotes only text
+// that has the form of an algorithm's name, because the token's signature is not verified.
+func (i *issuer) unsupportedDetail(algorithm string) string {
 	switch {
 	case !algorithmForm.MatchString(algorithm):
 		algorithm = "of an unknown form"
@@ -145,8 +147,8 @@ func (i *issuer) unsupported(algorithm string) string {
 	return "the token's algorithm is " + algorithm + "; the API accepts " + strings.Join(i.methods, ", ")
 }
 
-// reasonOf returns why a token is refused: malformed, expired, or unknown. Other errors take precedence over the expiry, so
-// "expired" means that the token was valid once.
+// reasonOf returns why the parser refuses a token: malformed, expired, or unknown. Errors in iss, aud, nbf and iat take
+// precedence over the expiry.
 func reasonOf(err error) authz.Reason {
 	switch {
 	case errors.Is(err, jwt.ErrTokenMalformed), errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
@@ -175,8 +177,8 @@ func readHeader(token string) (_ header, ok bool) {
 	}
 	var h header
 	kind := "JWT"
-	for name, to := range map[string]*string{"alg": &h.algorithm, "kid": &h.keyID, "typ": &kind} {
-		if value, ok := fields[name]; ok && !readText(value, to) {
+	for name, target := range map[string]*string{"alg": &h.algorithm, "kid": &h.keyID, "typ": &kind} {
+		if value, ok := fields[name]; ok && !readText(value, target) {
 			return header{}, false
 		}
 	}
@@ -184,6 +186,6 @@ func readHeader(token string) (_ header, ok bool) {
 }
 
 // readText reads a JSON string, and refuses any other JSON value.
-func readText(value json.RawMessage, to *string) bool {
-	return bytes.HasPrefix(value, []byte(`"`)) && json.Unmarshal(value, to) == nil
+func readText(value json.RawMessage, target *string) bool {
+	return bytes.HasPrefix(value, []byte(`"`)) && json.Unmarshal(value, target) == nil
 }

@@ -22,21 +22,21 @@ const (
 	maxKeySet    = 256 << 10 // bytes
 	minRSA       = 2048      // bits (RFC 7518, section 3.3)
 
-	// unknownEvery is the minimum time between two fetches for tokens with an unknown key id. Without this minimum, forged key ids
-	// could cause any number of fetches.
-	unknownEvery = 30 * time.Second
-	// unknownWait is how long the check of a token with an unknown key id waits for the fetch. This wait is shorter than Envoy's
-	// timeout for the check.
-	unknownWait = 200 * time.Millisecond
-	// retryEvery is the delay before a failed fetch is retried. If a quarter of the maximum age is shorter, the delay is this
+	// unknownKeyInterval is the minimum time between two fetches for tokens with an unknown key id. Without this minimum, forged
+	// key ids could cause any number of fetches.
+	unknownKeyInterval = 30 * time.Second
+	// unknownKeyWait is how long the check of a token with an unknown key id waits for the fetch. This wait is shorter than
+	// Envoy's timeout for the check.
+	unknownKeyWait = 200 * time.Millisecond
+	// retryDelay is the delay before a failed fetch is retried. If a quarter of the maximum age is shorter, the delay is this
 	// quarter.
-	retryEvery = 5 * time.Second
+	retryDelay = 5 * time.Second
 	// startGrace is how long a sidecar is not ready if the issuer does not answer.
 	startGrace = 30 * time.Second
 )
 
-// keyring fetches and caches the public keys of an issuer. It fetches them every quarter of their maximum age, so that three
-// fetches may fail before the keys are too old. It also fetches them when a token names an unknown key.
+// keyring fetches and caches the public keys of an issuer. It fetches the keys every quarter of their maximum age, so three
+// fetches may fail before the keys are too old. It also fetches the keys when a token has an unknown key id.
 type keyring struct {
 	url     string
 	maxAge  time.Duration
@@ -98,7 +98,7 @@ func (k *keyring) refresh() {
 			select {
 			case <-k.ctx.Done():
 				return
-			case <-time.After(min(k.maxAge/4, retryEvery)):
+			case <-time.After(min(k.maxAge/4, retryDelay)):
 			}
 		}
 	}
@@ -136,10 +136,10 @@ func (k *keyring) runFetch(f *flight) {
 			k.log.Info("the keys of sessions could be fetched again")
 		}
 		previous := k.current.Load()
-		set.at = startedAt
+		set.fetchedAt = startedAt
 		set.keepPointers(previous)
 		if len(set.ambiguous) > 0 && (previous == nil || !slices.Equal(previous.ambiguous, set.ambiguous)) {
-			k.log.Warn("keys of sessions were left out: several keys have one kid and one algorithm", "kids", set.ambiguous[:min(len(set.ambiguous), 10)], "count", len(set.ambiguous))
+			k.log.Warn("keys of sessions were ignored: several different keys have the same kid and the same algorithm", "kids", set.ambiguous[:min(len(set.ambiguous), 10)], "count", len(set.ambiguous))
 		}
 		k.current.Store(set)
 	case k.ctx.Err() == nil:
@@ -171,20 +171,20 @@ func (k *keyring) load() (*keySet, error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the answer is %d", response.StatusCode)
+		return nil, fmt.Errorf("the response has the status %d", response.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxKeySet+1))
 	if err != nil {
 		return nil, fetchError(err)
 	}
 	if len(body) > maxKeySet {
-		return nil, fmt.Errorf("the answer is longer than %d bytes", maxKeySet)
+		return nil, fmt.Errorf("the response is longer than %d bytes", maxKeySet)
 	}
 	return parseKeys(body)
 }
 
-// fetchError returns why a fetch got no answer. It quotes neither the URL, which may contain an API key of the issuer, nor the
-// bytes of an invalid answer.
+// fetchError returns why a fetch got no valid response. It quotes neither the URL, which may contain an API key of the issuer,
+// nor the bytes of an invalid response.
 func fetchError(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok && !op.Timeout() {
 		return op
@@ -195,7 +195,7 @@ func fetchError(err error) error {
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		return fmt.Errorf("no answer within %v", fetchTimeout)
 	}
-	return errors.New("the answer is not valid HTTP")
+	return errors.New("the response is not valid HTTP")
 }
 
 // find returns the key with the name. An error means that the result is unknown: the keys are too old, or the fetch that
@@ -205,9 +205,9 @@ func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, er
 	if public := set.find(name); public != nil {
 		return key{name, public}, "", k.tooOld(set)
 	}
-	wait := time.NewTimer(unknownWait)
+	wait := time.NewTimer(unknownKeyWait)
 	defer wait.Stop()
-	for range 2 { // twice: the answer to a fetch that was already running may be older than the key
+	for range 2 { // twice, because a fetch that was already running may return a set that is older than the key
 		f := k.fetchUnknown()
 		if f == nil {
 			break
@@ -230,15 +230,15 @@ func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, er
 	return key{}, authz.ReasonUnknown, k.tooOld(set)
 }
 
-// fetchUnknown joins the running fetch, or starts one. It returns nil if an unknown key id caused a fetch less than unknownEvery
-// ago.
+// fetchUnknown joins the running fetch, or starts one. If an unknown key id caused a fetch less than unknownKeyInterval ago, it
+// returns nil.
 func (k *keyring) fetchUnknown() *flight {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.flight != nil {
 		return k.flight
 	}
-	if !k.lastUnknown.IsZero() && time.Since(k.lastUnknown) < unknownEvery {
+	if !k.lastUnknown.IsZero() && time.Since(k.lastUnknown) < unknownKeyInterval {
 		return nil
 	}
 	k.lastUnknown = time.Now()
@@ -251,12 +251,12 @@ func (k *keyring) trusts(trusted key) bool {
 	return k.tooOld(set) == nil && set.keys[trusted.name] == trusted.public
 }
 
-// tooOld returns an error if there is no set, or if it is older than the maximum age.
+// tooOld returns an error if there is no set, or if the set is older than the maximum age.
 func (k *keyring) tooOld(set *keySet) error {
 	switch {
 	case set == nil:
 		return fmt.Errorf("the keys of sessions were never fetched: %w", k.reason())
-	case time.Since(set.at) >= k.maxAge:
+	case time.Since(set.fetchedAt) >= k.maxAge:
 		return fmt.Errorf("the keys of sessions are too old: %w", k.reason())
 	}
 	return nil
@@ -270,8 +270,8 @@ func (k *keyring) reason() error {
 	return errors.New("the issuer has not yet answered")
 }
 
-// ready reports whether keys were ever fetched, or startGrace has passed. problem says why keys are missing or old; nil: no keys
-// are missing or old.
+// ready reports whether keys were ever fetched, or startGrace has passed. problem describes missing, old, ignored or unusable
+// keys; nil: there is no problem.
 func (k *keyring) ready() (ready bool, problem error) {
 	if k == nil {
 		return true, nil
@@ -281,9 +281,9 @@ func (k *keyring) ready() (ready bool, problem error) {
 	case k.tooOld(set) != nil:
 		return set != nil || time.Since(k.started) >= startGrace, k.tooOld(set)
 	case k.lastErr.Load() != nil:
-		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched again: %w", time.Since(set.at).Round(time.Second), k.reason())
+		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched again: %w", time.Since(set.fetchedAt).Round(time.Second), k.reason())
 	case len(set.ambiguous) > 0:
-		return true, fmt.Errorf("keys were left out: several keys have one kid and one algorithm: %.200s", fmt.Sprintf("%q", set.ambiguous))
+		return true, fmt.Errorf("keys were ignored: several different keys have the same kid and the same algorithm: %.200s", fmt.Sprintf("%q", set.ambiguous))
 	case len(set.keys) == 0:
 		return true, errors.New("the issuer publishes no public key that is usable for sessions")
 	}
@@ -296,6 +296,6 @@ func (k *keyring) stats(s *Stats) {
 	}
 	s.Public, s.Fetched, s.FetchFailed = true, k.fetched.Load(), k.failed.Load()
 	if set := k.current.Load(); set != nil {
-		s.KeysAge, s.Keys = time.Since(set.at), len(set.keys)
+		s.KeysAge, s.Keys = time.Since(set.fetchedAt), len(set.keys)
 	}
 }

@@ -54,7 +54,7 @@ func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 		}
 	}
 	if got := p.Fetches() - 1; got < 1 || got > 2 {
-		t.Errorf("%d forged key ids over %d s made %d fetches", forged, seconds, got)
+		t.Errorf("%d forged key ids over %d s caused %d fetches", forged, seconds, got)
 	}
 	// In the meantime, startGrace has passed for the verifier whose issuer never answers.
 	if notices, err := unreachable.Ready(); err != nil || len(notices) != 1 || !strings.Contains(notices[0], "never fetched") {
@@ -62,7 +62,7 @@ func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 	}
 }
 
-// The issuer changes its key. The issuer publishes the new key before it signs tokens with this key, or at the same moment. No
+// The issuer changes its key. It publishes the new key before it signs tokens with this key, or at the same moment. No valid
 // session is refused. The old key is rejected once JWKSMaxAge has passed since the issuer withdrew the key.
 func TestKeysRotateUnderLoad(t *testing.T) {
 	t.Parallel()
@@ -143,7 +143,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 	redirectTarget := supabase.Start()
 	t.Cleanup(redirectTarget.Close)
 	redirectTarget.Publish(public("ec", &ecKey.PublicKey))
-	for name, answer := range map[string]http.HandlerFunc{
+	for name, handler := range map[string]http.HandlerFunc{
 		"no HTTP": func(w http.ResponseWriter, r *http.Request) {
 			c, _, _ := w.(http.Hijacker).Hijack()
 			_, _ = io.WriteString(c, "HTTP/1.1 200 "+r.URL.Path+"\nx\n\n")
@@ -166,7 +166,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			p := publish(t, public("ec", &ecKey.PublicKey))
 			v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}, nil)
 			cachedToken := es256(ecKey, "ec")
-			p.ServeInstead(answer)
+			p.ServeInstead(handler)
 			var lastErr error
 			eventually(t, "the keys are too old", func() bool {
 				for _, token := range []authz.Secret{es256(ecKey, "ec"), cachedToken} {
@@ -197,7 +197,8 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// While an issuer does not answer, a token with an unknown key waits only for unknownWait. A token with a known key does not wait.
+// While an issuer does not answer, a token with an unknown key waits only for unknownKeyWait. A token with a known key does not
+// wait.
 func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
@@ -222,18 +223,19 @@ func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {
 	close(release)
 }
 
-// The answer to a fetch that is already running does not contain a key that was published after the fetch started.
+// The response to a fetch that is already running does not contain a key that was published after the fetch started. So the
+// check of a token with this key fetches the keys again.
 func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}, nil)
 	var once sync.Once
-	fetching, answer := make(chan struct{}), make(chan struct{})
+	fetching, release := make(chan struct{}), make(chan struct{})
 	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) {
 		keys := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public("new", &otherEC.PublicKey)}}
 		once.Do(func() {
 			close(fetching)
-			<-answer
+			<-release
 			keys.Keys = []jose.JSONWebKey{public("old", &ecKey.PublicKey)}
 		})
 		_ = json.NewEncoder(w).Encode(keys)
@@ -251,7 +253,7 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 		}
 	}()
 	time.Sleep(50 * time.Millisecond) // until the check waits for the fetch
-	close(answer)
+	close(release)
 	<-done
 }
 
@@ -274,7 +276,7 @@ func TestFailedFetchIsRetried(t *testing.T) {
 }
 
 // The verifier can be closed during calls of Verify. This happens in a sidecar that did not stop in time.
-func TestCloseDuringLookups(t *testing.T) {
+func TestCloseDuringVerify(t *testing.T) {
 	t.Parallel()
 	for range 20 {
 		p := publish(t, public("ec", &ecKey.PublicKey))
@@ -296,7 +298,7 @@ func TestCloseDuringLookups(t *testing.T) {
 	}
 }
 
-// A sidecar that starts before its issuer accepts no session, and reports why.
+// If a sidecar starts before its issuer, the sidecar accepts no session and reports the reason.
 func TestIssuerThatStartsLater(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))

@@ -19,17 +19,17 @@ import (
 
 // keySet is the result of one fetch. It is immutable.
 type keySet struct {
-	keys map[keyName]crypto.PublicKey
-	at   time.Time
-	// ambiguous are the ids that several different keys of one algorithm share. None of these keys is in use.
+	keys      map[keyName]crypto.PublicKey
+	fetchedAt time.Time
+	// ambiguous contains the ids that several different keys of one algorithm share. None of these keys is in use.
 	ambiguous []string
 }
 
 // keyName identifies a key in a set. The id does not suffice: keys of different types may share an id (RFC 7517, section 4.5).
 type keyName struct{ id, algorithm string }
 
-// keepPointers uses the previous set's pointer for each key that the previous set also contains. So an unchanged key keeps its
-// pointer, and keys can be compared by pointer.
+// keepPointers uses the pointer of the previous set for each key that the previous set also contains. So an unchanged key keeps
+// its pointer, and pointers can be compared instead of keys.
 func (s *keySet) keepPointers(previous *keySet) {
 	if previous == nil {
 		return
@@ -47,15 +47,16 @@ func equal(a, b crypto.PublicKey) bool {
 }
 
 // parseKeys returns the public keys that may verify a session's token (RFC 7517, section 5). Such a key has an id, is for
-// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips other keys, because a set may contain
-// them. It also skips a key if the set contains the key's private half. Different keys with one id and one algorithm are ambiguous:
-// parseKeys skips all of these keys, and uses the rest of the set. A set without a list of keys is an error.
+// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips other keys, because a set may
+// contain them. It also skips a key if the set contains the key's private half. Different keys with one id and one algorithm
+// are ambiguous: parseKeys skips all of these keys, and uses the other keys of the set. A set without a list of keys is an
+// error.
 func parseKeys(body []byte) (*keySet, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(body, &document); err != nil || document.Keys == nil {
-		return nil, errors.New("the answer is not a JWK set")
+		return nil, errors.New("the response is not a JWK set")
 	}
 	keys := make(map[keyName]crypto.PublicKey)
 	ambiguous := make(map[keyName]bool)

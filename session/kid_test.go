@@ -29,22 +29,22 @@ func TestDuplicateKeyID(t *testing.T) {
 		ec, rsa   bool // whether a token of this key, with the id k, is accepted
 		ambiguous bool
 	}{
-		"of two types":                    {[]jose.JSONWebKey{ec, rs}, true, true, false},
-		"of two types, without alg":       {[]jose.JSONWebKey{withoutAlg(rs), withoutAlg(ec)}, true, true, false},
-		"of two algorithms":               {[]jose.JSONWebKey{rs, withAlg(public("k", &otherRSA.PublicKey), "PS256")}, false, true, false},
-		"of two algorithms, swapped":      {[]jose.JSONWebKey{withAlg(public("k", &otherRSA.PublicKey), "RS512"), rs}, false, true, false},
-		"one for encryption":              {[]jose.JSONWebKey{ec, {Key: &otherEC.PublicKey, KeyID: "k", Use: "enc"}}, true, false, false},
-		"one of another curve":            {[]jose.JSONWebKey{{Key: &wrongEC.PublicKey, KeyID: "k", Use: "sig"}, ec}, true, false, false},
-		"one that is too short":           {[]jose.JSONWebKey{{Key: &shortRSA.PublicKey, KeyID: "k", Use: "sig"}, rs}, false, true, false},
-		"one is a secret":                 {[]jose.JSONWebKey{{Key: []byte(secret), KeyID: "k"}, ec}, true, false, false},
-		"the same key":                    {[]jose.JSONWebKey{ec, ec, withoutAlg(ec)}, true, false, false},
-		"two of one type":                 {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey)}, false, false, true},
-		"two of one type, one again":      {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey), ec}, false, false, true},
-		"one of them without alg":         {[]jose.JSONWebKey{ec, withoutAlg(public("k", &otherEC.PublicKey))}, false, false, true},
-		"two of one type, one of another": {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
-		"a private half is published":     {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
-		"a private half with another id":  {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
-		"two of each":                     {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey), public("k", &otherRSA.PublicKey)}, false, false, true},
+		"keys of two types":                     {[]jose.JSONWebKey{ec, rs}, true, true, false},
+		"keys of two types, without alg":        {[]jose.JSONWebKey{withoutAlg(rs), withoutAlg(ec)}, true, true, false},
+		"keys of two algorithms":                {[]jose.JSONWebKey{rs, withAlg(public("k", &otherRSA.PublicKey), "PS256")}, false, true, false},
+		"keys of two algorithms, swapped":       {[]jose.JSONWebKey{withAlg(public("k", &otherRSA.PublicKey), "RS512"), rs}, false, true, false},
+		"one key for encryption":                {[]jose.JSONWebKey{ec, {Key: &otherEC.PublicKey, KeyID: "k", Use: "enc"}}, true, false, false},
+		"one key of another curve":              {[]jose.JSONWebKey{{Key: &wrongEC.PublicKey, KeyID: "k", Use: "sig"}, ec}, true, false, false},
+		"one key that is too short":             {[]jose.JSONWebKey{{Key: &shortRSA.PublicKey, KeyID: "k", Use: "sig"}, rs}, false, true, false},
+		"one key is a secret":                   {[]jose.JSONWebKey{{Key: []byte(secret), KeyID: "k"}, ec}, true, false, false},
+		"the same key":                          {[]jose.JSONWebKey{ec, ec, withoutAlg(ec)}, true, false, false},
+		"two keys of one type":                  {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey)}, false, false, true},
+		"two keys of one type, one key twice":   {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey), ec}, false, false, true},
+		"two keys of one type, one without alg": {[]jose.JSONWebKey{ec, withoutAlg(public("k", &otherEC.PublicKey))}, false, false, true},
+		"two keys of one type, one of another":  {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
+		"a private half is published":           {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
+		"a private half with another id":        {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
+		"two keys of each type":                 {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey), public("k", &otherRSA.PublicKey)}, false, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := publish(t, append(c.keys, public("unique", &otherEC.PublicKey))...)
@@ -77,7 +77,7 @@ func TestDuplicateKeyID(t *testing.T) {
 	}
 }
 
-// The names of a key's members are case-sensitive, and none may occur twice.
+// The names of a key's members are case-sensitive, and no name may occur twice.
 func TestJWKMembersAreRead(t *testing.T) {
 	validKey := string(must(public("k", &ecKey.PublicKey).MarshalJSON()))
 	other := string(must(public("other", &otherEC.PublicKey).MarshalJSON()))

@@ -14,7 +14,7 @@ import (
 // memory caches verified tokens. An entry stays correct as long as the token's key is trusted, so the memory needs no change
 // notifications. A nil memory stores nothing.
 type memory struct {
-	cache *ristretto.Cache[uint64, *verified]
+	cache *ristretto.Cache[uint64, *verifiedToken]
 
 	closing sync.RWMutex // guards closed: ristretto panics on a Set after its Close
 	closed  bool
@@ -22,12 +22,12 @@ type memory struct {
 
 func newMemory(bytes int64) (*memory, error) {
 	const overhead = 320 // bytes of ristretto and the allocator per entry, as measured for package store/cache
-	cache, err := ristretto.NewCache(&ristretto.Config[uint64, *verified]{
+	cache, err := ristretto.NewCache(&ristretto.Config[uint64, *verifiedToken]{
 		NumCounters:        max(1000, 10*bytes/600),
 		MaxCost:            bytes,
 		BufferItems:        64,
 		IgnoreInternalCost: true,
-		Cost: func(v *verified) int64 {
+		Cost: func(v *verifiedToken) int64 {
 			return int64(unsafe.Sizeof(*v)) + overhead + int64(len(v.key.name.id)+len(v.aal)+len(v.session.ID)+len(v.session.UserID))
 		},
 	})
@@ -37,8 +37,8 @@ func newMemory(bytes int64) (*memory, error) {
 	return &memory{cache: cache}, nil
 }
 
-// get returns the token with exactly this digest that the issuer has verified, or nil.
-func (m *memory) get(i *issuer, d authz.Digest) *verified {
+// get returns the verified token of the issuer with exactly this digest. If there is no such token, it returns nil.
+func (m *memory) get(i *issuer, d authz.Digest) *verifiedToken {
 	if m == nil {
 		return nil
 	}
@@ -48,7 +48,7 @@ func (m *memory) get(i *issuer, d authz.Digest) *verified {
 	return nil
 }
 
-func (m *memory) set(v *verified) {
+func (m *memory) set(v *verifiedToken) {
 	if m == nil {
 		return
 	}

@@ -84,7 +84,7 @@ func eventually(t testing.TB, condition string, isTrue func() bool) {
 	}
 }
 
-func TestThreeAlgorithms(t *testing.T) {
+func TestValidTokensOfEachAlgorithm(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey), public("rsa", &rsaKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, JWKSURL: p.URL}, nil)
 	startedAt := time.Now().Unix() - 500
@@ -112,15 +112,15 @@ func TestThreeAlgorithms(t *testing.T) {
 	}
 }
 
-// The start of a session is the earliest time in the claim amr minus the leeway. Without a time in amr, the start is in 1970. A
-// start that is too early is safe, because the session cannot escape its revocation.
+// The start of a session is the earliest time in the claim amr, or iat if iat is earlier, minus the leeway. Without a time in
+// amr, the start is in 1970. A start that is too early is safe, because the session cannot escape its revocation.
 func TestSessionStart(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Leeway: time.Minute}, nil)
 	now := time.Now().Unix()
-	at := func(times ...any) []fields {
+	methodsAt := func(times ...any) []fields {
 		var list []fields
-		for _, when := range times {
-			list = append(list, fields{"method": "password", "timestamp": when})
+		for _, timestamp := range times {
+			list = append(list, fields{"method": "password", "timestamp": timestamp})
 		}
 		return list
 	}
@@ -128,12 +128,12 @@ func TestSessionStart(t *testing.T) {
 		amr  any
 		want int64
 	}{
-		"one method":                {at(now - 100), now - 160},
-		"two methods":               {at(now-100, now-500), now - 560},
-		"later than iat":            {at(now + 30), now - 60},
-		"one method without a time": {at(nil, now-100), now - 160},
-		"in milliseconds":           {at(now * 1000), 0},
-		"as text":                   {at("1700000000"), 0},
+		"one method":                {methodsAt(now - 100), now - 160},
+		"two methods":               {methodsAt(now-100, now-500), now - 560},
+		"later than iat":            {methodsAt(now + 30), now - 60},
+		"one method without a time": {methodsAt(nil, now-100), now - 160},
+		"in milliseconds":           {methodsAt(now * 1000), 0},
+		"as text":                   {methodsAt("1700000000"), 0},
 		"methods without times":     {[]string{"pwd"}, 0},
 		"no amr":                    {nil, 0},
 		"of another form":           {fields{"timestamp": now}, 0},

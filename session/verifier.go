@@ -98,8 +98,9 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 	return authz.VerifiedSession{Session: verified.session, AAL: verified.aal}, nil
 }
 
-// Ready returns an error until the keys of every issuer have been fetched once. After half a minute, an issuer that does not
-// answer is only a notice. Notices report problems that affect only sessions, so they do not make the sidecar unready.
+// Ready returns an error until the keys of every issuer have been fetched once. Half a minute after the start, an issuer that
+// does not answer causes only a notice. Notices report problems that affect only sessions, so a notice does not make the
+// sidecar unready.
 func (v *Verifier) Ready() (notices []string, err error) {
 	for _, api := range slices.Sorted(maps.Keys(v.issuers)) {
 		ready, problem := v.issuers[api].keys.ready()
@@ -113,15 +114,15 @@ func (v *Verifier) Ready() (notices []string, err error) {
 	return notices, err
 }
 
-// counts counts an issuer's answers for [Stats].
+// counts contains the numbers of an issuer's results, for [Stats].
 type counts struct{ remembered, verified, denied, failed atomic.Uint64 }
 
 // Stats are the statistics of one API, for its metrics.
 type Stats struct {
-	// Remembered, Verified, Denied and Failed count the results of Verify: answers from the cache, answers after a verification,
-	// denials, and errors.
+	// These fields count the results of Verify. Remembered: results from the cache. Verified: tokens that passed a verification.
+	// Denied: refused tokens. Failed: errors.
 	Remembered, Verified, Denied, Failed uint64
-	// Public reports whether the API has public keys to fetch. The following fields are about these keys.
+	// Public reports whether the API has public keys to fetch. The following fields describe these keys.
 	Public bool
 	// KeysAge is the time since the keys in use were fetched; 0: never fetched.
 	KeysAge time.Duration

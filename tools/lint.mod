@@ -1,4 +1,4 @@
-// golangci-lint. It has its own module because opa and golangci-lint need different versions of gobwas/glob.
+// golangci-lint has its own module, because opa and golangci-lint need different versions of gobwas/glob.
 module github.com/keywicket/keywicket/tools/lint
 
 go 1.26.0

@@ -1,4 +1,5 @@
-// The stock opa command, in the version of the library in go.mod. lint.mod explains why it has its own module.
+// The standard opa program, in the same version as the opa library in go.mod. lint.mod explains why this program has its own
+// module.
 module github.com/keywicket/keywicket/tools/opa
 
 go 1.26.0

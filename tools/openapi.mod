@@ -1,4 +1,5 @@
-// Stripe's OpenAPI document, which test/openapi converts to a table. It has its own module, like opa.mod and lint.mod.
+// This module contains Stripe's OpenAPI document, which test/openapi converts to a table. It is a separate module, like opa.mod and
+// lint.mod.
 module github.com/keywicket/keywicket/tools/openapi
 
 go 1.26.0

@@ -1,5 +1,5 @@
-// Package mask shortens keys in texts to the part that may be shown. An operator may paste a key in the wrong place, and messages
-// quote what the operator wrote.
+// Package mask shortens keys in texts to the part that may be shown. An operator may paste a key in the wrong place, and error
+// messages quote the input.
 package mask
 
 import (
@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Arguments shortens each argument of 20 bytes or more in text to its first 8 bytes. It does the same with the value of a
-// --flag=value argument. Such an argument could be a key that was pasted in the wrong place.
+// Arguments returns text, in which it shortens each argument of 20 bytes or more to its first 8 bytes. It does the same with the
+// value of a --flag=value argument. Such an argument could be a key that was pasted in the wrong place.
 func Arguments(text string, args []string) string {
 	const visible, minLength = 8, 20
 	for _, arg := range args {
@@ -46,8 +46,8 @@ func Keys(apis map[string]authz.API, text string) string {
 	})
 }
 
-// Start shortens text to the part that may be shown. text may be a whole key, or a part of a key's prefix. If no configured prefix
-// matches, Start returns an error that does not contain text, because no format defines how much of it may be shown.
+// Start shortens text to the part that may be shown. The parameter text is a whole key, or the beginning of a key. If no configured
+// prefix matches, no format defines how much of text may be shown. Then Start returns an error, which does not contain text.
 func Start(apis map[string]authz.API, text string) (string, error) {
 	var prefix string
 	var prefixes []string

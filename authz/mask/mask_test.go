@@ -8,7 +8,7 @@ import (
 )
 
 // A key pasted in the wrong place must not appear in the scrollback of a terminal or in a log.
-func TestMasked(t *testing.T) {
+func TestKeysAreShortened(t *testing.T) {
 	const key = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
 	if got := mask.Arguments("unexpected argument "+key, []string{"token", "list", key}); got != "unexpected argument sk_live_…" {
 		t.Error(got)

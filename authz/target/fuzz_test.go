@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 )
 
-// expectedSegments applies the rule of docs/policies.md with regular expressions: the path is split at its slashes, each segment
-// is decoded once, and some texts are refused.
+// expectedSegments implements the rule of docs/policies.md a second time, with regular expressions. It splits the path at its
+// slashes, decodes each segment once, and refuses some texts.
 var (
 	segmentForm = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,=:@;-]|%[0-9A-Fa-f]{2})*$`)
 	refusedText = regexp.MustCompile(`[/\\\x00-\x1f\x7f\x{80}-\x{9f}]|%[0-9A-Fa-f]{2}|^\.{1,2}(?:[;?#]|$)|^;`)
@@ -41,8 +41,9 @@ func expectedSegments(p string, allowed target.Parameters) (segments []string, o
 	return segments, true
 }
 
-// FuzzPath checks that a path has decoded segments if and only if the path has one clear meaning. Other spellings of the path have
-// the same segments. A server that unescapes the path before the split, cleans it, or decodes it twice gets the same segments too.
+// FuzzPath checks that Segments accepts a path if and only if expectedSegments does. Other spellings of an accepted path must have
+// the same segments. A server that unescapes the path before the split, cleans the path, or decodes it twice must get the same
+// segments too.
 func FuzzPath(f *testing.F) {
 	for _, p := range []string{
 		"/", "/a", "/a/b", "/a/", "/.well-known/x", "/a...b/..c", "/-._~!$&'()*+,=:@", "/caf%C3%A9/%20", "/%41", "", "*", "a", "//",
@@ -85,8 +86,8 @@ func FuzzPath(f *testing.F) {
 		if joined := target.JoinSegments(segments); unescaped != joined || path.Clean(joined) != "/"+strings.Trim(joined, "/") {
 			t.Fatalf("%q is unescaped to %q, cleaned to %q, and the path is %q", p, unescaped, path.Clean(joined), joined)
 		}
-		if twice, err := url.PathUnescape(unescaped); err == nil && twice != unescaped {
-			t.Fatalf("%q is unescaped to %q, and then to %q", p, unescaped, twice)
+		if decodedTwice, err := url.PathUnescape(unescaped); err == nil && decodedTwice != unescaped {
+			t.Fatalf("%q is unescaped to %q, and then to %q", p, unescaped, decodedTwice)
 		}
 	})
 }

@@ -35,9 +35,9 @@ func NewHosts(patterns map[string][]string) (Hosts, error) {
 	return h, nil
 }
 
-// Find returns the name of the API that serves the host, or "". Find ignores letter case and the port, because the client chooses
-// them and Envoy's routing ignores them too. A trailing dot is significant, as in Envoy. An exact host takes precedence over a
-// wildcard, and a longer wildcard over a shorter wildcard. Envoy selects virtual hosts in the same order.
+// Find returns the name of the API that serves the host, or "". Find ignores letter case and the port: the client chooses both, and
+// Envoy's routing ignores both. A trailing dot is significant, as in Envoy. An exact host takes precedence over a wildcard. A
+// longer wildcard takes precedence over a shorter one. Envoy selects virtual hosts in the same order.
 func (h Hosts) Find(host string) string {
 	host = strings.Map(lowerASCII, host)
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {

@@ -11,8 +11,8 @@ import (
 )
 
 // Parameters lists the special characters ("#", "%", "?" and ";") that an API permits in its path parameters. These characters are
-// valid in a URL if they are escaped. But servers that decode a path too early, or twice, interpret them as syntax. The zero value
-// permits no special character.
+// valid in a URL if they are escaped. But a server that decodes a path too early, or twice, interprets them as syntax. The zero
+// value permits no special character.
 type Parameters struct {
 	// MayHold lists the characters that the decoded text may contain.
 	MayHold []string `yaml:"may_hold" json:"may_hold"`
@@ -24,7 +24,7 @@ type Parameters struct {
 // special are the characters that [Parameters] must permit.
 const special = "#%?;"
 
-// Validate returns an error for an invalid permission. The text of the error starts with the configuration key that is invalid.
+// Validate returns an error if the parameters are invalid. The text of the error starts with the invalid configuration key.
 func (p Parameters) Validate() error {
 	for _, c := range p.MayHold {
 		if len(c) != 1 || !strings.Contains(special, c) {
@@ -65,15 +65,16 @@ func (c NotPermittedError) Error() string {
 }
 
 // Segments returns the decoded segments of a raw path: it splits the path at its slashes and decodes each segment once (RFC 3986,
-// section 2.4). Every spelling of a path has the same segments, and policies compare these.
+// section 2.4). Every spelling of a path has the same segments. Policies compare the segments.
 //
-// A path with a trailing slash has a last segment "". For a path without one clear meaning, Segments returns an error, and no route
-// matches the path. Such a path has one of these properties:
+// A path with a trailing slash has a last segment "". If servers may read a path differently, Segments returns an error, and no
+// route matches the path. Such a path has one of these properties:
 //
 //   - it does not start with one slash, or has an empty segment or a dot segment;
-//   - it has a character that RFC 3986's pchar does not allow, or a semicolon that is not escaped, unless p permits it;
-//   - a decoded segment has a slash, a backslash, a control character, bytes that are not UTF-8, a valid escape, or one of
-//     # % ? ; that p does not permit.
+//   - it has a character that RFC 3986's pchar does not allow;
+//   - it has a semicolon that is not escaped, and p does not permit this;
+//   - a decoded segment has a slash, a backslash, a control character, bytes that are not UTF-8, or a valid escape;
+//   - a decoded segment has one of # % ? ; and p does not permit this character.
 func Segments(path string, p Parameters) ([]string, error) {
 	if path == "" || path[0] != '/' {
 		return nil, ErrPathStart
@@ -91,8 +92,8 @@ func Segments(path string, p Parameters) ([]string, error) {
 	return segments, nil
 }
 
-// DecodePath returns the joined segments of a path, or "" for a path that no route matches. The usual case is a plain path, which
-// DecodePath returns unchanged, without an allocation.
+// DecodePath returns the joined segments of a path, or "" for a path that no route matches. Most paths are plain. DecodePath
+// returns a plain path unchanged, without an allocation.
 func DecodePath(path string, p Parameters) string {
 	if isPlain(path) {
 		return path
@@ -132,8 +133,7 @@ var plainBytes = func() (plain [256]bool) {
 	return plain
 }()
 
-// JoinSegments returns the path that policies read: the segments, each after a slash, without escapes. Without segments, the path
-// is "".
+// JoinSegments returns the path that policies read: the decoded segments, each after a slash. Without segments, the path is "".
 func JoinSegments(segments []string) string {
 	if len(segments) == 0 {
 		return ""
@@ -168,7 +168,8 @@ func segment(raw string, p Parameters) (string, error) {
 			return "", err
 		}
 	}
-	// Some servers truncate a segment at a semicolon, and some parse the decoded path again. head is the part that such servers use.
+	// Some servers truncate a segment at a semicolon. Others parse the decoded path again, and end it at a ? or #. head is the part
+	// that such servers use.
 	head := text[:strings.IndexAny(text+";", ";?#")]
 	if head == "." || head == ".." || strings.HasPrefix(text, ";") {
 		return "", ErrPathSegment

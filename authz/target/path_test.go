@@ -82,7 +82,7 @@ func TestSegments(t *testing.T) {
 }
 
 // Each special character has its own permission. A raw semicolon and an escaped semicolon have different permissions.
-func TestParametersMayContainAllowedValues(t *testing.T) {
+func TestParametersPermitSpecialCharacters(t *testing.T) {
 	for path, c := range map[string]struct {
 		needed target.NotPermittedError
 		want   string

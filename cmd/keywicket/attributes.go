@@ -17,11 +17,11 @@ func (f *attributesFlag) UnmarshalText(text []byte) error {
 
 // newAttributes is the flag of commands that create an object.
 type newAttributes struct {
-	Attributes attributesFlag `help:"Attributes for policies: a JSON object. It must not contain secrets, because lists show it." placeholder:"JSON"`
+	Attributes attributesFlag `help:"Attributes for policies: a JSON object. It must not contain secrets, because the list commands show it." placeholder:"JSON"`
 }
 
 // setAttributes are the flags of commands that replace the attributes of an object.
 type setAttributes struct {
-	Attributes attributesFlag `help:"Attributes for policies: a JSON object. It replaces the current object. It must not contain secrets, because lists show it." required:"" placeholder:"JSON"`
+	Attributes attributesFlag `help:"Attributes for policies: a JSON object. It replaces the current object. It must not contain secrets, because the list commands show it." required:"" placeholder:"JSON"`
 	waitFlag
 }

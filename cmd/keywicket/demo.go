@@ -13,7 +13,7 @@ type demoCommand struct {
 	Logs bool `help:"Print the logs of Postgres, the sidecar and Envoy."`
 }
 
-// Run starts the demo. Envoy listens on ports 8000 and 8001, as documented; all other servers use free ports.
+// Run starts the demo. Envoy listens on the documented ports 8000 and 8001. All other servers use free ports.
 func (c *demoCommand) Run(s *invocation) (err error) {
 	config := demo.Config{VelaFlows: "127.0.0.1:8000", Velocity: "127.0.0.1:8001", Log: io.Discard}
 	if c.Logs {

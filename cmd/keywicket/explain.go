@@ -12,9 +12,9 @@ import (
 type explainCommand struct {
 	Method    string   `arg:"" help:"HTTP method, such as GET."`
 	Path      string   `arg:"" help:"Path, as a client sends it."`
-	TokenID   string   `help:"Id of the token of the request. For an app's access token, the decision log has the id." name:"token-id" xor:"who" required:"" placeholder:"ID"`
+	TokenID   string   `help:"Id of the token of the request. The decision log contains the id of an app's access token." name:"token-id" xor:"who" required:"" placeholder:"ID"`
 	User      string   `help:"User whose session the request has: id or email. If a second factor is required, the session has one." xor:"who" required:"" placeholder:"U"`
-	Scope     []string `help:"Scopes of a simulated token, instead of a real one. If one is a user's scope, the token belongs to a user with the role owner." xor:"who" required:"" placeholder:"SCOPE"`
+	Scope     []string `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" required:"" placeholder:"SCOPE"`
 	Workspace string   `help:"Workspace of the request: id or slug." placeholder:"W"`
 	API       string   `help:"API of the request. Default: the API of the token, the API with sessions, or the API with the scopes." name:"api" placeholder:"NAME"`
 

@@ -17,7 +17,7 @@ import (
 )
 
 type tokenImport struct {
-	Prefix string `help:"Prefix of the kind of token. All tokens of the input must be of this kind." required:"" placeholder:"PREFIX"`
+	Prefix string `help:"Prefix that identifies the kind of token. All tokens of the input must be of this kind." required:"" placeholder:"PREFIX"`
 	API    string `help:"The API. Required if several APIs have this prefix." name:"api" placeholder:"NAME"`
 	Format string `help:"Format of the input: csv or ndjson." enum:"csv,ndjson" default:"csv" placeholder:"FORMAT"`
 }
@@ -96,8 +96,8 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// interruptible returns a reader whose reads fail when the context is canceled, unlike reads of standard input. The goroutine that
-// reads r may stay blocked until the process exits.
+// interruptible returns a reader whose reads fail when the context is canceled. Direct reads of standard input would not fail.
+// The goroutine that reads r may stay blocked until the process exits.
 func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	out, in := io.Pipe()
 	context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })

@@ -47,7 +47,7 @@ type commands struct {
 // usageError is an error in the command line. The exit status is 2.
 type usageError struct{ error }
 
-// maskKeys shortens the keys in text with [mask.Keys].
+// maskKeys shortens each key in the text to its visible prefix: see [mask.Keys].
 func (s *invocation) maskKeys(text string) string {
 	cfg, err := s.loadConfig()
 	if err != nil { // text may be the message of this error, so mask it with the default configuration
@@ -162,8 +162,8 @@ func (s *invocation) openRegistry() (*registry.Registry, error) {
 	return r, err
 }
 
-// configuredDatabase returns the database URL of the configuration. It does not get the configuration from kong, the parser of the
-// command line. To the error of a nested provider, kong would add the name of a Go type.
+// configuredDatabase returns the database URL of the configuration. It loads the configuration itself. If kong, the parser of
+// the command line, loaded it here, kong would add the name of a Go type to the error.
 func (s *invocation) configuredDatabase() (string, error) {
 	c, err := s.loadConfig()
 	if err != nil {

@@ -22,15 +22,15 @@ import (
 	"github.com/keywicket/keywicket/store/schema"
 )
 
-// The tests share a temporary Postgres server. Each test has its own database, a copy of a migrated template.
+// The tests share a temporary Postgres server. Each test has its own database, which is a copy of a migrated template.
 var (
 	server    *postgres.Server
 	databases atomic.Int64
 )
 
 const (
-	migrated = "template_keywicket"
-	empty    = "template0"
+	migratedTemplate = "template_keywicket"
+	emptyTemplate    = "template0"
 )
 
 // TestMain runs the tests with a Postgres server. In a script, `keywicket` runs this binary again as the command, without a server.
@@ -57,10 +57,10 @@ func (w withPostgres) run() (code int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	if err := administer(ctx, "CREATE DATABASE "+migrated); err != nil {
+	if err := administer(ctx, "CREATE DATABASE "+migratedTemplate); err != nil {
 		return 0, err
 	}
-	db, err := database.Open(server.URL(migrated))
+	db, err := database.Open(server.URL(migratedTemplate))
 	if err != nil {
 		return 0, err
 	}
@@ -93,9 +93,9 @@ func newDatabase(original string) (string, error) {
 //
 //	refused STATUS args...   keywicket must exit with this status, print nothing to stdout, and print one error line
 //	database empty|migrated  switches to a new database
-//	keep NAME=key...         sets variables from keys of the last printed object
+//	keep NAME=key...         sets each variable NAME to the value of a key of the last printed object
 //	keep-token               sets $TOKEN, $ID, $PREFIX, and $SECRET: the part of the token that is shown only once
-//	ready ADDRESS            waits until /readyz answers 200
+//	ready ADDRESS            waits until /readyz returns 200
 //
 // $ADDRESS is the host and port of the Postgres server, $TAKEN is an address in use, and $POLICIES is the folder of the built-in
 // policies.
@@ -112,7 +112,7 @@ func TestScripts(t *testing.T) {
 }
 
 func setup(e *testscript.Env) error {
-	url, err := newDatabase(migrated)
+	url, err := newDatabase(migratedTemplate)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func refused(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func createDatabase(ts *testscript.TestScript, _ bool, args []string) {
-	templates := map[string]string{"empty": empty, "migrated": migrated}
+	templates := map[string]string{"empty": emptyTemplate, "migrated": migratedTemplate}
 	url, err := newDatabase(templates[args[0]])
 	ts.Check(err)
 	ts.Setenv("KEYWICKET_DATABASE_URL", url)

@@ -22,7 +22,7 @@ type memberOf struct {
 
 type memberSet struct {
 	memberOf
-	Role string `help:"A role of the policies. Built in: owner, admin, member, guest." required:"" placeholder:"ROLE"`
+	Role string `help:"A role that the policies define. The built-in policies define owner, admin, member, guest." required:"" placeholder:"ROLE"`
 	waitFlag
 }
 

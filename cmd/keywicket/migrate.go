@@ -11,7 +11,7 @@ import (
 
 type migrateCommand struct {
 	Up     migrateUp     `cmd:"" help:"Run the pending migrations."`
-	Status migrateStatus `cmd:"" help:"List the migrations and the time of each."`
+	Status migrateStatus `cmd:"" help:"List the migrations, and the time when each was applied."`
 }
 
 type migrateUp struct{}

@@ -181,7 +181,7 @@ func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
 }
 
 func TestServeOnSockets(t *testing.T) {
-	url, err := newDatabase(migrated)
+	url, err := newDatabase(migratedTemplate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestServeOnSockets(t *testing.T) {
 
 // A sidecar may start before its database.
 func TestServeWithoutADatabase(t *testing.T) {
-	empty, err := newDatabase(empty)
+	empty, err := newDatabase(emptyTemplate)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ type sessionCommand struct {
 }
 
 type sessionRevoke struct {
-	ID   string `arg:"" optional:"" help:"The session's id: the claim session_id of its tokens. The decision log has it too." name:"id"`
+	ID   string `arg:"" optional:"" help:"The session's id: the claim session_id of its tokens. The decision log contains this id too." name:"id"`
 	User string `help:"All sessions of this user: id or email." placeholder:"U"`
 	waitFlag
 }

@@ -25,12 +25,12 @@ type tokenCommand struct {
 }
 
 type tokenCreate struct {
-	Prefix    string   `help:"Prefix of the kind of token: sk_live_, sk_test_, vel_, velu_, or a configured prefix." required:"" placeholder:"PREFIX"`
+	Prefix    string   `help:"Prefix that identifies the kind of token: sk_live_, sk_test_, vel_, velu_, or a configured prefix." required:"" placeholder:"PREFIX"`
 	API       string   `help:"The API. Required if several APIs have this prefix." name:"api" placeholder:"NAME"`
 	Workspace string   `help:"Workspace of the token: id or slug." xor:"owner" placeholder:"W"`
 	User      string   `help:"User of the token: id or email." xor:"owner" placeholder:"U"`
 	Name      string   `help:"Name of the token, such as its purpose." required:"" placeholder:"NAME"`
-	Scope     []string `help:"Scope to grant; repeated or comma-separated." xor:"rights" placeholder:"SCOPE"`
+	Scope     []string `help:"Scopes to grant. Repeat the flag, or separate the scopes by commas." xor:"rights" placeholder:"SCOPE"`
 	Access    string   `help:"Access of a workspace key, instead of scopes: read or read-write." xor:"rights" placeholder:"ACCESS"`
 	ExpiresIn string   `help:"Lifetime, such as 90d or 12h. Default: no expiry." xor:"expiry" placeholder:"DURATION"`
 	ExpiresAt string   `help:"Expiry: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
@@ -117,8 +117,8 @@ func scopesFor(cfg config.Config, api string, kind authz.Kind) ([]string, table.
 	return tables[api].ScopeNames(table.LevelWorkspace), tables[api], nil
 }
 
-// findFormat returns the API that has a credential format with the prefix, and this format. If api is not empty, it considers only
-// that API. It ignores the format of access tokens, which only the issuer creates.
+// findFormat returns the API that has a credential format with the prefix, and this format. If the parameter api is not empty,
+// findFormat considers only that API. It ignores the format of access tokens, which only the issuer creates.
 func findFormat(cfg config.Config, prefix, api string) (string, authz.CredentialFormat, error) {
 	var valid, names []string
 	var found authz.CredentialFormat
@@ -164,9 +164,9 @@ func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]
 	return scopes, nil
 }
 
-// accessScopes returns the scopes of read or read-write keys (see "Workspace API Keys" in the document velocity). These keys have
-// no administrative rights, so accessScopes omits overrides (scopes that satisfy every route, such as workspace:admin) and scopes
-// that imply an override.
+// accessScopes returns the scopes of read or read-write keys (see "Workspace API Keys" in the document velocity). These keys
+// have no administrative rights. So accessScopes omits overrides (scopes that satisfy every workspace-level route, such as
+// workspace:admin) and scopes that imply an override.
 func accessScopes(valid []string, t table.Table, access string) []string {
 	var scopes []string
 	for _, scope := range valid {

@@ -15,8 +15,8 @@ func (versionCommand) Run(s *invocation) error {
 	return printOne(s, v, [2]string{"keywicket", v.Version}, [2]string{"go", v.Go})
 }
 
-// version returns the version of the module that the Go toolchain stamps: a tag, a commit, or (devel). Without build information it
-// returns "unknown".
+// version returns the version of the module that the Go toolchain writes into the binary: a tag, a commit, or (devel). Without
+// build information it returns "unknown".
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Containers have no time zone files. OPA imports time/tzdata, so the binary contains them, and time.clock([ns, "Europe/Berlin"]) works
-// in a container.
+// Containers have no time zone files. OPA imports time/tzdata, so the binary contains these files, and time.clock([ns,
+// "Europe/Berlin"]) works in a container.
 func TestTimeZonesAreBuiltIn(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	if err != nil {

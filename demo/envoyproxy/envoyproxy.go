@@ -31,8 +31,8 @@ type Config struct {
 	// Dir is the folder for the configuration file, which Stop removes. Empty: the system's temporary folder.
 	Dir string
 
-	// Log receives Envoy's access log (standard output, one JSON object per line) and its application log (standard error).
-	// Nil drops both. An error still contains the last lines.
+	// Log receives Envoy's access log (standard output, one JSON object per line) and its application log (standard error). Nil:
+	// both logs are dropped. Errors contain the last lines of the output in any case.
 	Log io.Writer
 }
 
@@ -45,8 +45,8 @@ type Proxy struct {
 
 var errNoEnvoy = errors.New(`no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`)
 
-// Find returns the path of Envoy: the value of the environment variable ENVOY, else envoy on PATH, else .tools/envoy. It
-// searches for .tools/envoy in the working folder and its parents, up to the folder with go.mod.
+// Find returns the path of Envoy: the value of the environment variable ENVOY, or else envoy on PATH, or else .tools/envoy. It
+// searches for .tools/envoy in the working folder and its parents, up to the folder that contains go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("ENVOY"); path != "" {
 		if !executable(path) {
@@ -68,8 +68,8 @@ func executable(path string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
-// Start starts Envoy and returns when Envoy serves: it has loaded its configuration and finished the first health checks.
-// The error is a syscall.EADDRINUSE if an address is in use.
+// Start starts Envoy and returns when Envoy is ready: Envoy has loaded its configuration and finished the first health checks. If
+// an address is in use, the error wraps syscall.EADDRINUSE.
 func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 	binary, err := Find()
 	if err != nil {
@@ -101,7 +101,7 @@ func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 			// Hot restart shares memory between Envoys of the same base id. Without hot restart, Envoys do not affect each
 			// other, and leave nothing in /dev/shm.
 			"--disable-hot-restart",
-			// Two workers are enough for effects that need several workers. Envoy would start more on a large machine.
+			// Two workers are enough to show effects that need several workers. By default, Envoy starts one worker for each CPU.
 			"--concurrency", "2",
 			"--log-level", "warning",
 			"--file-flush-interval-msec", "100", // interval of writes to the access log; 10 s by default
@@ -153,8 +153,8 @@ func write(dir string, config []byte) (string, error) {
 	return f.Name(), nil
 }
 
-// checkFree returns a one-line error for an address in use. The check must come before the start: an Envoy shares
-// its ports with other Envoys of the same user (SO_REUSEPORT). The other Envoy would then receive a part of the requests.
+// checkFree returns a one-line error if an address is in use. The check must come before the start, because an Envoy can share its
+// ports with another Envoy of the same user (SO_REUSEPORT). The other Envoy would then receive a part of the requests.
 func checkFree(addresses bootstrap.Addresses) error {
 	places := map[string]string{"admin interface": addresses.Admin}
 	for name, address := range addresses.Listeners {
@@ -174,7 +174,7 @@ func checkFree(addresses bootstrap.Addresses) error {
 
 var addressInUse = regexp.MustCompile(`cannot bind '([^']+)': Address already in use`)
 
-// startError returns the error of an Envoy that ended before it was ready.
+// startError returns the error for an Envoy that ended before it was ready.
 func startError(err error) error {
 	switch {
 	case err == nil:
@@ -186,7 +186,7 @@ func startError(err error) error {
 	return err
 }
 
-// ready polls the admin interface until Envoy serves, Envoy ends, or the context ends.
+// ready polls the admin interface until Envoy is ready, Envoy ends, or the context is canceled.
 func (p *Proxy) ready(ctx context.Context) error {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
 	tick := time.NewTicker(10 * time.Millisecond)

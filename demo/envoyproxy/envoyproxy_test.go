@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/demo/envoyproxy"
 )
 
-// addresses returns two free addresses. They are usually still free when Envoy listens on them. It keeps both listeners
-// open until it has found the second address, so that the addresses differ.
+// addresses returns two free addresses. They are usually still free when Envoy starts. The function keeps the first listener open
+// until it has found the second address, so that the addresses differ.
 func addresses(t *testing.T) (admin, front net.TCPAddr) {
 	t.Helper()
 	for _, a := range []*net.TCPAddr{&admin, &front} {
@@ -98,7 +98,7 @@ func TestStartAndStop(t *testing.T) {
 	}
 }
 
-func TestRefusedConfigurationIsExplained(t *testing.T) {
+func TestErrorOfAnInvalidConfigurationHasTheCause(t *testing.T) {
 	admin, front := addresses(t)
 	dir := t.TempDir()
 	invalid := bytes.ReplaceAll(config(admin.Port, front.Port), []byte("inline_string"), []byte("in_line_string"))
@@ -118,7 +118,7 @@ func TestRefusedConfigurationIsExplained(t *testing.T) {
 	}
 }
 
-func TestCancelled(t *testing.T) {
+func TestStartWithACanceledContext(t *testing.T) {
 	admin, front := addresses(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -1,4 +1,4 @@
-// Command oauth-client is a small app that acts for a user. It opens the consent page, and shows the tokens and the API's
+// Command oauth-client is a small app that acts for a user. It opens the consent page, and prints the tokens and the API's
 // responses. It is a native app (RFC 8252): its redirect address is on this machine, on a free port.
 //
 //	go run ./demo/oauth-client -issuer http://127.0.0.1:8001
@@ -32,11 +32,11 @@ func main() {
 	defer stop()
 	var a app
 	flag.StringVar(&a.issuer, "issuer", "http://127.0.0.1:8001", "the issuer's `URL`")
-	flag.StringVar(&a.ClientID, "client-id", "your_client_id", "as keywicket oauth-app list shows it")
+	flag.StringVar(&a.ClientID, "client-id", "your_client_id", "the client id, as the command \"keywicket oauth-app list\" shows it")
 	scope := flag.String("scope", "issues:read issues:write", "the scopes to request")
 	flag.StringVar(&a.call, "call", "/api/issues", "the `path` to call with the access token")
-	flag.StringVar(&a.workspace, "workspace", "", "the workspace to call the path in, if the user chose several")
-	flag.StringVar(&a.browser, "browser", os.Getenv("BROWSER"), "`command` that opens an address; prefer to set $BROWSER")
+	flag.StringVar(&a.workspace, "workspace", "", "the slug of the workspace for the call, if the user chose several workspaces")
+	flag.StringVar(&a.browser, "browser", os.Getenv("BROWSER"), "`command` that opens an address in a browser; the variable $BROWSER sets the default")
 	flag.DurationVar(&a.patience, "patience", 5*time.Minute, "how long to wait for the user")
 	flag.Parse()
 	a.Scopes = strings.Fields(*scope)
@@ -79,7 +79,7 @@ func (a *app) run(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nThe user allowed: %v\n  access token   %s, for %s\n  refresh token  %s\n", token.Extra("scope"),
-		shown(token.AccessToken), time.Until(token.Expiry).Round(time.Minute), shown(token.RefreshToken))
+		visiblePart(token.AccessToken), time.Until(token.Expiry).Round(time.Minute), visiblePart(token.RefreshToken))
 	if err := a.callAPI(ctx, w, token); err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (a *app) run(ctx context.Context, w io.Writer) error {
 	if token, err = a.TokenSource(ctx, token).Token(); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\nRefreshed:\n  access token   %s\n", shown(token.AccessToken))
+	fmt.Fprintf(w, "\nRefreshed:\n  access token   %s\n", visiblePart(token.AccessToken))
 	if err := a.callAPI(ctx, w, token); err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (a *app) callAPI(ctx context.Context, w io.Writer, token *oauth2.Token) err
 	return nil
 }
 
-// revoke revokes the token, and with it the user's grant (RFC 7009).
+// revoke revokes the token (RFC 7009). The issuer then also revokes the user's grant.
 func (a *app) revoke(ctx context.Context, endpoint, token string) error {
 	form := url.Values{"token": {token}, "client_id": {a.ClientID}}
 	if a.ClientSecret != "" {
@@ -238,5 +238,5 @@ func (a *app) revoke(ctx context.Context, endpoint, token string) error {
 	return nil
 }
 
-// shown returns the part of a token that may appear on a screen.
-func shown(token string) string { return cmp.Or(token, "none")[:min(len(token), 9)] + "…" }
+// visiblePart returns the part of a token that may appear on a screen.
+func visiblePart(token string) string { return cmp.Or(token, "none")[:min(len(token), 9)] + "…" }

@@ -38,7 +38,8 @@ func TestApp(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// runApp runs the app and calls browser with the address that the app prints. It then opens the URL that browser returns.
+	// runApp runs the app, and calls the function browser with the address that the app prints. Then runApp opens the URL that the
+	// function returns.
 	runApp := func(change func(*app), browser func(address string) *url.URL) (string, error) {
 		t.Helper()
 		a := &app{Config: oauth2.Config{ClientID: "your_client_id", Scopes: []string{"issues:read", "issues:write"}},
@@ -71,11 +72,11 @@ func TestApp(t *testing.T) {
 	}
 	approve := func(workspaces ...string) func(string) *url.URL {
 		return func(address string) *url.URL {
-			to, err := demo.NewUser("ada@example.com").Approve(ctx, address, workspaces...)
+			redirect, err := demo.NewUser("ada@example.com").Approve(ctx, address, workspaces...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return to
+			return redirect
 		}
 	}
 
@@ -107,11 +108,11 @@ $`)
 
 	changed := func(parameter, value string) func(string) *url.URL {
 		return func(address string) *url.URL {
-			to := approve()(address)
-			q := to.Query()
+			redirect := approve()(address)
+			q := redirect.Query()
 			q.Set(parameter, value)
-			to.RawQuery = q.Encode()
-			return to
+			redirect.RawQuery = q.Encode()
+			return redirect
 		}
 	}
 	shortPatience := func(a *app) { a.patience = 5 * time.Second }
@@ -135,7 +136,7 @@ $`)
 	}
 }
 
-// open starts the named browser with the address.
+// The function open starts the browser with the address.
 func TestBrowserIsOpened(t *testing.T) {
 	dir := t.TempDir()
 	script := filepath.Join(dir, "browser")

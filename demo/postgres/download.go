@@ -10,11 +10,12 @@ import (
 	embedded "github.com/fergusstrange/embedded-postgres"
 )
 
-// downloaded is the version that download fetches if no server is installed.
-const downloaded = embedded.V18
+// downloadVersion is the version that download fetches.
+const downloadVersion = embedded.V18
 
-// download fetches a server into the user's cache folder and returns its bin folder. Without a cache folder, for example with
-// an empty HOME, it uses the server's own folder, and the next start fetches the server again.
+// download fetches a server into the user's cache folder and returns its bin folder. If there is no cache folder, for example
+// because HOME is empty, it uses the server's temporary folder (the parameter home), which Close removes. The next start then
+// downloads the server again.
 func download(home string, log io.Writer) (string, error) {
 	cache := filepath.Join(home, "cache")
 	if dir, err := os.UserCacheDir(); err == nil {
@@ -22,19 +23,19 @@ func download(home string, log io.Writer) (string, error) {
 			cache = dir
 		}
 	}
-	target := filepath.Join(cache, "postgres-"+string(downloaded))
+	target := filepath.Join(cache, "postgres-"+string(downloadVersion))
 	bin := filepath.Join(target, "bin")
 	if complete(bin) {
 		return bin, nil
 	}
-	if err := fetch(downloaded, target, log); err != nil {
+	if err := fetch(downloadVersion, target, log); err != nil {
 		return "", err
 	}
 	return bin, nil
 }
 
-// Fetch downloads the programs of a major version, such as 14, into the subfolder bin of a folder. If they are already there,
-// it does nothing.
+// Fetch downloads the programs of the major version, such as 14, into the subfolder bin of the folder. If the programs are already
+// there, Fetch does nothing.
 func Fetch(major, folder string, log io.Writer) error {
 	const lastOf13 = embedded.PostgresVersion("13.23.0")
 	for _, version := range []embedded.PostgresVersion{lastOf13, embedded.V14, embedded.V15, embedded.V16, embedded.V17, embedded.V18} {
@@ -60,8 +61,8 @@ func fetch(version embedded.PostgresVersion, target string, log io.Writer) error
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 
-	// The library has no function that only downloads, so Fetch starts a server once and discards its data. It moves the
-	// programs into place in one step. So another process never sees only a part of the programs, even after an interruption.
+	// The library has no function that only downloads. So this function starts a server once and discards its data. It moves the
+	// programs to the target in one step. So another process sees either all programs or none, even after an interruption.
 	port, err := freePort()
 	if err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// distribution lists the folders where distributions install servers. Debian and Red Hat do not put these folders on PATH, because
-// several versions can be installed together.
+// distribution lists the folders in which operating systems and Homebrew install servers. Debian and Red Hat do not put these
+// folders on PATH, because several versions can be installed together.
 var distribution = []string{
 	"/usr/lib/postgresql/*/bin",
 	"/usr/pgsql-*/bin",
@@ -24,13 +24,13 @@ var distribution = []string{
 	"/usr/local/opt/postgresql/bin",
 }
 
-// errNoServer says how to get a server. For root, find does not download a server, because the server would run as another
-// user, who cannot enter root's cache folder.
+// errNoServer contains the ways to get a server. For root, find does not download one: the server would run as another user, who
+// cannot enter root's cache folder.
 var errNoServer = errors.New("no Postgres server: install one (for example: apt-get install postgresql), " +
 	"or set PG_BIN to the folder that contains initdb and postgres")
 
-// find returns the folder that contains initdb and postgres. It tries PG_BIN, the folder on PATH, the newest version of the
-// distribution, and a download, in this order.
+// find returns the folder that contains initdb and postgres. It tries in this order: PG_BIN, the folder on PATH, the newest version
+// in the folders of distribution, and a download.
 func find(home string, distribution []string, log io.Writer) (string, error) {
 	if bin := os.Getenv("PG_BIN"); bin != "" {
 		if !complete(bin) {
@@ -40,7 +40,7 @@ func find(home string, distribution []string, log io.Writer) (string, error) {
 		return filepath.Abs(bin)
 	}
 	if path, err := exec.LookPath("postgres"); err == nil {
-		// Debian links single programs into PATH. initdb is in the folder of the link's target.
+		// Debian puts only links to some programs on PATH. initdb is in the folder of the link's target.
 		if path, err = filepath.EvalSymlinks(path); err == nil && complete(filepath.Dir(path)) {
 			return filepath.Dir(path), nil
 		}
@@ -75,11 +75,11 @@ func complete(bin string) bool {
 	return true
 }
 
-// version returns the part of the folder that matches the star in the pattern, such as 15 in /usr/lib/postgresql/15/bin. The
-// result is a number, because 9.6 must sort before 10.
+// version returns the part of the folder that matches the star in the pattern, such as 15 in /usr/lib/postgresql/15/bin. The result
+// is a number, so that 9.6 is less than 10.
 func version(pattern, folder string) float64 {
-	before, after, _ := strings.Cut(pattern, "*")
-	n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimPrefix(folder, before), after), 64)
+	prefix, suffix, _ := strings.Cut(pattern, "*")
+	n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimPrefix(folder, prefix), suffix), 64)
 	if err != nil {
 		return 0
 	}

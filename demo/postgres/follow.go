@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// StartStandby creates a standby that streams from this server, and returns when the standby accepts connections. The standby has its
-// own folder and a free port. It accepts the same password as this server.
+// StartStandby creates a standby, a server that replicates this server by streaming. It returns when the standby accepts
+// connections. The standby has its own folder and port, and accepts the same password as this server.
 func (s *Server) StartStandby(ctx context.Context) (_ *Server, err error) {
 	f := &Server{config: s.config, bin: s.bin, user: s.user, password: s.password}
 	if f.dir, err = home(s.config.Dir, s.user); err != nil {
@@ -47,7 +47,7 @@ func (s *Server) StartStandby(ctx context.Context) (_ *Server, err error) {
 	}
 }
 
-// backup copies the data to f like pg_basebackup, which a downloaded server lacks.
+// backup copies the data to the server f, as pg_basebackup does. A downloaded server has no pg_basebackup.
 func (s *Server) backup(ctx context.Context, f *Server) error {
 	db, err := sql.Open("postgres", s.URL("postgres"))
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *Server) backup(ctx context.Context, f *Server) error {
 	})
 }
 
-// copyData copies a data folder in use, without the files of the running server process.
+// copyData copies the data folder of a running server, without the files that belong to the running process.
 func copyData(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(path, from)
@@ -118,8 +118,8 @@ func copyData(from, to string) error {
 	})
 }
 
-// Program runs a program of Postgres' distribution, such as pg_dump, to its end. It runs as the server's user, in the server's
-// folder. When the context ends, the program is killed.
+// Program runs a program of this Postgres installation, such as pg_dump, and waits until it ends. The program runs as the server's
+// user, in the server's folder. When the context is canceled, the program is killed.
 func (s *Server) Program(ctx context.Context, name string, args ...string) error {
 	p, err := s.process(name, args...)
 	if err != nil {
@@ -137,7 +137,7 @@ func (s *Server) Program(ctx context.Context, name string, args ...string) error
 	return nil
 }
 
-// Has reports whether the distribution has the program. A downloaded server has only a few.
+// Has reports whether this Postgres installation has the program. A downloaded server has only a few programs.
 func (s *Server) Has(program string) bool {
 	info, err := os.Stat(filepath.Join(s.bin, program))
 	return err == nil && info.Mode()&0o111 != 0

@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// Owner returns the user that the server runs as, or nil for the user of this process. Postgres refuses to run as root, so for
-// root the result is the distribution's user "postgres", or the user "nobody".
+// Owner returns the user that the server runs as, or nil for the user of this process. Postgres refuses to run as root. So if this
+// process runs as root, the result is the user "postgres", or else the user "nobody".
 func Owner() (*process.User, error) {
 	if os.Getuid() != 0 {
 		return nil, nil
@@ -33,8 +33,8 @@ func Owner() (*process.User, error) {
 		}
 		return &process.User{UID: uint32(uid), GID: uint32(gid)}, nil
 	}
-	return nil, errors.New("postgres: it refuses to run as root, and there is no user postgres or nobody to run it as: " +
-		"start this as an ordinary user")
+	return nil, errors.New("postgres: Postgres refuses to run as root, and neither the user \"postgres\" nor the user \"nobody\" exists: " +
+		"start this program as an ordinary user")
 }
 
 // home creates the server's own folder, which only the server's user can read.
@@ -58,8 +58,8 @@ func home(parent string, user *process.User) (string, error) {
 	return dir, nil
 }
 
-// checkReachable returns an error if another user cannot reach the folder, for example below root's home. Postgres' own error names
-// neither the folder that blocks access nor the remedy.
+// checkReachable returns an error if another user cannot reach the folder, for example a folder below root's home. Postgres' own
+// error contains neither the folder that blocks access nor the remedy.
 func checkReachable(dir string) error {
 	for {
 		info, err := os.Stat(dir)
@@ -67,8 +67,8 @@ func checkReachable(dir string) error {
 			return fmt.Errorf("postgres: %w", err)
 		}
 		if info.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("postgres: root's server runs as another user, who cannot enter %s: set TMPDIR to another folder, "+
-				"or none for the system's temporary one", dir)
+			return fmt.Errorf("postgres: this process runs as root, so the server runs as another user, who cannot enter %s: "+
+				"set TMPDIR to a folder that every user can enter, or unset TMPDIR to use the system's temporary folder", dir)
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {

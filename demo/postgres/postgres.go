@@ -1,6 +1,6 @@
-// Package postgres runs a temporary Postgres: a real server that is ready in under a second and leaves nothing behind. The
-// demo and every test that touches the store use one. keywicket relies on row locks, notifications, role grants and
-// the error of a cancelled query. No imitation has all of these.
+// Package postgres runs a temporary Postgres: a real server that is ready in under a second and leaves nothing behind. The demo and
+// every test that touches the store use one. keywicket needs row locks, notifications, role grants and the error of a canceled
+// query. No imitation of Postgres has all of these.
 //
 // The server listens only on 127.0.0.1 and requires a random password. It is fast because its data need not survive a crash.
 package postgres
@@ -35,14 +35,14 @@ type Config struct {
 	// the server runs as another user, who must be able to enter Dir.
 	Dir string
 
-	// Port is the port on 127.0.0.1. If it is 0, the server listens on a free port.
+	// Port is the port on 127.0.0.1. 0: a free port.
 	Port int
 
 	// Settings are the server's parameters, such as max_connections. They override this package's defaults, except for the port,
 	// the listen address and the socket folder.
 	Settings map[string]string
 
-	// Log receives the output of initdb and of the server. Nil drops it. An error still contains the last lines.
+	// Log receives the output of initdb and of the server. Nil: the output is dropped. Errors contain its last lines in any case.
 	Log io.Writer
 }
 
@@ -68,7 +68,7 @@ const (
 
 // Start creates a database cluster, starts a server on it, and returns when the server accepts connections. It removes the
 // variables of Postgres clients (PGPORT, PGSERVICE, …) from this process's environment. These variables are for the user's own
-// databases, but would affect every connection to this server.
+// databases. They would affect every connection to this server.
 func Start(ctx context.Context, config Config) (*Server, error) {
 	for _, entry := range os.Environ() {
 		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "PG") && name != "PG_BIN" {
@@ -102,19 +102,19 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 		return nil, err
 	}
 	if s.user != nil && checkReachable(s.bin) != nil {
-		// The user cannot reach the server, so copy it. For example, make may have downloaded it into a folder that only root
-		// can enter.
+		// The user cannot reach the server's programs, so copy them. For example, make may have downloaded them into a folder that
+		// only root can enter.
 		programs := filepath.Join(s.dir, "programs")
 		if err := os.CopyFS(programs, os.DirFS(filepath.Dir(s.bin))); err != nil {
-			return nil, fmt.Errorf("postgres: copy the server to where its user can run it: %w", err)
+			return nil, fmt.Errorf("postgres: copy the server's programs to a folder that its user can enter: %w", err)
 		}
 		s.bin = filepath.Join(programs, "bin")
 	}
 	if err := s.init(ctx); err != nil {
 		return nil, err
 	}
-	// Another process can take a free port before the server listens on it. Try again only once, because two such collisions in
-	// a row are unlikely to be a coincidence.
+	// Another process can take a free port before the server listens on it. Try again only once, because a second collision is
+	// hardly a coincidence.
 	for try := 0; ; try++ {
 		if config.Port == 0 {
 			if s.port, err = freePort(); err != nil {
@@ -151,14 +151,15 @@ func (s *Server) PID() int {
 	return s.server.PID()
 }
 
-// Stop shuts the server down, which ends every connection, and keeps the data. Calling Stop twice is not an error.
+// Stop shuts the server down, keeps the data, and ends every connection. Calling Stop twice is not an error.
 func (s *Server) Stop() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.halt()
 }
 
-// Restart starts the server with the same port and data. The server may be running, stopped or dead before.
+// Restart starts the server with the same port and data. If the server is running, Restart stops it first. A stopped or killed
+// server can be restarted too.
 func (s *Server) Restart(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,7 +176,8 @@ func (s *Server) Close() error {
 	return errors.Join(s.halt(), remove(s.dir))
 }
 
-// remove removes the folder. It retries for two seconds, because child processes of an interrupted initdb may still be writing.
+// remove removes the folder. It retries for two seconds, because child processes of an interrupted initdb may still write into the
+// folder.
 func remove(dir string) error {
 	var err error
 	for range 100 {

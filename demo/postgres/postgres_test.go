@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func startFor(t *testing.T, config Config) *Server {
+func startServer(t *testing.T, config Config) *Server {
 	t.Helper()
 	s, err := Start(t.Context(), config)
 	if err != nil {
@@ -52,7 +52,7 @@ func wantValue(t *testing.T, s *Server, statement, want string) {
 
 func TestServer(t *testing.T) {
 	before := time.Now()
-	s := startFor(t, Config{Settings: map[string]string{
+	s := startServer(t, Config{Settings: map[string]string{
 		"max_connections": "17", "shared_preload_libraries": "pg_stat_statements", "port": "1", "listen_addresses": "*",
 	}})
 	t.Logf("ready after %s", time.Since(before))
@@ -117,8 +117,8 @@ func TestServer(t *testing.T) {
 	}
 }
 
-func TestTwoDemosAtOnce(t *testing.T) {
-	a, b := startFor(t, Config{}), startFor(t, Config{})
+func TestTwoServersAtOnce(t *testing.T) {
+	a, b := startServer(t, Config{}), startServer(t, Config{})
 	wantValue(t, a, "CREATE TABLE only_in_a AS SELECT 1", "")
 	wantValue(t, b, "SELECT to_regclass('only_in_a') IS NULL", "true")
 	if a.password == b.password {
@@ -183,8 +183,9 @@ func TestMissingServer(t *testing.T) {
 	})
 }
 
-// make may download the server into a folder that only root can enter. The server's user cannot run it there.
-func TestServerThatTheUserCannotReach(t *testing.T) {
+// make may download the programs into a folder that only root can enter. The server's user cannot run them there, so Start copies
+// them.
+func TestProgramsThatTheServersUserCannotReach(t *testing.T) {
 	bin, err := find("", distribution, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -198,12 +199,12 @@ func TestServerThatTheUserCannotReach(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PG_BIN", filepath.Join(dir, "programs", "bin"))
-	wantValue(t, startFor(t, Config{}), "SELECT 1", "1")
+	wantValue(t, startServer(t, Config{}), "SELECT 1", "1")
 }
 
-// A standby starts from a copy of the data, without pg_basebackup. A downloaded server lacks that program.
+// A standby starts from a copy of the data that was made without pg_basebackup. A downloaded server has no pg_basebackup.
 func TestStandbyFromACopy(t *testing.T) {
-	s := startFor(t, Config{})
+	s := startServer(t, Config{})
 	wantValue(t, s, "CREATE TABLE before AS SELECT 1 AS n", "")
 	f := &Server{config: s.config, bin: s.bin, user: s.user, password: s.password}
 	var err error
@@ -234,7 +235,7 @@ func TestStandbyFromACopy(t *testing.T) {
 	}
 }
 
-func TestUnreadableFolder(t *testing.T) {
+func TestFolderThatTheServersUserCannotEnter(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -261,7 +262,7 @@ func TestNewestVersionFirst(t *testing.T) {
 		}
 		programs := []string{"initdb", "postgres"}
 		if v == "18" {
-			programs = programs[:1] // like an installation of only the client package
+			programs = programs[:1] // 18 has no postgres, so find must skip it
 		}
 		for _, program := range programs {
 			if err := os.WriteFile(filepath.Join(bin, program), nil, 0o755); err != nil {

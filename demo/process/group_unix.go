@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// OwnGroup returns attributes that start a process in its own group. The terminal's signals do not reach it, and it may outlive
-// its parent.
+// OwnGroup returns attributes that start a process in its own process group. The terminal's signals do not reach such a process,
+// and the process may outlive its parent.
 func OwnGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 func attributes(user *User) *syscall.SysProcAttr {
@@ -20,7 +20,7 @@ func attributes(user *User) *syscall.SysProcAttr {
 	return a
 }
 
-// killGroup kills every process of the child's group. It ignores that the group may have ended already.
+// killGroup kills every process of the child's group. It ignores the error for a group that has already ended.
 func killGroup(leader *os.Process) {
 	_ = syscall.Kill(-leader.Pid, syscall.SIGKILL)
 }

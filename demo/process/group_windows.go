@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// Windows has no process groups to signal and cannot start a process as another user this way. The demo's servers do not run
-// there, but the rest of the binary does.
+// With this file, the package compiles on Windows. The demo does not run there: Windows cannot send a signal to a process group,
+// and cannot start a process as another user in this way.
 
 // OwnGroup does nothing.
 func OwnGroup() *syscall.SysProcAttr { return nil }

@@ -1,8 +1,8 @@
 // Package process runs a child process that cannot outlive its parent. The servers of the demo and of the end-to-end tests
-// (Postgres, Envoy) are real daemons. A test that panics or a closed terminal must leave none behind.
+// (Postgres, Envoy) are real daemons. None of them may be left after a test panics, or after the user closes the terminal.
 //
-// A child has its own process group, so a Ctrl-C in the terminal reaches only the parent. The parent can then stop its
-// children in the right order. On Linux the kernel kills the child when the parent dies for any reason.
+// A child has its own process group, so Ctrl-C in the terminal reaches only the parent. The parent then stops its children in the
+// right order. On Linux the kernel kills the child when the parent dies for any reason.
 package process
 
 import (
@@ -28,7 +28,7 @@ type Config struct {
 	Dir  string   // working folder; empty: the parent's working folder
 	User *User    // nil: the parent's user; only root can choose another user
 
-	// Output receives standard output and standard error, in order, from one goroutine. Nil drops them.
+	// Output receives standard output and standard error, in order, from one goroutine. Nil: they are dropped.
 	Output io.Writer
 
 	// StopSignal asks the process to end. Nil: SIGTERM.
@@ -38,7 +38,7 @@ type Config struct {
 // User is the user that a process runs as, without supplementary groups.
 type User struct{ UID, GID uint32 }
 
-// Process is a started child. Its methods may be called at any time, from any goroutine.
+// Process is a started child. Any goroutine may call its methods at any time.
 type Process struct {
 	name   string
 	cmd    *exec.Cmd
@@ -51,7 +51,7 @@ type Process struct {
 	err      error // set before done is closed
 }
 
-// tailBytes limits the last output that is kept for the error of an early exit.
+// tailBytes is the maximum size of the last output that is kept for the error of an early exit.
 const tailBytes = 2048
 
 // Start starts the child and returns when its program runs. The child may not be ready then.
@@ -134,8 +134,8 @@ func (p *Process) Signal(signal os.Signal) error {
 	return nil
 }
 
-// Stop asks the child to end, kills its whole group after the grace period, and returns once the child has been reaped. It
-// returns an error if it had to kill the child. Calling Stop twice is not an error.
+// Stop asks the child to end, and returns when the child has been reaped. If the child has not ended after the grace period, Stop
+// kills the child's whole group and returns an error. Calling Stop twice is not an error.
 func (p *Process) Stop(grace time.Duration) error {
 	p.mu.Lock()
 	p.stopping = true

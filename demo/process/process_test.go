@@ -35,7 +35,7 @@ func start(t *testing.T, script string) (*process.Process, string) {
 	return p, strings.TrimSpace(line)
 }
 
-// wantReaped fails the test if the child is left, even as a zombie.
+// wantReaped fails the test if the child still exists, even as a zombie.
 func wantReaped(t *testing.T, pid int) {
 	t.Helper()
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
@@ -43,7 +43,7 @@ func wantReaped(t *testing.T, pid int) {
 	}
 }
 
-// awaitEnd waits until an orphan has ended. It may still be a zombie: the machine's init reaps it later.
+// awaitEnd waits until an orphan has ended. The orphan may still be a zombie, because the machine's init process reaps it later.
 func awaitEnd(t *testing.T, pid string) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
@@ -55,7 +55,7 @@ func awaitEnd(t *testing.T, pid string) {
 	t.Errorf("process %s still runs", pid)
 }
 
-func TestEarlyExitCarriesTheLastLines(t *testing.T) {
+func TestErrorOfAnEarlyExitHasTheLastLines(t *testing.T) {
 	var out bytes.Buffer
 	p, err := process.Start(process.Config{
 		Path: "/bin/sh", Args: []string{"-c", "echo $WORD; echo the cause >&2; exit 3"},
@@ -88,7 +88,7 @@ func TestStopEndsTheWholeGroup(t *testing.T) {
 	awaitEnd(t, child)
 }
 
-func TestStopKillsAfterTheGrace(t *testing.T) {
+func TestStopKillsAfterTheGracePeriod(t *testing.T) {
 	p, _ := start(t, "trap '' TERM; echo ready; while :; do sleep 60; done")
 	err := p.Stop(10 * time.Millisecond)
 	if err == nil || !strings.Contains(err.Error(), "was killed") {
@@ -108,14 +108,14 @@ func TestSignalReachesTheChild(t *testing.T) {
 	}
 }
 
-func TestMissingProgramIsNamed(t *testing.T) {
+func TestErrorNamesTheMissingProgram(t *testing.T) {
 	_, err := process.Start(process.Config{Path: "/nowhere/daemon"})
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "daemon") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestRunsAsOtherUser(t *testing.T) {
+func TestChildRunsAsAnotherUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		_, err := process.Start(process.Config{Path: "/bin/true", User: &process.User{}})
 		if !errors.Is(err, os.ErrPermission) {

@@ -1,5 +1,5 @@
-// Package signin replaces Supabase in the demo. Users sign in here with any account. The server signs the tokens of their sessions
-// with its own key, and serves the public key.
+// Package signin replaces Supabase in the demo. Users choose an account and sign in without a password. The server signs the tokens
+// of their sessions with its own key, and serves the public key.
 package signin
 
 import (
@@ -94,7 +94,8 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Environ returns the settings with which the sidecar accepts the sessions and the OAuth issuer redirects users to this server.
+// Environ returns settings for the sidecar and for the OAuth issuer. With these settings, the sidecar accepts the sessions, and the
+// issuer redirects users to this server.
 func (s *Server) Environ() []string {
 	return []string{
 		"KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=" + s.base + "/auth/v1",
@@ -111,7 +112,8 @@ func (s *Server) AddUser(id, email string) {
 	s.users = append(s.users, user{id, email})
 }
 
-// Token returns the token of a session that begins now, in the form that Supabase uses. It is valid for the lifetime.
+// Token returns the token of a session that begins now, in the form that Supabase uses. The parameter lifetime is how long the
+// token is valid.
 func (s *Server) Token(user, session string, lifetime time.Duration) (string, error) {
 	now := time.Now()
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
@@ -136,12 +138,12 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 	users := s.users
 	s.mu.Unlock()
 	id := r.PostFormValue("user")
-	back, err := url.Parse(r.URL.Query().Get("return_to"))
+	returnTo, err := url.Parse(r.URL.Query().Get("return_to"))
 	switch {
 	case !slices.ContainsFunc(users, func(u user) bool { return u.ID == id }):
 		http.Error(w, "There is no such user.", http.StatusBadRequest)
 		return
-	case err != nil || back.Scheme != "http" || back.Hostname() != "127.0.0.1":
+	case err != nil || returnTo.Scheme != "http" || returnTo.Hostname() != "127.0.0.1":
 		http.Error(w, "return_to is not an address of this machine.", http.StatusBadRequest)
 		return
 	}
@@ -158,5 +160,5 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 	http.SetCookie(w, &http.Cookie{ //nolint:gosec // the demo is served without TLS, on this machine alone
 		Name: cookie, Value: "base64-" + base64.RawURLEncoding.EncodeToString(text), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
-	http.Redirect(w, r, back.String(), http.StatusSeeOther)
+	http.Redirect(w, r, returnTo.String(), http.StatusSeeOther)
 }

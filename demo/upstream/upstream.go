@@ -1,5 +1,5 @@
 // Package upstream is an HTTP server that returns each request in its response. It runs behind Envoy in the demo and in the
-// end-to-end tests. It shows which requests arrive, and with which headers.
+// end-to-end tests. The responses show which requests arrive, and with which headers.
 package upstream
 
 import (
@@ -35,8 +35,8 @@ type Server struct {
 	count atomic.Int64
 }
 
-// Start listens on addr, such as 127.0.0.1:8080 or, for a free port, 127.0.0.1:0. It speaks HTTP/1.1 and HTTP/2 without
-// TLS. Each response has the name in its body and in its header x-upstream.
+// Start starts a server that listens on addr, such as 127.0.0.1:8080. With port 0, it listens on a free port. It accepts HTTP/1.1
+// and HTTP/2 without TLS. Each response contains the name in its body and in its header x-upstream.
 func Start(name, addr string) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -57,7 +57,7 @@ func Start(name, addr string) (*Server, error) {
 // Addr returns the address that the server listens on, as host:port.
 func (s *Server) Addr() string { return s.addr }
 
-// Count returns the number of requests that have arrived. Requests that Envoy refused do not count.
+// Count returns the number of requests that have arrived. It does not include requests that Envoy refused.
 func (s *Server) Count() int64 { return s.count.Load() }
 
 // Close stops the server. Open requests have a second to finish.

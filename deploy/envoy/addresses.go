@@ -22,8 +22,8 @@ import (
 //go:embed envoy.yaml
 var file []byte
 
-// Addresses are the addresses of the admin interface, the listeners and the clusters, as host:port by name. The hosts
-// must be IP addresses, because the clusters are static.
+// Addresses are the addresses of the admin interface, the listeners and the clusters. Each address has the form host:port, and
+// the keys of the maps are names. The hosts must be IP addresses, because the clusters are static.
 type Addresses struct {
 	Admin     string            // Envoy's admin interface; empty: the address in the file
 	Listeners map[string]string // velaflows and velocity
@@ -38,10 +38,10 @@ func Render(addresses Addresses) ([]byte, error) {
 		return nil, fmt.Errorf("parse envoy.yaml: %w", err)
 	}
 	for name, list := range addresses.Clusters {
-		multiply(&document, name, strings.Count(list, ",")+1)
+		addEndpoints(&document, name, strings.Count(list, ",")+1)
 	}
 	listeners, clusters := maps.Clone(addresses.Listeners), maps.Clone(addresses.Clusters)
-	err := each(&document, func(kind, name string, socket *yaml.Node) error {
+	err := eachAddress(&document, func(kind, name string, socket *yaml.Node) error {
 		var address string
 		switch kind {
 		case "admin":
@@ -60,7 +60,7 @@ func Render(addresses Addresses) ([]byte, error) {
 		if address == "" {
 			return nil
 		}
-		return set(socket, address)
+		return setAddress(socket, address)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("render envoy.yaml: %w", err)
@@ -88,8 +88,8 @@ func Read(config []byte) (Addresses, error) {
 		return Addresses{}, fmt.Errorf("parse Envoy's configuration: %w", err)
 	}
 	addresses := Addresses{Listeners: map[string]string{}, Clusters: map[string]string{}}
-	err := each(&document, func(kind, name string, socket *yaml.Node) error {
-		address, err := get(socket)
+	err := eachAddress(&document, func(kind, name string, socket *yaml.Node) error {
+		address, err := readAddress(socket)
 		if err != nil {
 			return err
 		}
@@ -112,8 +112,8 @@ func Read(config []byte) (Addresses, error) {
 	return addresses, nil
 }
 
-// multiply copies the first endpoint of the cluster until the cluster has n endpoints.
-func multiply(document *yaml.Node, cluster string, n int) {
+// addEndpoints copies the first endpoint of the cluster until the cluster has n endpoints.
+func addEndpoints(document *yaml.Node, cluster string, n int) {
 	for _, c := range nodesAt(document.Content, "static_resources", "clusters") {
 		if names := nodesAt([]*yaml.Node{c}, "name"); len(names) == 0 || names[0].Value != cluster {
 			continue
@@ -137,8 +137,8 @@ func clone(node *yaml.Node) *yaml.Node {
 	return &c
 }
 
-// each calls visit with every socket_address: of the admin interface, the listeners and the clusters' endpoints.
-func each(document *yaml.Node, visit func(kind, name string, socket *yaml.Node) error) error {
+// eachAddress calls visit with every socket_address of the admin interface, the listeners and the clusters' endpoints.
+func eachAddress(document *yaml.Node, visit func(kind, name string, socket *yaml.Node) error) error {
 	if len(document.Content) == 0 {
 		return errors.New("it is empty")
 	}
@@ -169,7 +169,7 @@ func each(document *yaml.Node, visit func(kind, name string, socket *yaml.Node) 
 	return nil
 }
 
-// nodesAt returns the nodes at the path of keys. It follows every item of a list on the way.
+// nodesAt returns the nodes at the path of keys. If a node on the path is a list, nodesAt follows every item of the list.
 func nodesAt(nodes []*yaml.Node, keys ...string) []*yaml.Node {
 	for _, key := range keys {
 		var next []*yaml.Node
@@ -192,7 +192,7 @@ func nodesAt(nodes []*yaml.Node, keys ...string) []*yaml.Node {
 	return nodes
 }
 
-func get(socket *yaml.Node) (string, error) {
+func readAddress(socket *yaml.Node) (string, error) {
 	var s struct {
 		Address string `yaml:"address"`
 		Port    int    `yaml:"port_value"`
@@ -203,7 +203,7 @@ func get(socket *yaml.Node) (string, error) {
 	return net.JoinHostPort(s.Address, strconv.Itoa(s.Port)), nil
 }
 
-func set(socket *yaml.Node, address string) error {
+func setAddress(socket *yaml.Node, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return err

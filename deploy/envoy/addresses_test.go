@@ -38,7 +38,7 @@ func decode(t *testing.T, config []byte) (decoded map[string]any) {
 	return decoded
 }
 
-func TestRenderReplacesAddressesAlone(t *testing.T) {
+func TestRenderReplacesOnlyAddresses(t *testing.T) {
 	file, err := os.ReadFile("envoy.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-func TestEnvoyAcceptsIt(t *testing.T) {
+func TestEnvoyAcceptsTheConfiguration(t *testing.T) {
 	rendered := filepath.Join(t.TempDir(), "envoy.yaml")
 	if err := os.WriteFile(rendered, render(t, otherAddresses), 0o644); err != nil {
 		t.Fatal(err)
@@ -41,8 +41,9 @@ func managers(t *testing.T) (managers []map[string]any) {
 	return managers
 }
 
-// YAML aliases cannot share the scalar settings, so the file repeats them. This test keeps both copies equal.
-func TestListenersDifferAsStated(t *testing.T) {
+// Envoy does not support YAML merge keys, so both listeners repeat the settings with scalar values. This test checks that the two
+// copies are equal.
+func TestListenersDifferOnlyInNameAndRoutes(t *testing.T) {
 	managers := managers(t)
 	for _, manager := range managers {
 		delete(manager, "stat_prefix")
@@ -54,8 +55,8 @@ func TestListenersDifferAsStated(t *testing.T) {
 	}
 }
 
-// The sidecar can check every request that these listeners accept. A check contains the request's headers, and the path once
-// more.
+// The sidecar can check every request that these listeners accept. A check contains the path twice: in the headers, and in a
+// separate field.
 func TestLargestRequestIsChecked(t *testing.T) {
 	for _, manager := range managers(t) {
 		kb, ok := manager["max_request_headers_kb"].(int)

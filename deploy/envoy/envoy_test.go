@@ -26,8 +26,8 @@ func TestAllowedRequest(t *testing.T) {
 			"x-keywicket-environment": {"live"},
 			"authorization":           nil,     // the sidecar removes it
 			"x-workspace-slug":        nil,     // the sidecar removes it
-			"x-else":                  nil,     // the sidecar sets it, against the mutation rules
-			"x-kept":                  {"yes"}, // the sidecar removes it, against the mutation rules
+			"x-else":                  nil,     // the sidecar sets it, but the mutation rules do not permit this
+			"x-kept":                  {"yes"}, // the sidecar removes it, but the mutation rules do not permit this
 			"x-workspace-id":          {"one", "two"},
 		} {
 			if !reflect.DeepEqual(echo.Headers[name], want) {
@@ -35,7 +35,7 @@ func TestAllowedRequest(t *testing.T) {
 			}
 		}
 
-		check := s.checks.last(t)
+		check := s.sidecar.lastCheck(t)
 		if want := map[string]string{"api": api}; !reflect.DeepEqual(check.GetContextExtensions(), want) {
 			t.Errorf("context extensions %v, want %v", check.GetContextExtensions(), want)
 		}
@@ -106,7 +106,7 @@ func TestClientsCannotForgeHeaders(t *testing.T) {
 	for header := range want {
 		t.Errorf("the upstream did not see %s", header)
 	}
-	if headers := s.checks.last(t).GetRequest().GetHttp().GetHeaderMap().GetHeaders(); len(headers) != 0 {
+	if headers := s.sidecar.lastCheck(t).GetRequest().GetHttp().GetHeaderMap().GetHeaders(); len(headers) != 0 {
 		t.Errorf("Envoy does not forward a header that Connection names, so the check must not contain it: %v", headers)
 	}
 }
@@ -141,12 +141,13 @@ func TestEnvoyRejectsBeforeTheCheck(t *testing.T) {
 		a := send(t, s.velaflows, c.request, append(c.headers, "authorization: Bearer live")...)
 		wantLocalReply(t, c.name, a, c.status, c.code, c.reason)
 	}
-	if s.checks.count() != 0 || s.reached() != 0 {
-		t.Errorf("%d requests were checked and %d reached an upstream", s.checks.count(), s.reached())
+	if s.sidecar.checkCount() != 0 || s.reached() != 0 {
+		t.Errorf("%d requests were checked and %d reached an upstream", s.sidecar.checkCount(), s.reached())
 	}
 }
 
-// wantLocalReply checks that the response comes from Envoy itself, with a body in the product's form.
+// wantLocalReply checks that Envoy itself sent the response. The body must have the JSON form of the sidecar's errors: code, reason
+// and message.
 func wantLocalReply(t *testing.T, name string, a fullResponse, status int, code, reason string) {
 	t.Helper()
 	var body struct {
@@ -175,7 +176,7 @@ func TestCheckAndUpstreamSeeTheSamePath(t *testing.T) {
 		"/a;b/%252f":                    "/a;b/%252f", // unchanged: the policies refuse it
 	} {
 		echo := send(t, s.velaflows, "GET "+sent, "authorization: Bearer live").echo(t)
-		if checked := s.checks.last(t).GetRequest().GetHttp().GetPath(); checked != want || echo.Path != want {
+		if checked := s.sidecar.lastCheck(t).GetRequest().GetHttp().GetPath(); checked != want || echo.Path != want {
 			t.Errorf("%s: checked as %s, passed as %s, want %s", sent, checked, echo.Path, want)
 		}
 	}
@@ -185,7 +186,7 @@ func TestHostIsNormalised(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	echo := send(t, s.velaflows, "GET http://evil.test.:80/", "authorization: Bearer live").echo(t)
-	if checked := s.checks.last(t).GetRequest().GetHttp().GetHost(); checked != "evil.test" || echo.Host != checked {
+	if checked := s.sidecar.lastCheck(t).GetRequest().GetHttp().GetHost(); checked != "evil.test" || echo.Host != checked {
 		t.Errorf("checked as %s, passed as %s", checked, echo.Host)
 	}
 }
@@ -204,11 +205,11 @@ func TestDenialReachesTheClientUnchanged(t *testing.T) {
 		}
 	}
 	if s.reached() != 0 {
-		t.Errorf("%d denied requests went through", s.reached())
+		t.Errorf("%d denied requests reached an upstream", s.reached())
 	}
 	c.send(t, "GET /a", "authorization: Bearer live").echo(t)
 	if s.reached() != 1 {
-		t.Error("the same connection's next request did not go through")
+		t.Error("the next request on the same connection did not reach an upstream")
 	}
 }
 
@@ -252,15 +253,15 @@ func TestUnresponsiveSidecar(t *testing.T) {
 		t.Errorf("hanging: logged as %v", entry)
 	}
 
-	s.checks.server.Stop()
+	s.sidecar.server.Stop()
 	for _, addr := range []string{s.velaflows, s.velocity} {
 		wantLocalReply(t, "down", send(t, addr, "GET /", "authorization: Bearer live"), 503, "UNAVAILABLE", "unavailable")
 	}
 	if s.reached() != 1 {
-		t.Errorf("%d requests went through unchecked", s.reached()-1)
+		t.Errorf("%d requests reached an upstream without a check", s.reached()-1)
 	}
 
-	s.checks.start(t)
+	s.sidecar.start(t)
 	send(t, s.velaflows, "GET /", "authorization: Bearer live").echo(t)
 }
 
@@ -280,9 +281,9 @@ func TestSlowOrBusySidecar(t *testing.T) {
 		"slow":  1, // the response takes 0.3 s: Envoy does not end this try early
 		"flaky": 2, // the first response is UNAVAILABLE: Envoy retries within the timeout
 	} {
-		before := s.checks.count()
+		before := s.sidecar.checkCount()
 		send(t, s.velaflows, "GET /", "authorization: Bearer "+token).echo(t)
-		if got := s.checks.count() - before; got != checks {
+		if got := s.sidecar.checkCount() - before; got != checks {
 			t.Errorf("%s: checked %d times, want %d", token, got, checks)
 		}
 	}
@@ -340,7 +341,7 @@ func TestAccessLog(t *testing.T) {
 	}
 	for _, secret := range []string{"in-query", "in-header", "in-cookie", "Bearer"} {
 		if strings.Contains(s.log.String(), secret) {
-			t.Errorf("the log contains %s: %s", secret, s.log)
+			t.Errorf("Envoy's output contains %s: %s", secret, s.log)
 		}
 	}
 }

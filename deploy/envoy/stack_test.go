@@ -38,15 +38,15 @@ import (
 type stack struct {
 	velaflows, velocity string // listeners
 	live, sandbox       *upstream.Server
-	checks              *checks
+	sidecar             *fakeSidecar
 	log                 *log
 }
 
 func start(t *testing.T) *stack {
 	t.Helper()
-	s := &stack{checks: &checks{addr: "127.0.0.1:0"}, log: &log{}}
-	s.checks.start(t)
-	t.Cleanup(func() { s.checks.server.Stop() })
+	s := &stack{sidecar: &fakeSidecar{addr: "127.0.0.1:0"}, log: &log{}}
+	s.sidecar.start(t)
+	t.Cleanup(func() { s.sidecar.server.Stop() })
 	for name, server := range map[string]**upstream.Server{"live": &s.live, "sandbox": &s.sandbox} {
 		u, err := upstream.Start(name, "127.0.0.1:0")
 		if err != nil {
@@ -55,7 +55,7 @@ func start(t *testing.T) *stack {
 		t.Cleanup(func() { _ = u.Close() })
 		*server = u
 	}
-	// free keeps all listeners open until it has found the last address, so that no address repeats.
+	// free keeps all listeners open until it has found three addresses, so that the addresses differ.
 	free := func() (addresses [3]string) {
 		for i := range addresses {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -74,7 +74,7 @@ func start(t *testing.T) *stack {
 			Admin:     addresses[2],
 			Listeners: map[string]string{"velaflows": s.velaflows, "velocity": s.velocity},
 			Clusters: map[string]string{
-				"keywicket": s.checks.addr, "upstream_live": s.live.Addr(), "upstream_sandbox": s.sandbox.Addr(),
+				"keywicket": s.sidecar.addr, "upstream_live": s.live.Addr(), "upstream_sandbox": s.sandbox.Addr(),
 			},
 		})
 		if err != nil {
@@ -153,18 +153,18 @@ func (c conn) read(t *testing.T) fullResponse {
 	return fullResponse{response.Status, response.Header, string(response.Body)}
 }
 
-// checks is the fake sidecar. The bearer token selects its response.
-type checks struct {
-	addr   string
-	server *grpc.Server
-	flaked atomic.Bool // the token "flaky" has had its one failure
+// fakeSidecar replaces the sidecar. The bearer token selects its response.
+type fakeSidecar struct {
+	addr       string
+	server     *grpc.Server
+	failedOnce atomic.Bool // the first check with the token "flaky" has failed
 
 	mu       sync.Mutex
 	requests []*authv3.CheckRequest
 }
 
-// start starts the server. After server.Stop it listens on the same address again.
-func (c *checks) start(t *testing.T) {
+// start starts the server. After a server.Stop, start uses the same address again.
+func (c *fakeSidecar) start(t *testing.T) {
 	t.Helper()
 	listener, err := net.Listen("tcp", c.addr)
 	if err != nil {
@@ -177,13 +177,13 @@ func (c *checks) start(t *testing.T) {
 	go func() { _ = c.server.Serve(listener) }()
 }
 
-func (c *checks) count() int {
+func (c *fakeSidecar) checkCount() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.requests)
 }
 
-func (c *checks) last(t *testing.T) *authv3.AttributeContext {
+func (c *fakeSidecar) lastCheck(t *testing.T) *authv3.AttributeContext {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -196,7 +196,7 @@ func (c *checks) last(t *testing.T) *authv3.AttributeContext {
 // denial is the body of the fake's denials. It differs from every body that Envoy writes itself.
 const denial = `{"error":{"code":"FORBIDDEN","reason":"missing_scope","decision_id":"d-1"}}` + "\n"
 
-func (c *checks) Check(ctx context.Context, request *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+func (c *fakeSidecar) Check(ctx context.Context, request *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	c.mu.Lock()
 	c.requests = append(c.requests, request)
 	c.mu.Unlock()
@@ -217,7 +217,7 @@ func (c *checks) Check(ctx context.Context, request *authv3.CheckRequest) (*auth
 			return nil, ctx.Err()
 		}
 	case "flaky":
-		if !c.flaked.Swap(true) {
+		if !c.failedOnce.Swap(true) {
 			return nil, status.Error(codes.Unavailable, "draining")
 		}
 	case "401":
@@ -286,7 +286,7 @@ func metadata(code, reason string, more ...string) *structpb.Struct {
 // log collects Envoy's output.
 type log struct{ syncbuffer.Buffer }
 
-// entry waits for the access log's line of the request with this path.
+// entry waits for the line of the access log for the request with this path, and returns it.
 func (l *log) entry(t *testing.T, path string) map[string]any {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)

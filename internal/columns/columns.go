@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 )
 
-// Rows writes a row of titles and the rows below it.
+// Rows writes a row of titles, and the other rows below it.
 func Rows(w io.Writer, titles []string, rows [][]string) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range append([][]string{titles}, rows...) {

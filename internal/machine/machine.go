@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Describe returns the processor's model with the number of its cores, and the load average of the last minute: the average
-// number of processes that run or wait to run.
+// Describe returns the processor's model with the number of its cores, and the load average of the last minute. The load average is
+// the average number of processes that run or wait to run.
 func Describe() (name string, load float64, err error) {
 	name, err = model()
 	text, err2 := os.ReadFile("/proc/loadavg")

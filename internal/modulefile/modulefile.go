@@ -1,5 +1,5 @@
-// Package modulefile finds files by their path below the module's root, such as .tools/envoy: the files that the Makefile fetches
-// for the demo and the tests. The demo and the tests run in the module's root or in the folder of a package.
+// Package modulefile finds files by their path below the module's root, such as .tools/envoy. The Makefile downloads these files
+// for the demo and the tests, which run in the module's root or in the folder of a package.
 package modulefile
 
 import (

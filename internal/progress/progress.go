@@ -19,8 +19,8 @@ type Bar struct {
 	rows           int
 }
 
-// New returns a bar on w, or a bar that draws nothing if w is not a terminal. size is the size of the input in bytes, or 0 if it is
-// unknown. read returns the number of bytes that have been read.
+// New returns a bar on w, or a bar that draws nothing if w is not a terminal. The parameter size is the size of the input in bytes,
+// or 0 if the size is unknown. The function read returns the number of bytes that have been read.
 func New(w io.Writer, size int64, read func() int64) *Bar {
 	return &Bar{w: terminal(w), size: size, read: read, now: time.Now}
 }
@@ -41,7 +41,7 @@ func (p *Bar) Row() {
 	}
 }
 
-// Storing draws the state after the input is read, while the database checks and stores the rows.
+// Storing draws the state after the whole input has been read, while the database checks and stores the rows.
 func (p *Bar) Storing() {
 	if p.w != nil {
 		p.draw(p.count() + "; checking and storing")

@@ -34,7 +34,7 @@ func TestProgressIsDrawnForATerminal(t *testing.T) {
 	now = now.Add(time.Second)
 	p.Row()
 	if got := screen.String(); got != "\r\x1b[K2 rows, 2 rows/s" {
-		t.Errorf("for a pipe: got %q", got)
+		t.Errorf("for an input of unknown size: got %q", got)
 	}
 	if terminal(&screen) != nil {
 		t.Error("a buffer is not a terminal")

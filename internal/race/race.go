@@ -3,9 +3,9 @@ package race
 
 import "testing"
 
-// Skip skips the test if the race detector is on. It is for tests that start no goroutines and run much slower with the race
-// detector, and for tests that count allocations or other values that the detector changes. `make test` also runs these tests
-// without the detector (tools/test-matching).
+// Skip skips the test if the race detector is on. It is for two kinds of tests. The first kind starts no goroutines and runs much
+// slower with the race detector. The second kind counts allocations or other values that the detector changes. `make test` also
+// runs these tests without the detector (tools/test-matching).
 func Skip(t *testing.T) {
 	t.Helper()
 	if enabled {

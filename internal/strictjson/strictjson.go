@@ -1,5 +1,5 @@
 // Package strictjson reads JSON objects from untrusted sources. A duplicate name is an error, because two parsers may use different
-// values.
+// values of it.
 package strictjson
 
 import (
@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Object reads one object. Any text after the object is an error. Names are case-sensitive. Bytes that are not UTF-8 are an
-// error; encoding/json would replace them. The errors do not quote the text.
+// Object reads one object. Any text after the object is an error. Names are case-sensitive. Bytes that are not UTF-8 are an error,
+// whereas encoding/json would replace them. The errors do not quote the text.
 func Object(text []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("it is not UTF-8")
@@ -27,7 +27,7 @@ func Object(text []byte) (map[string]json.RawMessage, error) {
 		if err != nil || !ok {
 			return nil, errors.New("it is not JSON")
 		}
-		if _, twice := object[name]; twice {
+		if _, repeated := object[name]; repeated {
 			return nil, fmt.Errorf("field %d occurs twice", len(object)+1)
 		}
 		var value json.RawMessage

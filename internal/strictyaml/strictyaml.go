@@ -4,6 +4,7 @@ package strictyaml
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Decode reads one document into v. Fields of v that the document does not name keep their values. An empty text changes
-// nothing. The error has one line for each problem.
+// Decode reads one document into v. Fields of v that the document omits keep their values. An empty document changes nothing. The
+// error has one line for each problem.
 func Decode(text []byte, v any) error {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
@@ -49,7 +50,7 @@ func Decode(text []byte, v any) error {
 	return nil
 }
 
-// emptyItems returns the line numbers of nulls in lists. The decoder would silently omit them.
+// emptyItems returns the line numbers of empty items in lists. The decoder would silently omit these items.
 func emptyItems(n *yaml.Node) []int {
 	var lines []int
 	for _, child := range n.Content {
@@ -67,12 +68,12 @@ var (
 	mistyped = regexp.MustCompile("cannot unmarshal \\S+ (`[^`]*` )?into (\\S+)")
 )
 
-// rewrite describes the decoder's error in terms of the file instead of Go types.
+// rewrite replaces the Go types in the decoder's error by terms of the file.
 func rewrite(text string) string {
 	text = strings.TrimPrefix(text, "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
 	text = unknown.ReplaceAllStringFunc(text, func(s string) string {
-		// In an unquoted text, YAML may read the part after a comma as a key. That part may be the rest of a password, so the error
+		// In an unquoted text, YAML may read the part after a comma as a key. This part may be the end of a password, so the error
 		// must not quote it.
 		if name := unknown.FindStringSubmatch(s)[1]; keyForm.MatchString(name) {
 			return `unknown key "` + name + `"`
@@ -81,7 +82,7 @@ func rewrite(text string) string {
 	})
 	text = mistyped.ReplaceAllStringFunc(text, func(s string) string {
 		parts := mistyped.FindStringSubmatch(s)
-		return strings.TrimSpace(parts[1]) + " is not " + describeType(parts[2])
+		return cmp.Or(strings.TrimSpace(parts[1]), "the value") + " is not " + describeType(parts[2])
 	})
 	return strings.Join(strings.Fields(text), " ")
 }

@@ -20,7 +20,7 @@ type part struct {
 	Name string `yaml:"name"`
 }
 
-func TestDecodeKeepsUnnamedKeys(t *testing.T) {
+func TestDecodeKeepsFieldsThatTheFileOmits(t *testing.T) {
 	got := file{Name: "kept", Wait: time.Second}
 	if err := strictyaml.Decode([]byte("wait: 200ms\n"), &got); err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func TestDecodeErrors(t *testing.T) {
 		"on: perhaps":           "line 1: `perhaps` is not true or false",
 		"list: one":             "line 1: `one` is not a list",
 		"part: one":             "line 1: `one` is not a group of keys",
-		"name: [a]":             "line 1: is not a text",
+		"name: [a]":             "line 1: the value is not a text",
 		"name: a\nname: b":      `line 2: mapping key "name" already defined at line 1`,
 		"name: a\n---\nname: b": "line 2: there is a second document",
 		"name: a\n---\n[":       "line 3: did not find expected node content",

@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// Buffer is a buffer that may be read while it is written.
+// Buffer is a buffer that one goroutine may read while other goroutines write to it.
 type Buffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer

@@ -6,8 +6,8 @@ import (
 	"os"
 )
 
-// Exit ends the process with the exit status of the tests. If the set-up or the end of the package's servers failed, Exit prints the
-// error and exits with 1.
+// Exit ends the process with the exit status of the tests. If err is not nil, Exit prints it and exits with 1. Callers pass the
+// error of starting or stopping the servers of the tests.
 func Exit(code int, err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -14,7 +14,8 @@ var form = regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`)
 // Find returns the test names in a text.
 func Find(text string) []string { return form.FindAllString(text, -1) }
 
-// Missing returns the names for which the folder contains no test. It skips hidden folders, which contain third-party code.
+// Missing returns the names for which the folder and its subfolders contain no test. It skips hidden folders, which contain
+// third-party code.
 func Missing(folder string, names []string) ([]string, error) {
 	var tests strings.Builder
 	err := filepath.WalkDir(folder, func(file string, entry fs.DirEntry, err error) error {

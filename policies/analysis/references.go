@@ -27,8 +27,8 @@ func ReadingOf(references []Reference) (r document.Reading) {
 // Reference is a reference in a rule, up to its first variable.
 type Reference struct {
 	Ref ast.Ref
-	// Test is nil unless the reference belongs to a test of the scopes (see scopeTest). It then refers to the rule with the
-	// sets of scopes.
+	// If the reference belongs to a test of the scopes (see scopeTest), Test refers to the rule with the sets of scopes. For any
+	// other reference, Test is nil.
 	Test     ast.Ref
 	location *ast.Location // place of the rule; nil if the rule was not read from a file
 }
@@ -47,7 +47,7 @@ func (r Reference) Place() string {
 // ReferencesOf ignores `indexed` if one of the rules has a `with`, because a `with` may replace values that `route` reads.
 func ReferencesOf(compiler *ast.Compiler, indexed bool) []Reference {
 	var found []Reference
-	hasReplacement := false // a `with`, which may replace values that the rule route reads
+	hasReplacement := false // a rule has a `with`, which may replace values that the rule `route` reads
 	seen := make(map[*ast.Rule]bool)
 	var visit func(rule *ast.Rule)
 	visit = func(rule *ast.Rule) {

@@ -14,7 +14,7 @@ func DependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rul
 	if rowOnly, ok := known[rule]; ok {
 		return rowOnly
 	}
-	rowOnly := !hasWith(rule) // a `with` may replace values that route reads
+	rowOnly := !hasWith(rule) // a `with` may replace values that the rule `route` reads
 	ast.WalkRefs(rule, func(r ast.Ref) bool {
 		rowOnly = rowOnly && !r[0].Equal(ast.InputRootDocument) && !nondeterministic(r)
 		return !rowOnly
@@ -32,9 +32,9 @@ func DependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rul
 // scopeTest recognises an expression that tests the scopes of the principal against sets. It returns the reference of the rule
 // with these sets, and nil for any other expression. It accepts only this form, in which NAME is the rule with the sets:
 //
-//	every one_of in NAME {
+//	every scope_set in NAME {
 //		some scope in input.principal.scopes
-//		scope in one_of
+//		scope in scope_set
 //	}
 //
 // The expression must be what OPA compiles from this form, and the rest of the rule must use none of the expression's

@@ -82,7 +82,8 @@ var mayBeUndefined = []ast.Ref{
 	ast.MustParseRef("input.request.headers"), ast.MustParseRef("input.request.query"),
 }
 
-// evaluatedBeforeNot returns the reference in a negated expression that OPA evaluates before the negation, or nil.
+// evaluatedBeforeNot examines a negated expression. It returns a reference that may be undefined and that OPA evaluates before
+// the negation, or nil.
 func evaluatedBeforeNot(e *ast.Expr) ast.Ref {
 	if !e.Negated {
 		return nil

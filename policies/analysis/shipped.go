@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// FindRoute is the name of the function that replaces the rule route.
+// FindRoute is the name of the function that replaces the rule `route`.
 const FindRoute = "keywicket.find_route"
 
 // HasShippedRoute reports whether the policy finds its rows with the shipped route.rego. The index finds the same rows only in

@@ -14,7 +14,8 @@ import (
 	"github.com/keywicket/keywicket/policies/fault"
 )
 
-// Use is a denial or a header in the rules, which the configuration must declare. An empty code or reason depends on the input.
+// Use is a denial or a header in the rules, which the configuration must declare. If the code or the reason depends on the
+// input, the field is empty.
 type Use struct {
 	Code   authz.Code
 	Reason authz.Reason
@@ -33,7 +34,7 @@ type Uses []Use
 func (u Uses) CheckDeclared(apis map[string]authz.API) error {
 	var all fault.Errors
 	for _, use := range u {
-		declared, where := false, "denials"
+		declared, setting := false, "denials"
 		for _, api := range apis {
 			if use.Header != "" {
 				declared = declared || slices.Contains(api.UpstreamHeaders, use.Header)
@@ -45,10 +46,10 @@ func (u Uses) CheckDeclared(apis map[string]authz.API) error {
 			continue
 		}
 		if use.Header != "" {
-			where = "upstream_headers"
+			setting = "upstream_headers"
 		}
 		all = append(all, fault.Fault{File: use.File, Line: use.Line, Text: fmt.Sprintf(
-			"%s, which no API declares: add it to apis.NAME.%s in the configuration, or correct the rule", use.description(), where)})
+			"%s, which no API declares: add it to apis.NAME.%s in the configuration, or correct the rule", use.description(), setting)})
 	}
 	return all.Err()
 }
@@ -122,11 +123,11 @@ func headersOf(rule *ast.Rule) Uses {
 }
 
 // headerUses returns a use for each key that is a constant.
-func headerUses(keys []*ast.Term, at *ast.Location) Uses {
+func headerUses(keys []*ast.Term, location *ast.Location) Uses {
 	var all Uses
 	for _, key := range keys {
 		if name := constant(key); name != "" {
-			all = append(all, Use{Header: name, File: at.File, Line: at.Row})
+			all = append(all, Use{Header: name, File: location.File, Line: location.Row})
 		}
 	}
 	return all

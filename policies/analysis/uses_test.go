@@ -16,8 +16,8 @@ var declared = map[string]authz.API{"velaflows": {UpstreamHeaders: []string{"x-r
 
 const otherKeys = `"allow": false, "required_scopes": [], "route": null`
 
-// A constant code or reason of a denial must be built in or declared. A code or reason that depends on the input is not found at
-// load.
+// A constant code or reason of a denial must be built in or declared. A code or reason that depends on the input is not checked
+// at load.
 func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
 	for name, c := range map[string]struct {
 		rules string // rules with a rule `extra`, which becomes another branch of the decision
@@ -25,7 +25,7 @@ func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
 	}{
 		"a function's arguments":        {`extra := denied("TEAPOT", "tea")`, `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea", which no API declares: add it to apis.NAME.denials`},
 		"a declared code's reason":      {`extra := denied("PAYMENT_REQUIRED", "unpaid")`, `:3: a denial with the code "PAYMENT_REQUIRED" and the reason "unpaid"`},
-		"reasons mixed up":              {`extra := denied("FORBIDDEN", "expired")`, `:3: a denial with the code "FORBIDDEN" and the reason "expired"`},
+		"another code's reason":         {`extra := denied("FORBIDDEN", "expired")`, `:3: a denial with the code "FORBIDDEN" and the reason "expired"`},
 		"a code, the reason is dynamic": {`extra := denied("TEAPOT", input.denial)`, `:3: a denial with the code "TEAPOT", which`},
 		"a reason, the code is dynamic": {`extra := denied(input.context.code, "tea")`, `:3: a denial with the reason "tea", which`},
 		"an object":                     {"extra := {\n\t" + `"code": "TEAPOT", "reason": "tea", ` + otherKeys + "\n}", `:3: a denial with the code "TEAPOT"`},

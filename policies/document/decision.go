@@ -22,7 +22,7 @@ func CheckKey(key string) error {
 	if slices.Contains(required, key) || slices.Contains(optional, key) {
 		return nil
 	}
-	return fmt.Errorf("data.keywicket.decision has the unknown key %q; its keys are %s, and the optional ones %s",
+	return fmt.Errorf("data.keywicket.decision has the unknown key %q; its keys are %s; its optional keys are %s",
 		key, strings.Join(required, ", "), strings.Join(optional, ", "))
 }
 
@@ -109,7 +109,7 @@ type reader struct {
 
 func (r *reader) has(key *ast.Term) bool { return r.document.Get(key) != nil }
 
-// get returns the value of a key, or null and an error if the key is missing.
+// get returns the value of a key. If the key is missing, it records an error and returns null.
 func (r *reader) get(key *ast.Term) ast.Value {
 	value := r.document.Get(key)
 	if value == nil {
@@ -126,7 +126,7 @@ func (r *reader) fail(format string, args ...any) {
 	}
 }
 
-// failType records an error that names the wrong type of a value.
+// failType records the error for a value of a wrong type.
 func (r *reader) failType(key *ast.Term, value ast.Value, want string) {
 	r.fail("data.keywicket.decision.%s is %s, %s", nameOf(key), typeOf(value), want)
 }

@@ -33,8 +33,8 @@ func TestInvalidDecision(t *testing.T) {
 	}
 }
 
-// An unknown key of the decision is an error. If the key is constant, the error occurs at load. Otherwise it occurs when the policy
-// decides.
+// An unknown key of the decision is an error. If the key is constant, the error occurs at load. If the key is computed, the
+// error occurs when the policy decides.
 func TestUnknownKeyOfTheDecision(t *testing.T) {
 	for name, rule := range map[string]string{
 		"constant": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": {}}`,
@@ -59,7 +59,7 @@ decision := object.union({"allow": true, "code": null, "reason": null, "required
 else := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {lower(input.request.method): "x"})
 `)
 	d, err := policytest.Load(t, dir).Decide(t.Context(), policytest.Input())
-	if want := `unknown key "get"; its keys are allow, code, reason, required_scopes, route, and the optional ones any_of, headers, retry_after`; err == nil || !strings.Contains(err.Error(), want) {
+	if want := `unknown key "get"; its keys are allow, code, reason, required_scopes, route; its optional keys are any_of, headers, retry_after`; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %+v, %v", d, err)
 	}
 }

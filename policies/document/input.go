@@ -65,9 +65,9 @@ func Input(in *authz.Input, r *Reading) (ast.Value, error) {
 		member(r, WorkspaceGranted, in.Workspace.Granted, ast.InternedTerm[bool]),
 		field{attributesKey, workspaceAttributes},
 	)
-	var from field
+	var sourceField field
 	if r.Source() {
-		from = field{sourceKey, source(in.Source, r)}
+		sourceField = field{sourceKey, source(in.Source, r)}
 	}
 	return object(
 		member(r, InputAPI, in.API, text),
@@ -77,7 +77,7 @@ func Input(in *authz.Input, r *Reading) (ast.Value, error) {
 		field{workspaceKey, workspace},
 		member(r, InputContext, in.Context, dictionary),
 		member(r, InputTime, in.Time, nanoseconds),
-		from,
+		sourceField,
 	).Value, nil
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-func TestInputDocumentIsWhole(t *testing.T) {
+func TestInputDocumentHasEveryKey(t *testing.T) {
 	dir := policytest.Copy(t)
 	policytest.Write(t, dir, "keywicket/decision.rego", `package keywicket
 

@@ -63,8 +63,8 @@ var partRefs = func() (refs [NumberOfParts]ast.Ref) {
 // Ref returns the reference of the part. It begins with input. The caller must not modify it.
 func (p Part) Ref() ast.Ref { return partRefs[p] }
 
-// Reading is true for each part that decisions may depend on. A rule that reads a prefix of a part reads the part too. A rule
-// that continues a reference with a variable may read every part below that reference.
+// Reading is true for each part that decisions may depend on. A rule that reads a prefix of a part's reference reads the part
+// too. If a rule continues a reference with a variable, it may read every part below that reference.
 type Reading [NumberOfParts]bool
 
 // Source reports whether the rules read any part of the request's source.

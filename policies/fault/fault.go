@@ -77,7 +77,7 @@ func lastLine(n *yaml.Node) int {
 	return last
 }
 
-// In adds an error of a file. It adds one fault for each fault or line that the error contains.
+// In adds the problems of a file: one fault for each fault or line that the error contains.
 func (f *Errors) In(file string, err error) {
 	var faults Errors
 	var regoErrors ast.Errors

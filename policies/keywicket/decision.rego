@@ -49,14 +49,14 @@ workspace_needed if route.level == "workspace"
 # METADATA
 # description: |
 #   The principal may use the route. A workspace's credential needs the scopes of a workspace-level route, and can never
-#   use a user-level route. Each rule repeats the test of the scopes, because a shared function would take a sixth of a decision's time.
+#   use a user-level route. Each rule repeats the scope test, because a call of a function takes a sixth of a decision's time.
 permitted if {
 	route.level == "workspace"
 	input.workspace.granted == true
 	input.principal.kind in workspace_kinds
-	every one_of in workspace_needs {
+	every scope_set in workspace_needs {
 		some scope in input.principal.scopes
-		scope in one_of
+		scope in scope_set
 	}
 }
 
@@ -65,10 +65,10 @@ permitted if {
 	route.level == "workspace"
 	input.workspace.granted == true
 	input.principal.kind in user_kinds
-	input.workspace.role in roles_enough
-	every one_of in user_needs {
+	input.workspace.role in sufficient_roles
+	every scope_set in user_needs {
 		some scope in input.principal.scopes
-		scope in one_of
+		scope in scope_set
 	}
 }
 
@@ -76,15 +76,15 @@ permitted if {
 permitted if {
 	route.level == "user"
 	input.principal.kind in user_kinds
-	every one_of in user_needs {
+	every scope_set in user_needs {
 		some scope in input.principal.scopes
-		scope in one_of
+		scope in scope_set
 	}
 }
 
 # METADATA
 # description: |
-#   Sets of scopes. A workspace's credential needs one scope of each set. This rule, user_needs and roles_enough depend on the
+#   Sets of scopes. A workspace's credential needs one scope of each set. This rule, user_needs and sufficient_roles depend on the
 #   route alone, so the sidecar evaluates them once for each route.
 workspace_needs := needs(route.overrides.workspace)
 
@@ -96,14 +96,14 @@ user_needs := needs(route.overrides.user) if route.level == "user"
 
 # METADATA
 # description: The roles that may use the route.
-roles_enough := {role | some role, scopes in route.roles; have_one_of_each(scopes, workspace_needs)}
+sufficient_roles := {role | some role, scopes in route.roles; have_one_of_each(scopes, workspace_needs)}
 
 # METADATA
 # description: The scopes include at least one scope of each set.
 have_one_of_each(scopes, sets) if {
-	every one_of in sets {
+	every scope_set in sets {
 		some scope in scopes
-		scope in one_of
+		scope in scope_set
 	}
 }
 
@@ -114,16 +114,16 @@ have_one_of_each(scopes, sets) if {
 needs(overrides) := sets if {
 	is_array(route.scopes)
 	is_array(route.any_of)
-	any_of := [holders_of(route.any_of) | count(route.any_of) > 0]
-	required := array.concat([holders_of([scope]) | some scope in route.scopes], any_of)
-	sets := [one_of | some scopes in required; one_of := scopes | holders_of(overrides)]
+	any_of := [with_implying_scopes(route.any_of) | count(route.any_of) > 0]
+	required := array.concat([with_implying_scopes([scope]) | some scope in route.scopes], any_of)
+	sets := [scope_set | some scopes in required; scope_set := scopes | with_implying_scopes(overrides)]
 }
 
 # METADATA
 # description: The given scopes, and the scopes that imply one of them.
-holders_of(some_scopes) := {scope | some scope in some_scopes} | {held |
-	some held, implied in route.implies
-	some scope in some_scopes
+with_implying_scopes(scopes) := {scope | some scope in scopes} | {implying |
+	some implying, implied in route.implies
+	some scope in scopes
 	scope in implied
 }
 
@@ -133,9 +133,9 @@ holders_of(some_scopes) := {scope | some scope in some_scopes} | {held |
 #   optionally `retry_after`. Such files can only deny more requests: a request that is denied without them stays denied. If
 #   several denials apply, the decision is the first denial in the order of code and reason.
 denied_by_a_rule := object.union(extras, denied(code, reason)) if {
-	[code, reason, extras] := min({[object.get(d, "code", null), object.get(d, "reason", null), others] |
+	[code, reason, extras] := min({[object.get(d, "code", null), object.get(d, "reason", null), other_keys] |
 		some d in data.keywicket.deny
-		others := object.remove(d, ["code", "reason"])
+		other_keys := object.remove(d, ["code", "reason"])
 	})
 }
 
@@ -148,9 +148,9 @@ nothing_denies if {
 
 # METADATA
 # description: Headers for the upstream, name → value. Other files of this package can add headers to the object `headers`.
-default own_headers := {}
+default added_headers := {}
 
-own_headers := data.keywicket.headers
+added_headers := data.keywicket.headers
 
 # METADATA
 # description: The decision that allows the request.
@@ -160,7 +160,7 @@ allowed := {
 	"reason": null,
 	"required_scopes": route.scopes,
 	"any_of": route.any_of,
-	"headers": own_headers,
+	"headers": added_headers,
 	"route": route.name,
 }
 
@@ -170,13 +170,13 @@ denied(code, reason) := {
 	"allow": false,
 	"code": code,
 	"reason": reason,
-	"required_scopes": object.get(addressed, "scopes", []),
-	"any_of": object.get(addressed, "any_of", []),
-	"route": object.get(addressed, "name", null),
+	"required_scopes": object.get(route_or_empty, "scopes", []),
+	"any_of": object.get(route_or_empty, "any_of", []),
+	"route": object.get(route_or_empty, "name", null),
 }
 
 # METADATA
 # description: The route, or an empty object if the request addresses no route.
-default addressed := {}
+default route_or_empty := {}
 
-addressed := route
+route_or_empty := route

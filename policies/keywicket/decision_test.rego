@@ -1,4 +1,4 @@
-# One test for each access decision that the product has defined.
+# Each test checks one rule for access that the product's documents define.
 package keywicket_test
 
 import data.keywicket
@@ -19,9 +19,9 @@ outcome_with(request, denials) := "allow" if {
 	decision := keywicket.decision with input as request with data.keywicket.deny as denials
 }
 
-# --- the document
+# --- the decision document has every key
 
-test_decision_that_allows_is_whole if {
+test_allowing_decision_has_every_key if {
 	keywicket.decision == {
 		"allow": true,
 		"code": null,
@@ -35,7 +35,7 @@ test_decision_that_allows_is_whole if {
 		with data.keywicket.headers as {}
 }
 
-test_decision_that_denies_is_whole if {
+test_denying_decision_has_every_key if {
 	keywicket.decision == {
 		"allow": false,
 		"code": "FORBIDDEN",
@@ -46,7 +46,7 @@ test_decision_that_denies_is_whole if {
 	} with input as fixture.at(fixture.by(inbox, fixture.workspace_token(["crm:read"])), fixture.granted)
 }
 
-test_decision_without_a_route_is_whole if {
+test_decision_without_a_route_has_every_key if {
 	keywicket.decision == {
 		"allow": false,
 		"code": "UNAUTHORIZED",
@@ -154,11 +154,11 @@ test_workspace_key_needs_no_header if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["issues:read"])), fixture.own)) == "allow"
 }
 
-test_workspace_key_with_the_header_of_its_workspace if {
+test_workspace_key_with_the_header_of_its_workspace_is_allowed if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["issues:read"])), fixture.granted)) == "allow"
 }
 
-test_workspace_key_with_another_or_a_malformed_header if {
+test_workspace_key_with_another_or_a_malformed_header_is_denied if {
 	request := fixture.by(issues, fixture.workspace_key(["issues:read"]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 }
@@ -182,7 +182,7 @@ test_personal_key_without_the_header_opens_user_level_routes_only if {
 	outcome(fixture.by(issues, key)) == "WORKSPACE_ACCESS_DENIED workspace_required"
 }
 
-test_personal_key_without_the_header_on_an_unlisted_route if {
+test_personal_key_without_the_header_is_denied_on_an_unlisted_route if {
 	request := fixture.by(fixture.anonymous("velocity", "GET /nothing"), fixture.personal_key(["admin"]))
 	outcome(request) == "FORBIDDEN no_route"
 }
@@ -277,13 +277,13 @@ test_denial_of_the_wrong_form_denies if {
 	}
 }
 
-test_headers_of_another_file if {
+test_decision_contains_the_headers_of_another_file if {
 	decision := keywicket.decision with data.keywicket.headers as {"x-plan": "pro"} with input as reads_inbox
 	decision.allow
 	decision.headers == {"x-plan": "pro"}
 }
 
-# --- other kinds
+# --- other kinds of users' credentials
 
 test_all_kinds_of_user_credentials_follow_the_same_rules if {
 	every kind in ["oauth_token", "session"] {
@@ -313,7 +313,7 @@ test_unknown_kind_opens_no_route if {
 	}
 }
 
-# --- several scopes: of a workspace's credential, of a user in a workspace, and of a user on a user-level route
+# --- routes that require several scopes
 
 multi_scope_apis := {"zoo": {
 	"overrides": {"workspace": ["root"], "user": ["admin"]},
@@ -333,14 +333,14 @@ scope_lists_that_open(kind, workspace, path) := {scopes |
 		with input as fixture.at(request, workspace)
 }
 
-test_several_scopes_of_a_workspace_credential if {
+test_workspace_credential_needs_all_required_scopes if {
 	overrides := {["root"], ["x", "root"]}
 	scope_lists_that_open("workspace_key", fixture.granted, "/both") == {["a", "b"]} | overrides
 	scope_lists_that_open("workspace_key", fixture.granted, "/one-more") == {["a", "b"], ["c", "a"]} | overrides
 	scope_lists_that_open("workspace_key", fixture.granted, "/me") == set()
 }
 
-test_several_scopes_of_a_user_in_a_workspace if {
+test_user_in_a_workspace_needs_all_required_scopes_and_a_sufficient_role if {
 	overrides := {["root"], ["x", "root"], ["admin"]}
 	every role in ["keeper", "owner"] {
 		scope_lists_that_open("personal_key", fixture.member(role), "/both") == {["a", "b"]} | overrides
@@ -352,7 +352,7 @@ test_several_scopes_of_a_user_in_a_workspace if {
 	}
 }
 
-test_several_scopes_on_a_user_level_route if {
+test_user_level_route_needs_all_required_scopes if {
 	scope_lists_that_open("personal_key", fixture.nowhere, "/me") == {["a", "b"], ["admin"]}
 	scope_lists_that_open("personal_key", fixture.elsewhere, "/me") == set()
 }

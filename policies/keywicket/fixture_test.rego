@@ -1,5 +1,6 @@
-# Inputs for tests, built in steps: anonymous(api, "GET /path") creates a request, by(request, principal) adds a principal,
-# and at(request, workspace) adds a workspace. The path is the decoded text.
+# Inputs for tests, built in steps: anonymous(api, "GET /path") creates a request without a credential, by(request, principal)
+# adds a principal, and at(request, workspace) adds a workspace. refused(request, denial) adds the reason why the credential is
+# invalid. The path is the decoded text.
 package keywicket.fixture
 
 anonymous(api, line) := {

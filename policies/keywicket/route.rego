@@ -12,7 +12,7 @@ route := row(input.api, data.apis[input.api].routes[min(matches)[2]])
 # METADATA
 # description: |
 #   The rows that match, as [rank by path, rank by method, position in the table]. The rank by path compares segments from the
-#   left, in the order of precedence: literal text, partial segment, parameter, rest of the path.
+#   left. The order of precedence is: literal text, partial segment (text and parameters), parameter, rest of the path.
 matches contains [order(shape), method_rank, i] if {
 	# An ambiguous path has no segments.
 	count(input.request.segments) > 0
@@ -50,15 +50,15 @@ starts_alike(path) if contains(path, "%")
 
 method_of(r) := object.get(r, "method", "POST")
 
-# A gRPC request is an HTTP POST to the path /package.Service/Method. A row with package.Service/* matches every method.
+# A gRPC request is an HTTP POST to the path /package.Service/Method. A row with package.Service/* matches every method of the service.
 path_of(r) := r.path
 
 path_of(r) := concat("", ["/", replace(r.grpc, "*", "{method}")])
 
 # METADATA
 # description: |
-#   A path as decoded text, in which \x01 represents a parameter and \x02 the rest. In a path, unlike in a form, + is not
-#   a space.
+#   A path as decoded text. \x01 represents a parameter, and \x02 represents {name...}, the rest of the path. In a path, unlike
+#   in a form, + is not a space.
 shape_of(path) := urlquery.decode(replace(parameters, "+", "%2B")) if {
 	rest := regex.replace(path, `\{[^{}]*\.\.\.\}`, "\u0002")
 	parameters := regex.replace(rest, `\{[^{}]*\}`, "\u0001")
@@ -74,7 +74,7 @@ order_of_segment("\u0002") := [3]
 
 order_of_segment("\u0001") := [2]
 
-# Of two partial segments, the one with more literal text has precedence.
+# A partial segment with more literal text has precedence over a partial segment with less.
 order_of_segment(segment) := [1, 0 - count(replace(segment, "\u0001", ""))] if {
 	contains(segment, "\u0001")
 	segment != "\u0001"

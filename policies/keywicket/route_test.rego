@@ -1,4 +1,4 @@
-# Tests for finding the row of a request.
+# Tests of the rule `route`, which finds the row of a request.
 package keywicket_test
 
 import data.keywicket
@@ -117,7 +117,7 @@ test_order_of_literal_partial_parameter_and_rest if {
 	not matched_in_forms("GET /files")
 }
 
-test_text_around_a_parameter if {
+test_text_around_a_parameter_is_literal if {
 	matched_in_forms("POST /charges/ch_7:refund") == "POST /charges/{chargeId}:refund"
 	not matched_in_forms("POST /charges/:refund")
 	not matched_in_forms("POST /charges/ch_7")
@@ -141,7 +141,7 @@ test_head_matches_get_rows_if_the_table_permits_it if {
 	keywicket.route.name == "GET /any/{id}" with data.apis as with_get with input as request
 }
 
-test_grpc if {
+test_grpc_row_matches_a_post_request if {
 	matched_in_forms("POST /zoo.v1.Animals/Feed") == "POST /zoo.v1.Animals/Feed"
 	matched_in_forms("POST /zoo.v1.Animals/List") == "POST /zoo.v1.Animals/{method}"
 	not matched_in_forms("GET /zoo.v1.Animals/Feed")
@@ -187,11 +187,11 @@ scopes_that_open(path) := {scope |
 		with input as fixture.by(request, principal)
 }
 
-test_scope_implies_others if {
+test_implied_scope_is_sufficient if {
 	scopes_that_open("/deals") == {"crm:read", "crm:write", "crm:delete", "crm:*", "root"}
 }
 
-test_one_of_several_scopes if {
+test_any_of_requires_one_of_several_scopes if {
 	scopes_that_open("/labels") == {"tags:read", "crm:write", "crm:delete", "crm:*", "root"}
 	scopes_that_open("/both") == {"crm:delete", "crm:*", "root"}
 }

@@ -22,7 +22,7 @@ type node struct {
 	literals  map[string]*node
 	partials  partials
 	parameter *node
-	rest      methods // rows of the patterns that continue with a rest
+	rest      methods // rows of the patterns that continue with a rest parameter, such as {path...}
 }
 
 // methods maps a method to its row.
@@ -30,7 +30,7 @@ type methods map[string]int
 
 // Add adds the row of a method and a pattern. If the index already has a row for this method and this pattern, Add returns that
 // row and false.
-func (x *Index) Add(method string, p Pattern, row int) (before int, ok bool) {
+func (x *Index) Add(method string, p Pattern, row int) (existing int, ok bool) {
 	n := &x.root
 	byMethod := &n.methods
 	for _, s := range p.segments {
@@ -41,8 +41,8 @@ func (x *Index) Add(method string, p Pattern, row int) (before int, ok bool) {
 		n = n.next(s)
 		byMethod = &n.methods
 	}
-	if before, ok := (*byMethod)[method]; ok {
-		return before, false
+	if existing, ok := (*byMethod)[method]; ok {
+		return existing, false
 	}
 	if *byMethod == nil {
 		*byMethod = make(methods)
@@ -51,7 +51,7 @@ func (x *Index) Add(method string, p Pattern, row int) (before int, ok bool) {
 	return 0, true
 }
 
-// next returns the node of the next segment, and adds it if needed.
+// next returns the node of the next segment. It adds the node if the node is missing.
 func (n *node) next(s segment) *node {
 	switch s.kind {
 	case literal:
@@ -74,8 +74,8 @@ func (n *node) next(s segment) *node {
 // Find returns the row that a request addresses. The path consists of the decoded segments, each after a slash.
 //
 // Several rows may match both the path and the method. The precedence of their paths decides, segment by segment from the left:
-// see segment.compare. Among rows of one path, a row for the request's method comes first. The next is a row for GET, if the
-// request's method is HEAD. A row for AnyMethod comes last.
+// see segment.compare. Among rows of one path, a row for the request's method comes first. If the request's method is HEAD and
+// HeadWithGet is set, a row for GET comes next. A row for AnyMethod comes last.
 func (x *Index) Find(method, path string) (row int, ok bool) {
 	remaining, ok := strings.CutPrefix(path, "/")
 	if !ok {
@@ -98,7 +98,7 @@ func (x *Index) find(n *node, method, remaining string) (int, bool) {
 			return row, true
 		}
 	}
-	if text == "" { // a parameter is not empty
+	if text == "" { // a parameter never matches an empty segment
 		return 0, false
 	}
 	var matching [4]partialNode
@@ -145,7 +145,7 @@ type partialNode struct {
 	node    *node
 }
 
-// next returns the node of a partial segment, and adds it if needed.
+// next returns the node of a partial segment. It adds the node if the node is missing.
 func (p *partials) next(s segment) *node {
 	key := ends{s.texts[0], s.texts[len(s.texts)-1]}
 	for _, existing := range p.byEnds[key] {
@@ -164,22 +164,22 @@ func (p *partials) next(s segment) *node {
 	return n
 }
 
-// matching appends the segments that match the text to the slice, in order of precedence. It allocates nothing while the capacity
-// of the slice suffices.
-func (p *partials) matching(text string, to []partialNode) []partialNode {
+// matching appends to the slice `found` the segments that match the text, in order of precedence. It allocates nothing if the
+// capacity of the slice is sufficient.
+func (p *partials) matching(text string, found []partialNode) []partialNode {
 	for _, size := range p.sizes {
 		if len(text) <= size[0]+size[1] {
 			continue
 		}
 		for _, existing := range p.byEnds[ends{text[:size[0]], text[len(text)-size[1]:]}] {
 			if existing.segment.matches(text) {
-				to = append(to, existing)
+				found = append(found, existing)
 			}
 		}
 	}
-	// A segment with precedence over another segment has more literal text.
-	slices.SortFunc(to, func(a, b partialNode) int { return b.segment.literals() - a.segment.literals() })
-	return to
+	// If one of two matching segments has precedence, it has more literal text.
+	slices.SortFunc(found, func(a, b partialNode) int { return b.segment.literalCount() - a.segment.literalCount() })
+	return found
 }
 
 // all returns the segments in a fixed order, so that errors are always in the same order.
@@ -212,7 +212,8 @@ type collisions struct {
 
 const maxPairs = 100
 
-// search finds the pairs of partial segments below a node in which neither segment has precedence.
+// search finds pairs of partial segments below a node. In each pair, both segments match a common text, and neither segment has
+// precedence.
 func (c *collisions) search(n *node) {
 	siblings := n.partials.all()
 	for i, a := range siblings {
@@ -239,7 +240,7 @@ func (n *node) children() []partialNode {
 	return all
 }
 
-// addCommon adds the pairs of a row below a and a row below b that match the same remaining path.
+// addCommon adds pairs of rows: one row below node a, and one row below node b. Both rows match the same remaining path.
 func (c *collisions) addCommon(a, b *node) {
 	if len(c.pairs) >= maxPairs {
 		return
@@ -258,8 +259,8 @@ func (c *collisions) addCommon(a, b *node) {
 	}
 }
 
-// addRest adds the pairs of a row of m and a row below n that match the same remaining path. The patterns of m end in a rest, which
-// starts with a segment that is not empty.
+// addRest adds pairs of rows: one row of m, and one row below node n. Both rows match the same remaining path. The patterns of
+// m end with a rest parameter, which never matches if its first segment is empty.
 func (c *collisions) addRest(m methods, n *node) {
 	for _, next := range n.children() {
 		if m != nil && (next.segment.kind != literal || next.segment.texts[0] != "") {
@@ -268,7 +269,7 @@ func (c *collisions) addRest(m methods, n *node) {
 	}
 }
 
-// addBelow adds the pairs of a row of m and a row of n or below n.
+// addBelow adds pairs of rows: one row of m, and one row at node n or below it.
 func (c *collisions) addBelow(m methods, n *node) {
 	if len(c.pairs) >= maxPairs {
 		return
@@ -280,7 +281,7 @@ func (c *collisions) addBelow(m methods, n *node) {
 	}
 }
 
-// add adds the pairs of rows that share a method.
+// add adds pairs of rows: one row of a, and one row of b. A request can match the methods of both rows.
 func (c *collisions) add(a, b methods) {
 	for _, m := range slices.Sorted(maps.Keys(a)) {
 		for _, n := range slices.Sorted(maps.Keys(b)) {

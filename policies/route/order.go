@@ -43,7 +43,7 @@ func (p Pattern) MayShadow(other Pattern) bool {
 		switch {
 		case s.kind == rest && o.kind == rest:
 			return differs && otherFirst
-		case s.kind == rest: // a rest matches with and without a trailing slash
+		case s.kind == rest: // a rest parameter matches with and without a trailing slash
 			return otherFirst
 		case o.kind == rest:
 			return differs && otherFirst && decided

@@ -25,7 +25,7 @@ type Pattern struct {
 // segment is a segment of a pattern.
 type segment struct {
 	kind  kind
-	texts []string // decoded literal texts before, between and after the parameters; nil for a rest
+	texts []string // decoded literal texts before, between and after the parameters; nil for a rest parameter
 }
 
 // kind is the kind of a segment. The constants are in the order of precedence.
@@ -94,9 +94,9 @@ func split(text string) ([]string, error) {
 	for i, c := range text {
 		switch {
 		case c == '{' && open:
-			return nil, errors.New("it has a { in a parameter: write a literal one as %7B")
+			return nil, errors.New("it has a { in a parameter: write a literal { as %7B")
 		case c == '}' && !open:
-			return nil, errors.New("it has a } without a {: write a literal one as %7D")
+			return nil, errors.New("it has a } without a {: write a literal } as %7D")
 		case c == '{', c == '}':
 			open = c == '{'
 		case c == '/' && !open:
@@ -105,7 +105,7 @@ func split(text string) ([]string, error) {
 		}
 	}
 	if open {
-		return nil, errors.New("it has a { without a }: write a literal one as %7B")
+		return nil, errors.New("it has a { without a }: write a literal { as %7B")
 	}
 	return append(segments, text[start:]), nil
 }
@@ -197,7 +197,7 @@ func decode(segment, text string) (string, error) {
 	// an escape at the end of the text could continue in the parameter.
 	segments, err := target.Segments("/x"+text+"x", target.Parameters{})
 	if c, ok := errors.AsType[target.NotPermittedError](err); ok {
-		return "", fmt.Errorf("%q has a %s, which literal text never has: parameters.may_hold is about parameters", segment, string(c))
+		return "", fmt.Errorf("%q has a %s, which literal text cannot contain: parameters.may_hold permits it only in parameters", segment, string(c))
 	}
 	if err != nil {
 		return "", noRequestError{err}
@@ -205,7 +205,7 @@ func decode(segment, text string) (string, error) {
 	return segments[0][1 : len(segments[0])-1], nil
 }
 
-// WholeParameters reports whether each parameter is a whole segment, and none is a rest.
+// WholeParameters reports whether each parameter is a whole segment, and no parameter is a rest parameter.
 func (p Pattern) WholeParameters() bool {
 	return !slices.ContainsFunc(p.segments, func(s segment) bool { return s.kind == partial || s.kind == rest })
 }
@@ -224,9 +224,9 @@ func (p Pattern) Sample() string {
 	return b.String()
 }
 
-// literals counts the literal characters of a partial segment. A segment with precedence over another segment has more literal
-// characters.
-func (s segment) literals() int {
+// literalCount returns the number of literal characters of a partial segment. If one of two matching segments has precedence,
+// it has more literal characters.
+func (s segment) literalCount() int {
 	n := 0
 	for _, text := range s.texts {
 		n += utf8.RuneCountInString(text)
@@ -234,8 +234,8 @@ func (s segment) literals() int {
 	return n
 }
 
-// matches reports whether s matches a decoded segment of a request. If s is a rest, the text is the first segment that the rest
-// matches.
+// matches reports whether s matches a decoded segment of a request. If s is a rest parameter, the text is the first segment
+// that it matches.
 func (s segment) matches(text string) bool {
 	switch s.kind {
 	case literal:
@@ -252,7 +252,7 @@ func (s segment) matches(text string) bool {
 		if text == "" {
 			return false
 		}
-		at := strings.Index(text[1:], next) // a parameter is not empty
+		at := strings.Index(text[1:], next) // a parameter never matches an empty text
 		if at < 0 {
 			return false
 		}
@@ -261,8 +261,8 @@ func (s segment) matches(text string) bool {
 	return len(text) > len(s.texts[last]) && strings.HasSuffix(text, s.texts[last])
 }
 
-// These characters represent a parameter and a rest in the string form of a segment. Segments of requests have no control
-// characters.
+// These characters represent a parameter and a rest parameter in the string form of a segment. Segments of requests have no
+// control characters.
 const (
 	parameterMark = "\x01"
 	restMark      = "\x02"

@@ -22,13 +22,13 @@ func (s Source) Compiled(functions ...*topdown.Builtin) (*ast.Compiler, error) {
 	}
 	compiler := ast.NewCompiler().WithCapabilities(allowed).WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0: no limit
 	if compiler.Compile(s.Rules); compiler.Failed() {
-		return nil, withoutTests(compiler.Errors)
+		return nil, explainMissingTests(compiler.Errors)
 	}
 	return compiler, nil
 }
 
-// withoutTests adds the cause and the remedy to errors that appear only without the test files.
-func withoutTests(errs ast.Errors) error {
+// explainMissingTests adds the cause and the remedy to errors that appear only without the test files.
+func explainMissingTests(errs ast.Errors) error {
 	var all fault.Errors
 	all.In("", errs)
 	for i := range all {
@@ -74,7 +74,7 @@ func (s Source) HasEarlierRoute() bool {
 }
 
 // Optimise evaluates in advance everything that does not depend on the input. Each row of a table becomes a rule, which OPA
-// finds through an index. Both entrypoints are needed: with the rule decision as the only entrypoint, OPA would copy the rows
+// finds through an index. Both entrypoints are needed: with the rule `decision` as the only entrypoint, OPA would copy the rows
 // into that rule.
 func (s Source) Optimise(ctx context.Context) (Source, error) {
 	b := &bundle.Bundle{Data: s.Data}
@@ -94,26 +94,4 @@ func (s Source) Optimise(ctx context.Context) (Source, error) {
 		optimised.Rules[m.Path] = m.Parsed
 	}
 	return optimised, nil
-}
-
-// blockedBuiltins are the built-in functions that access the network or the environment. A decision must not wait for the
-// network, or expose the environment. The list includes the functions for JSON schemas, because a schema can refer to another
-// schema by URL.
-var blockedBuiltins = []string{
-	ast.HTTPSend.Name, ast.NetLookupIPAddr.Name, ast.OPARuntime.Name, ast.JSONMatchSchema.Name, ast.JSONSchemaVerify.Name,
-}
-
-// capabilities returns OPA's capabilities without the blocked built-in functions.
-func capabilities() *ast.Capabilities {
-	c := everyBuiltin()
-	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return slices.Contains(blockedBuiltins, b.Name) })
-	return c
-}
-
-// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that sandbox can report their use. With
-// these capabilities, the compiler cannot fetch schemas from the network.
-func everyBuiltin() *ast.Capabilities {
-	c := ast.CapabilitiesForThisVersion()
-	c.AllowNet = []string{}
-	return c
 }

@@ -89,26 +89,26 @@ func readFacts(name string, text []byte) (any, error) {
 	if text = bytes.TrimPrefix(text, []byte("\uFEFF")); json.Valid(text) {
 		var asYAML any
 		if err := util.Unmarshal(append([]byte("---\n"), text...), &asYAML); err != nil || !reflect.DeepEqual(value, asYAML) {
-			return nil, errors.New("opa test reads it as YAML and opa test -b as JSON, with different results: name it data.json")
+			return nil, errors.New("opa test reads it as YAML and opa test -b as JSON, with different results: rename the file to data.json")
 		}
 	}
 	return value, nil
 }
 
-// merge adds the document from to the document into. It returns the path of the first key that both documents set, and changes
-// nothing below that key.
-func merge(into, from map[string]any) []string {
-	for _, key := range slices.Sorted(maps.Keys(from)) {
-		value := from[key]
+// merge adds the document `added` to the document `target`. It returns the path of the first key that both documents set, and
+// changes nothing below that key.
+func merge(target, added map[string]any) []string {
+	for _, key := range slices.Sorted(maps.Keys(added)) {
+		value := added[key]
 		object, isObject := value.(map[string]any)
-		existing, exists := into[key]
+		existing, exists := target[key]
 		if !exists && !isObject {
-			into[key] = value
+			target[key] = value
 			continue
 		}
 		if !exists {
 			existing = make(map[string]any, len(object)) // a new map, because the document itself must not change
-			into[key] = existing
+			target[key] = existing
 		}
 		existingObject, ok := existing.(map[string]any)
 		if !ok || !isObject {
@@ -121,7 +121,8 @@ func merge(into, from map[string]any) []string {
 	return nil
 }
 
-// has reports whether the file sets the key, a key below it, or a key above it to a value that is not an object.
+// has reports whether the file sets the key, or a key below it. It also returns true if the file sets a key above it to a value
+// that is not an object.
 func (f factsFile) has(key []string) bool {
 	var value any = f.document
 	for _, k := range key {

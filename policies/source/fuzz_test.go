@@ -9,7 +9,7 @@ import (
 )
 
 // FuzzFacts reads a file of facts with the sidecar and with OPA's two loaders. All three must return the same value. If a loader
-// refuses the file, or the loaders differ, the sidecar must refuse it.
+// refuses the file, or the loaders differ, the sidecar must refuse the file.
 func FuzzFacts(f *testing.F) {
 	for _, text := range []string{
 		"", "a: 1", "[1, ~]", `{"a": 12345678901234567890123}`, `{"a": 1.0}`, "a: yes", "a: &x {b: 1}\nc: {<<: *x}", "a: 1\n---\n[", "{}]",

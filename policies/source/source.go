@@ -62,7 +62,7 @@ func Read(policy fs.FS) (Source, error) {
 		hash:     sha256.New(),
 		complete: true,
 	}
-	var other facts
+	var otherData facts
 	err := fs.WalkDir(policy, ".", func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -92,7 +92,7 @@ func Read(policy fs.FS) (Source, error) {
 				apis[path.Base(path.Dir(file))] = content
 			}
 		case isFacts(file):
-			all.In(file, other.add(file, text))
+			all.In(file, otherData.add(file, text))
 		default:
 			all.In(file, errors.New("unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json"))
 		}
@@ -105,7 +105,7 @@ func Read(policy fs.FS) (Source, error) {
 	if len(s.Rules) == 0 && len(all) == 0 {
 		all.In("", errors.New("there is no Rego file"))
 	}
-	maps.Copy(s.Data, other.merged)
+	maps.Copy(s.Data, otherData.merged)
 	return s, all.Err()
 }
 

@@ -20,8 +20,8 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// stockOPA builds the pinned opa, and returns the path of its binary.
-var stockOPA = sync.OnceValues(func() (string, error) {
+// opaBinary builds the opa command of the version in tools/opa.mod, and returns the path of the binary.
+var opaBinary = sync.OnceValues(func() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	tool := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/opa.mod", "-n", "opa")
@@ -30,11 +30,11 @@ var stockOPA = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), err
 })
 
-// opaTest reports whether the tests of a folder pass in the stock opa. With the flag -z, a skipped test is not a failure, as in
+// opaTest reports whether the tests of a folder pass in `opa test`. With the flag -z, a skipped test is not a failure, as in
 // the sidecar.
 func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output string) {
 	t.Helper()
-	opa, err := stockOPA()
+	opa, err := opaBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,88 +64,88 @@ func policyOf(t *testing.T, archive string) string {
 
 const passes = ""
 
-// TestDecisionEqualsThatOfStockOPA tests that a folder loads if and only if the stock opa passes it.
-func TestDecisionEqualsThatOfStockOPA(t *testing.T) {
+// TestPolicyLoadsIfAndOnlyIfOPATestPasses tests that the sidecar loads a folder if and only if `opa test` passes.
+func TestPolicyLoadsIfAndOnlyIfOPATestPasses(t *testing.T) {
 	for name, c := range map[string]struct {
 		files string
 		want  string // a part of the sidecar's error; the constant `passes` if there is no error
 	}{
-		"no test":               {"-- x.rego --\npackage x\n", passes},
-		"true":                  {"-- x_test.rego --\npackage x\n\ntest_a if true\n", passes},
-		"false":                 {"-- x_test.rego --\npackage x\n\ntest_a := false\n", "x_test.rego:3: the test test_a fails"},
-		"undefined":             {"-- x_test.rego --\npackage x\n\ntest_a if input.nothing\n", "x_test.rego:3: the test test_a fails"},
-		"a number":              {"-- x_test.rego --\npackage x\n\ntest_a := 1\n", "x_test.rego:3: the test test_a fails"},
-		"a text":                {"-- x_test.rego --\npackage x\n\ntest_a := \"x\"\n", "x_test.rego:3: the test test_a fails"},
-		"null":                  {"-- x_test.rego --\npackage x\n\ntest_a := null\n", "x_test.rego:3: the test test_a fails"},
-		"an object":             {"-- x_test.rego --\npackage x\n\ntest_a := {\"a\": true}\n", "x_test.rego:3: the test test_a fails"},
-		"a set":                 {"-- x_test.rego --\npackage x\n\ntest_a contains 1\n", "x_test.rego:3: the test test_a fails"},
-		"a set by a value":      {"-- x_test.rego --\npackage x\n\ntest_a contains \"case\" if false\n", "x_test.rego:3: the test test_a fails"},
-		"a default":             {"-- x_test.rego --\npackage x\n\ndefault test_a := true\n", passes},
-		"a default of false":    {"-- x_test.rego --\npackage x\n\ndefault test_a := false\n\ntest_a if 1 == 2\n", "x_test.rego:3: the test test_a fails"},
-		"a function":            {"-- x_test.rego --\npackage x\n\ntest_f(a) if a == 1\n", "x_test.rego:3: the test test_f fails"},
-		"named test":            {"-- x_test.rego --\npackage x\n\ntest := false\n\ntests if false\n\ntesting := 1\n", passes},
-		"in a name":             {"-- x_test.rego --\npackage x\n\nmy_test_a := false\n", passes},
-		"below a name":          {"-- x_test.rego --\npackage x\n\na.test_b if false\n", "x_test.rego:3: the test a.test_b fails"},
-		"below a name, false":   {"-- x_test.rego --\npackage x\n\na.test_b := false\n", passes}, // OPA passes it too
-		"above a name":          {"-- x_test.rego --\npackage x\n\ntest_a.b := false\n", "x_test.rego:3: the test test_a"},
-		"todo":                  {"-- x_test.rego --\npackage x\n\ntodo_test_a := false\n", passes},
-		"todo, and one":         {"-- x_test.rego --\npackage x\n\ntodo_test_a := false\n\ntest_b if false\n", "x_test.rego:5: the test test_b fails"},
-		"todo without test":     {"-- x_test.rego --\npackage x\n\ntodo_a := false\n", passes},
-		"two that fail":         {"-- x_test.rego --\npackage x\n\ntest_a if false\n\ntest_b if false\n", "x_test.rego:3: the test test_a fails\nx_test.rego:5: the test test_b fails"},
-		"twice, the first":      {"-- x_test.rego --\npackage x\n\ntest_a if false\n\ntest_a if true\n", "x_test.rego:3: the test test_a fails"},
-		"twice, the second":     {"-- x_test.rego --\npackage x\n\ntest_a if true\n\ntest_a if false\n", "x_test.rego:5: the test test_a#01 fails"},
-		"twice, of two kinds":   {"-- x_test.rego --\npackage x\n\ntest_a if true\n\ntest_a[\"c\"] if true\n", "x_test.rego:5: the test test_a#01 fails"},
-		"twice, in two files":   {"-- a_test.rego --\npackage x\n\ntest_a if true\n-- b_test.rego --\npackage x\n\ntest_a if true\n", passes},
-		"else":                  {"-- x_test.rego --\npackage x\n\ntest_a := false if {\n\tfalse\n} else := true\n", passes},
-		"two packages":          {"-- x_test.rego --\npackage x\n\ntest_a if true\n-- y_test.rego --\npackage y.z\n\ntest_a if false\n", "y_test.rego:3: the test test_a fails"},
-		"package of any name":   {"-- deep/er/x.rego --\npackage foo.bar[\"a b\"]\n\na := 1\n-- x_test.rego --\npackage foo_test\n\ntest_a if data.foo.bar[\"a b\"].a == 1\n", passes},
-		"in no _test file":      {"-- x.rego --\npackage x\n\ntest_a if false\n", "x.rego:3: the test test_a fails"},
-		"in no _test file, ok":  {"-- x.rego --\npackage x\n\ntest_a if true\n\ntest_a if 1 == 1\n", passes},
-		"a helper":              {"-- h_test.rego --\npackage h\n\nf(x) := x + 1\n-- x_test.rego --\npackage x\n\nimport data.h\n\ntest_a if h.f(1) == 2\n", passes},
-		"a helper, not _test":   {"-- h.rego --\npackage h\n\nf(x) := x + 1\n-- x_test.rego --\npackage x\n\nimport data.h\n\ntest_a if h.f(1) == 3\n", "x_test.rego:5: the test test_a fails"},
-		"data with":             {"-- x_test.rego --\npackage x\n\ntest_a if data.apis.velaflows.n == 1 with data.apis.velaflows as {\"n\": 1}\n", passes},
-		"a rule with":           {"-- x.rego --\npackage x\n\na := 1\n-- x_test.rego --\npackage x\n\ntest_a if a == 2 with a as 2\n", passes},
-		"a built-in with":       {"-- x_test.rego --\npackage x\n\ntest_a if count([1]) == 7 with count as 7\n", passes},
-		"reads the tables":      {"-- x_test.rego --\npackage x\n\ntest_a if count(data.apis.velaflows.routes) > 0\n", passes},
-		"print":                 {"-- x_test.rego --\npackage x\n\ntest_a if {\n\tprint(\"a\", input.nothing, 1 / 0)\n}\n", passes},
-		"print of an unsafe":    {"-- x_test.rego --\npackage x\n\ntest_a if {\n\tprint(y)\n}\n", "x_test.rego:4: var y is undeclared"},
-		"a built-in fails":      {"-- x_test.rego --\npackage x\n\ntest_a if 1 / 0 == 1\n", "x_test.rego:3: the test test_a fails"},
-		"a built-in fails, not": {"-- x_test.rego --\npackage x\n\na if 1 / input.n == 1\n\ntest_a if not a with input as {\"n\": 0}\n", passes},
-		"a conflict":            {"-- x_test.rego --\npackage x\n\na := 1 if input.n\n\na := 2 if input.n\n\ntest_a if a == 1 with input as {\"n\": 1}\n", "x_test.rego:7: the test test_a fails: rule data.x.a produced conflicting values"},
-		"a case":                {"-- x_test.rego --\npackage x\n\ntest_a[c] if some c in [\"p\", \"q\"]\n", passes},
+		"no test":                    {"-- x.rego --\npackage x\n", passes},
+		"true":                       {"-- x_test.rego --\npackage x\n\ntest_a if true\n", passes},
+		"false":                      {"-- x_test.rego --\npackage x\n\ntest_a := false\n", "x_test.rego:3: the test test_a fails"},
+		"undefined":                  {"-- x_test.rego --\npackage x\n\ntest_a if input.nothing\n", "x_test.rego:3: the test test_a fails"},
+		"a number":                   {"-- x_test.rego --\npackage x\n\ntest_a := 1\n", "x_test.rego:3: the test test_a fails"},
+		"a text":                     {"-- x_test.rego --\npackage x\n\ntest_a := \"x\"\n", "x_test.rego:3: the test test_a fails"},
+		"null":                       {"-- x_test.rego --\npackage x\n\ntest_a := null\n", "x_test.rego:3: the test test_a fails"},
+		"an object":                  {"-- x_test.rego --\npackage x\n\ntest_a := {\"a\": true}\n", "x_test.rego:3: the test test_a fails"},
+		"a set":                      {"-- x_test.rego --\npackage x\n\ntest_a contains 1\n", "x_test.rego:3: the test test_a fails"},
+		"a set without elements":     {"-- x_test.rego --\npackage x\n\ntest_a contains \"case\" if false\n", "x_test.rego:3: the test test_a fails"},
+		"a default":                  {"-- x_test.rego --\npackage x\n\ndefault test_a := true\n", passes},
+		"a default of false":         {"-- x_test.rego --\npackage x\n\ndefault test_a := false\n\ntest_a if 1 == 2\n", "x_test.rego:3: the test test_a fails"},
+		"a function":                 {"-- x_test.rego --\npackage x\n\ntest_f(a) if a == 1\n", "x_test.rego:3: the test test_f fails"},
+		"names without test_":        {"-- x_test.rego --\npackage x\n\ntest := false\n\ntests if false\n\ntesting := 1\n", passes},
+		"test_ inside a name":        {"-- x_test.rego --\npackage x\n\nmy_test_a := false\n", passes},
+		"test_ in a nested name":     {"-- x_test.rego --\npackage x\n\na.test_b if false\n", "x_test.rego:3: the test a.test_b fails"},
+		"a nested name, false":       {"-- x_test.rego --\npackage x\n\na.test_b := false\n", passes}, // OPA passes it too
+		"test_ before a nested name": {"-- x_test.rego --\npackage x\n\ntest_a.b := false\n", "x_test.rego:3: the test test_a"},
+		"todo":                       {"-- x_test.rego --\npackage x\n\ntodo_test_a := false\n", passes},
+		"todo and a test":            {"-- x_test.rego --\npackage x\n\ntodo_test_a := false\n\ntest_b if false\n", "x_test.rego:5: the test test_b fails"},
+		"todo without test":          {"-- x_test.rego --\npackage x\n\ntodo_a := false\n", passes},
+		"two failing tests":          {"-- x_test.rego --\npackage x\n\ntest_a if false\n\ntest_b if false\n", "x_test.rego:3: the test test_a fails\nx_test.rego:5: the test test_b fails"},
+		"twice, the first":           {"-- x_test.rego --\npackage x\n\ntest_a if false\n\ntest_a if true\n", "x_test.rego:3: the test test_a fails"},
+		"twice, the second":          {"-- x_test.rego --\npackage x\n\ntest_a if true\n\ntest_a if false\n", "x_test.rego:5: the test test_a#01 fails"},
+		"twice, of two kinds":        {"-- x_test.rego --\npackage x\n\ntest_a if true\n\ntest_a[\"c\"] if true\n", "x_test.rego:5: the test test_a#01 fails"},
+		"twice, in two files":        {"-- a_test.rego --\npackage x\n\ntest_a if true\n-- b_test.rego --\npackage x\n\ntest_a if true\n", passes},
+		"else":                       {"-- x_test.rego --\npackage x\n\ntest_a := false if {\n\tfalse\n} else := true\n", passes},
+		"two packages":               {"-- x_test.rego --\npackage x\n\ntest_a if true\n-- y_test.rego --\npackage y.z\n\ntest_a if false\n", "y_test.rego:3: the test test_a fails"},
+		"package of any name":        {"-- deep/er/x.rego --\npackage foo.bar[\"a b\"]\n\na := 1\n-- x_test.rego --\npackage foo_test\n\ntest_a if data.foo.bar[\"a b\"].a == 1\n", passes},
+		"in no _test file":           {"-- x.rego --\npackage x\n\ntest_a if false\n", "x.rego:3: the test test_a fails"},
+		"in no _test file, ok":       {"-- x.rego --\npackage x\n\ntest_a if true\n\ntest_a if 1 == 1\n", passes},
+		"a helper":                   {"-- h_test.rego --\npackage h\n\nf(x) := x + 1\n-- x_test.rego --\npackage x\n\nimport data.h\n\ntest_a if h.f(1) == 2\n", passes},
+		"a helper in no _test file":  {"-- h.rego --\npackage h\n\nf(x) := x + 1\n-- x_test.rego --\npackage x\n\nimport data.h\n\ntest_a if h.f(1) == 3\n", "x_test.rego:5: the test test_a fails"},
+		"a with for data":            {"-- x_test.rego --\npackage x\n\ntest_a if data.apis.velaflows.n == 1 with data.apis.velaflows as {\"n\": 1}\n", passes},
+		"a with for a rule":          {"-- x.rego --\npackage x\n\na := 1\n-- x_test.rego --\npackage x\n\ntest_a if a == 2 with a as 2\n", passes},
+		"a with for a built-in":      {"-- x_test.rego --\npackage x\n\ntest_a if count([1]) == 7 with count as 7\n", passes},
+		"reads the tables":           {"-- x_test.rego --\npackage x\n\ntest_a if count(data.apis.velaflows.routes) > 0\n", passes},
+		"print":                      {"-- x_test.rego --\npackage x\n\ntest_a if {\n\tprint(\"a\", input.nothing, 1 / 0)\n}\n", passes},
+		"print, undeclared":          {"-- x_test.rego --\npackage x\n\ntest_a if {\n\tprint(y)\n}\n", "x_test.rego:4: var y is undeclared"},
+		"a built-in fails":           {"-- x_test.rego --\npackage x\n\ntest_a if 1 / 0 == 1\n", "x_test.rego:3: the test test_a fails"},
+		"a built-in fails in a not":  {"-- x_test.rego --\npackage x\n\na if 1 / input.n == 1\n\ntest_a if not a with input as {\"n\": 0}\n", passes},
+		"a conflict":                 {"-- x_test.rego --\npackage x\n\na := 1 if input.n\n\na := 2 if input.n\n\ntest_a if a == 1 with input as {\"n\": 1}\n", "x_test.rego:7: the test test_a fails: rule data.x.a produced conflicting values"},
+		"a case":                     {"-- x_test.rego --\npackage x\n\ntest_a[c] if some c in [\"p\", \"q\"]\n", passes},
 		"a case fails": {"-- x_test.rego --\npackage x\n\ntest_a[c.name] if {\n\tsome c in [{\"name\": \"p\", \"n\": 1}, {\"name\": \"q\", \"n\": 2}, {\"name\": \"r\", \"n\": 3}]\n\tc.n == 2\n}\n",
 			`x_test.rego:3: the test test_a fails for "p", "r"`},
 		"a case of a case": {"-- x_test.rego --\npackage x\n\ntest_a[c][d] if {\n\tsome c in [\"p\", \"q\"]\n\tsome d in [1, 2]\n\tc != \"q\"\n}\n",
 			`x_test.rego:3: the test test_a fails for "q/1", "q/2"`},
 		"cases as an object": {"-- x_test.rego --\npackage x\n\ntest_a[c] := v if some c, v in {\"p\": true, \"q\": false, \"r\": 1}\n",
 			`x_test.rego:3: the test test_a fails for "q", "r"`},
-		"no case":             {"-- x_test.rego --\npackage x\n\ntest_a[c] if some c in []\n", passes},
-		"metadata":            {"-- x_test.rego --\n# METADATA\n# custom: {n: 1}\npackage x\n\n# METADATA\n# custom: {n: 2}\ntest_a if rego.metadata.rule().custom.n == 2\n", passes},
-		"metadata that fails": {"-- x.rego --\npackage x\n\n# METADATA\n# title: [\na := 1\n", "x.rego:4: "},
-		"a schema":            {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {type: object, properties: {n: {type: number}}}\na if input.n == 1\n\ntest_a if a with input as {\"n\": 1}\n", passes},
-		"a schema, against":   {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {type: object, properties: {n: {type: number}}}\na if input.m == 1\n", "x.rego:6: undefined ref: input.m"},
-		"a schema's URL":      {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {\"$ref\": \"http://127.0.0.1:1/schema\"}\na if input.m == 1\n", "x.rego:"},
-		"a schema by name":    {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: schema.nothing\na if input.m == 1\n", passes},
-		"rego.v1":             {"-- x_test.rego --\npackage x\n\nimport rego.v1\n\ntest_a if 1 in [1]\n", passes},
-		"future keywords":     {"-- x_test.rego --\npackage x\n\nimport future.keywords\nimport future.keywords.not\n\ntest_a if 1 in [1]\n", passes},
-		"no such keyword":     {"-- x_test.rego --\npackage x\n\nimport future.keywords.nothing\n", "x_test.rego:3: unexpected keyword"},
-		"v0":                  {"-- x_test.rego --\npackage x\n\ntest_a { true }\n", "x_test.rego:3: `if` keyword is required before rule body"},
-		"empty":               {"-- x.rego --\n", "x.rego: empty module"},
-		"a comment":           {"-- x.rego --\n# nothing\n", "x.rego: empty module"},
-		"no package":          {"-- x.rego --\na := 1\n", "x.rego:1: package expected"},
-		"recursion":           {"-- x.rego --\npackage x\n\na if b\n\nb if a\n", "x.rego:3: rule data.x.a is recursive: data.x.a -> data.x.b -> data.x.a\nx.rego:5: "},
-		"a type":              {"-- x_test.rego --\npackage x\n\ntest_a if \"a\" == 1\n", "x_test.rego:3: match error"},
-		"data and a rule":     {"-- x.rego --\npackage apis.velaflows\n\nroutes := []\n", "x.rego:3: conflicting rule for data path apis/velaflows/routes"},
-		"deprecated":          {"-- x_test.rego --\npackage x\n\ntest_a if any([true])\n", "x_test.rego:3: deprecated built-in function calls in expression: any"},
-		"template text":       {"-- x_test.rego --\npackage x\n\ntest_a if $\"a{1}\" == \"a1\"\n", passes},
+		"no case":                 {"-- x_test.rego --\npackage x\n\ntest_a[c] if some c in []\n", passes},
+		"metadata":                {"-- x_test.rego --\n# METADATA\n# custom: {n: 1}\npackage x\n\n# METADATA\n# custom: {n: 2}\ntest_a if rego.metadata.rule().custom.n == 2\n", passes},
+		"metadata that fails":     {"-- x.rego --\npackage x\n\n# METADATA\n# title: [\na := 1\n", "x.rego:4: "},
+		"a schema":                {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {type: object, properties: {n: {type: number}}}\na if input.n == 1\n\ntest_a if a with input as {\"n\": 1}\n", passes},
+		"a key not in the schema": {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {type: object, properties: {n: {type: number}}}\na if input.m == 1\n", "x.rego:6: undefined ref: input.m"},
+		"a schema's URL":          {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {\"$ref\": \"http://127.0.0.1:1/schema\"}\na if input.m == 1\n", "x.rego:"},
+		"a schema by name":        {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: schema.nothing\na if input.m == 1\n", passes},
+		"rego.v1":                 {"-- x_test.rego --\npackage x\n\nimport rego.v1\n\ntest_a if 1 in [1]\n", passes},
+		"future keywords":         {"-- x_test.rego --\npackage x\n\nimport future.keywords\nimport future.keywords.not\n\ntest_a if 1 in [1]\n", passes},
+		"no such keyword":         {"-- x_test.rego --\npackage x\n\nimport future.keywords.nothing\n", "x_test.rego:3: unexpected keyword"},
+		"v0":                      {"-- x_test.rego --\npackage x\n\ntest_a { true }\n", "x_test.rego:3: `if` keyword is required before rule body"},
+		"empty":                   {"-- x.rego --\n", "x.rego: empty module"},
+		"a comment":               {"-- x.rego --\n# nothing\n", "x.rego: empty module"},
+		"no package":              {"-- x.rego --\na := 1\n", "x.rego:1: package expected"},
+		"recursion":               {"-- x.rego --\npackage x\n\na if b\n\nb if a\n", "x.rego:3: rule data.x.a is recursive: data.x.a -> data.x.b -> data.x.a\nx.rego:5: "},
+		"a type":                  {"-- x_test.rego --\npackage x\n\ntest_a if \"a\" == 1\n", "x_test.rego:3: match error"},
+		"a rule in place of data": {"-- x.rego --\npackage apis.velaflows\n\nroutes := []\n", "x.rego:3: conflicting rule for data path apis/velaflows/routes"},
+		"deprecated":              {"-- x_test.rego --\npackage x\n\ntest_a if any([true])\n", "x_test.rego:3: deprecated built-in function calls in expression: any"},
+		"template text":           {"-- x_test.rego --\npackage x\n\ntest_a if $\"a{1}\" == \"a1\"\n", passes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := policyOf(t, c.files)
-			stock, output := opaTest(t, dir)
+			passed, output := opaTest(t, dir)
 			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
-			if stock != (err == nil) || stock != (c.want == passes) {
-				t.Fatalf("the stock opa passes it: %v; the sidecar: %v\n%s", stock, err, output)
+			if passed != (err == nil) || passed != (c.want == passes) {
+				t.Fatalf("opa test passes: %v; the sidecar returns: %v\n%s", passed, err, output)
 			}
 			if err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %q, want %q in it", err, c.want)
@@ -154,7 +154,7 @@ func TestDecisionEqualsThatOfStockOPA(t *testing.T) {
 	}
 }
 
-// TestUnavailableBuiltins tests folders that the stock opa passes. The sidecar refuses them, and reports the cause.
+// TestUnavailableBuiltins tests folders with which `opa test` passes. The sidecar refuses each folder, and reports the cause.
 func TestUnavailableBuiltins(t *testing.T) {
 	const cause = " is not available in the sidecar: a decision cannot access the network or the environment"
 	for name, c := range map[string]struct{ files, want string }{
@@ -172,8 +172,8 @@ func TestUnavailableBuiltins(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := policyOf(t, c.files)
-			if stock, output := opaTest(t, dir); !stock {
-				t.Errorf("stock opa refuses it: %s", output)
+			if passed, output := opaTest(t, dir); !passed {
+				t.Errorf("opa test does not pass: %s", output)
 			}
 			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
 			if got := errorText(err); got != c.want {
@@ -183,7 +183,7 @@ func TestUnavailableBuiltins(t *testing.T) {
 	}
 }
 
-// TestUnreadableFile tests that the error names only the missing files, not the other errors that they cause.
+// TestUnreadableFile tests that the error lists only the missing files, without the errors that are their consequences.
 func TestUnreadableFile(t *testing.T) {
 	dir := policyOf(t, "-- x.rego --\npackage x\n\na if data.y.f(1)\n")
 	if err := os.Mkdir(filepath.Join(dir, "apis/zoo"), 0o700); err != nil {
@@ -200,13 +200,13 @@ y.rego: open y.rego: no such file or directory`
 	if got := errorText(err); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if stock, output := opaTest(t, dir); stock {
-		t.Errorf("stock opa passes it: %s", output)
+	if passed, output := opaTest(t, dir); passed {
+		t.Errorf("opa test passes: %s", output)
 	}
 }
 
-// TestSchemaIsNotFetched tests that the sidecar does not fetch the address in a schema annotation when it compiles. The stock
-// opa fetches that address.
+// TestSchemaIsNotFetched tests that the sidecar does not fetch the address in a schema annotation when it compiles. `opa test`
+// fetches that address.
 func TestSchemaIsNotFetched(t *testing.T) {
 	var fetched atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -215,13 +215,13 @@ func TestSchemaIsNotFetched(t *testing.T) {
 	}))
 	defer server.Close()
 	dir := policyOf(t, "-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {\"$ref\": \""+server.URL+"/schema\"}\na if input.m == 1\n")
-	if stock, output := opaTest(t, dir); !stock || fetched.Load() == 0 {
-		t.Errorf("stock opa passes it: %v; it fetched the schema %d times\n%s", stock, fetched.Load(), output)
+	if passed, output := opaTest(t, dir); !passed || fetched.Load() == 0 {
+		t.Errorf("opa test passes: %v; it fetched the schema %d times\n%s", passed, fetched.Load(), output)
 	}
 	fetched.Store(0)
 	_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
 	if got := errorText(err); fetched.Load() > 0 || !strings.HasPrefix(got, "x.rego:6: ") || !strings.Contains(got, "remote reference loading disabled") {
-		t.Errorf("it fetched the schema %d times: %v", fetched.Load(), err)
+		t.Errorf("the sidecar fetched the schema %d times: %v", fetched.Load(), err)
 	}
 }
 

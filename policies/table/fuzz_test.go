@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// FuzzTable parses any text as a table. An error has a non-empty line for each problem. In a valid table, a path exists for every
-// route. A route requires scopes of the catalogue if and only if it is not public.
+// FuzzTable parses any text as a table. An error has a non-empty line for each problem. In a valid table, the index finds a row
+// for the sample request of every route. A route requires scopes of the catalogue if and only if it is not public.
 func FuzzTable(f *testing.F) {
 	for _, file := range []string{"apis/velaflows/data.yaml", "apis/velocity/data.yaml"} {
 		text, err := os.ReadFile(filepath.Join("..", file))

@@ -7,8 +7,8 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// Some servers treat a path of one row as a path of another row. There is a warning for the first row if the other row requires
-// more. There is no other warning.
+// Some servers treat a path of one row as a path of another row. If the other row requires more, there is a warning for the
+// first row. There is no other warning.
 func TestRowsThatAServerMayConfuse(t *testing.T) {
 	const catalogue = "scopes: {workspace: {read: Read, admin: Administer}, user: {me: Me}}\noverrides: {}\nroles: {}\nroutes:\n"
 	row := func(path, needs string) string { return `  - {method: GET, path: "` + path + `", ` + needs + "}\n" }

@@ -29,7 +29,8 @@ func (t Table) ScopeNames(levels ...Level) []string {
 	return names
 }
 
-// checkScopes refuses invalid scopes, overrides, roles and implications. It calls refuse with the keys that lead to the fault.
+// checkScopes refuses invalid scopes, overrides, roles and implications. It calls the function refuse with the keys that lead
+// to the fault.
 func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 	levels := make(map[string]Level)
 	for _, level := range slices.Sorted(maps.Keys(t.Scopes)) {

@@ -26,7 +26,9 @@ import (
 type Table struct {
 	// Scopes: level → scope → description.
 	Scopes map[Level]map[string]string `yaml:"scopes" json:"scopes"`
-	// Overrides: level → scopes that each replace all scopes that a route of that level requires.
+	// Overrides: level → scopes. A scope of the level workspace satisfies the required scopes of every workspace-level route. A
+	// scope of the level user satisfies the required scopes of every route, for a user's credential. On a workspace-level route,
+	// the user's role still limits the user.
 	Overrides map[Level][]string `yaml:"overrides" json:"overrides"`
 	// Roles: role of a member → scopes that the role allows in the workspace.
 	Roles map[string][]string `yaml:"roles" json:"roles"`
@@ -61,9 +63,9 @@ type Route struct {
 	Path string `yaml:"path" json:"path"`
 	// GRPC is a method, package.Service/Method, or all methods of a service, package.Service/*. It replaces Method and Path.
 	GRPC string `yaml:"grpc" json:"grpc"`
-	// Scopes are the scopes that the route requires, all of them.
+	// Scopes are all required.
 	Scopes []string `yaml:"scopes" json:"scopes"`
-	// AnyOf are scopes of which at least one is required, in addition to Scopes.
+	// At least one scope of AnyOf is required, in addition to Scopes.
 	AnyOf []string `yaml:"any_of" json:"any_of"`
 	// Public routes need no credential, and must not have scopes.
 	Public bool  `yaml:"public" json:"public"`
@@ -96,7 +98,7 @@ func (r Route) path() string {
 // level returns the route's level, or the default.
 func (r Route) level() Level { return cmp.Or(r.Level, LevelWorkspace) }
 
-// Readable returns an error if the folder does not exist, because all other errors would only be consequences of that.
+// Readable returns an error if the folder cannot be read. In that case all other errors would only be consequences.
 func Readable(policy fs.FS) error {
 	_, err := fs.Stat(policy, ".")
 	var pathError *fs.PathError
@@ -137,8 +139,8 @@ func Read(policy fs.FS) (map[string]Table, error) {
 	return tables, all.Err()
 }
 
-// parseTable parses a table. The error lists the problems by line, at most one for each row. If the keys of a row are wrong, other
-// problems in the row can be consequences.
+// parseTable parses a table. The error lists the problems by line, at most one for each row. It omits further problems of a
+// row, because they can be consequences of the first problem.
 func parseTable(text []byte) (Table, error) {
 	var t Table
 	var all fault.Errors
@@ -163,7 +165,7 @@ func parseTable(text []byte) (Table, error) {
 		}
 		return t, all.Err()
 	}
-	t.agreesWithOPA(text, func(row int, err error) {
+	t.checkAgainstOPA(text, func(row int, err error) {
 		switch {
 		case row >= 0 && !all.Within(rows[row]):
 			all.At(rows[row].Line, err)
@@ -202,7 +204,8 @@ var (
 	grpcForm     = regexp.MustCompile(`^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/([A-Za-z_]\w*|\*)$`)
 )
 
-// unquotedBraces finds the most likely cause of a syntax error, with its line. YAML's own error often has another line.
+// unquotedBraces finds the most likely cause of a syntax error: a path with braces, but without quotes. The YAML parser often
+// reports another line.
 func unquotedBraces(text []byte) fault.Errors {
 	var all fault.Errors
 	for i, line := range strings.Split(string(text), "\n") {
@@ -236,10 +239,10 @@ func emptyText(row *yaml.Node) error {
 	return nil
 }
 
-// agreesWithOPA refuses values that OPA reads differently, because OPA must decide with the values that are checked here. For
+// checkAgainstOPA refuses values that OPA reads differently, because OPA must decide with the values that are checked here. For
 // example, this package's decoder reads the booleans "no" and "off" as false. OPA reads them as strings, which are neither true
 // nor false. The function refuse receives the position of the row, or -1 for the rest of the table.
-func (t Table) agreesWithOPA(text []byte, refuse func(row int, err error)) {
+func (t Table) checkAgainstOPA(text []byte, refuse func(row int, err error)) {
 	var document map[string]any
 	if err := util.Unmarshal(text, &document); err != nil {
 		refuse(-1, fmt.Errorf("opa cannot read the file: %w", err))
@@ -249,18 +252,18 @@ func (t Table) agreesWithOPA(text []byte, refuse func(row int, err error)) {
 	delete(document, "routes")
 	rest := t
 	rest.Routes = nil
-	refuse(-1, agrees(document, rest))
+	refuse(-1, compareWithOPA(document, rest))
 	if len(rows) != len(t.Routes) {
 		refuse(-1, fmt.Errorf("opa reads %d routes instead of %d: write every row out", len(rows), len(t.Routes)))
 		return
 	}
 	for i, row := range rows {
-		refuse(i, agrees(row, t.Routes[i]))
+		refuse(i, compareWithOPA(row, t.Routes[i]))
 	}
 }
 
-// agrees compares a value that OPA has read with the value that this package has decoded.
-func agrees[T any](fromOPA any, decoded T) error {
+// compareWithOPA compares a value that OPA has read with the value that this package has decoded.
+func compareWithOPA[T any](fromOPA any, decoded T) error {
 	const advice = "write booleans as true or false, and put strings in quotes"
 	asJSON, err := json.Marshal(fromOPA)
 	if err != nil {
@@ -276,7 +279,8 @@ func agrees[T any](fromOPA any, decoded T) error {
 	return nil
 }
 
-// routeRows returns the rows as nodes, for their lines. The typed decoding checks the keys, but does not keep lines.
+// routeRows returns the rows as YAML nodes, which have line numbers. The decoding into a Table checks the keys, but drops the
+// line numbers.
 func routeRows(tree *yaml.Node) []*yaml.Node {
 	if len(tree.Content) == 0 {
 		return nil
@@ -305,7 +309,7 @@ func (t Table) checkRoute(r Route) (route.Pattern, error) {
 	case r.Public && len(r.Scopes)+len(r.AnyOf) > 0:
 		return route.Pattern{}, errors.New("a public route must not have scopes: remove them")
 	case !r.Public && len(r.Scopes)+len(r.AnyOf) == 0:
-		return route.Pattern{}, errors.New("name the scopes that the route needs, or make it public")
+		return route.Pattern{}, errors.New("list the scopes that the route requires, or write public: true")
 	}
 	for _, scopes := range [][]string{r.Scopes, r.AnyOf} {
 		if err := t.checkKnown(scopes); err != nil {

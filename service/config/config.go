@@ -60,7 +60,7 @@ type Cache struct {
 	StaleIfError   time.Duration `yaml:"stale_if_error"`
 }
 
-// ByteSize is a size in bytes. Its text form has a unit, such as 64MiB, or is a number of bytes.
+// ByteSize is a size in bytes. As text, it is a number with a unit, such as 64MiB, or a number of bytes.
 type ByteSize int64
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
@@ -107,8 +107,9 @@ var levels = map[string]slog.Level{
 	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
 }
 
-// Load returns the configuration. Flags override environment variables, which override the file, which overrides the defaults.
-// flags is a function that applies the command-line flags, or nil. file may be empty.
+// Load returns the configuration. Flags override environment variables, environment variables override the file, and the file
+// overrides the defaults. The parameter flags is a function that applies the command-line flags. It may be nil. The parameter file
+// may be empty.
 func Load(file string, environ []string, flags func(*Config)) (Config, error) {
 	var c Config
 	if err := strictyaml.Decode(defaults, &c); err != nil {
@@ -137,7 +138,7 @@ func Load(file string, environ []string, flags func(*Config)) (Config, error) {
 	return c, c.complete()
 }
 
-// complete sets the defaults of the APIs and validates the configuration.
+// complete sets the defaults of each API, and validates the configuration.
 func (c *Config) complete() error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		api, err := c.APIs[name].Complete()
@@ -198,7 +199,7 @@ func (c *Config) DatabaseURL() (string, error) {
 }
 
 // SessionBytes returns the part of cache.max_bytes that is for verified sessions: at most an eighth, and 0 if no API has sessions.
-// At least [cache.MinBytes] stay for the cache itself.
+// The rest is for the cache itself, and is at least [cache.MinBytes].
 func (c *Config) SessionBytes() int64 {
 	for _, api := range c.APIs {
 		if api.Session.Issuer != "" {
@@ -208,8 +209,8 @@ func (c *Config) SessionBytes() int64 {
 	return 0
 }
 
-// applyEnvironment sets each scalar from the environment variable with the name of its path: listen.grpc from KEYWICKET_LISTEN_GRPC,
-// apis.velocity.workspace.header from KEYWICKET_APIS_VELOCITY_WORKSPACE_HEADER.
+// applyEnvironment sets each key with a single value from its environment variable. The variable's name comes from the key's path:
+// KEYWICKET_LISTEN_GRPC sets listen.grpc, and KEYWICKET_APIS_VELOCITY_WORKSPACE_HEADER sets apis.velocity.workspace.header.
 func applyEnvironment(c *Config, environ []string) error {
 	variables := make(map[string]string)
 	for _, entry := range environ {

@@ -25,7 +25,7 @@ func configFile(t *testing.T, text string) string {
 	return file
 }
 
-// The defaults equal the documented defaults.
+// Without a file, variables and flags, Load returns the documented defaults.
 func TestDefaults(t *testing.T) {
 	velocitySession := noSessions
 	velocitySession.ClientIDs = []string{}
@@ -69,7 +69,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// noSessions has no issuer, and the defaults of all other session settings.
+// noSessions has no issuer. All its other settings have their defaults.
 var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, RequireAAL2: authz.SecondFactorNever, Scopes: []string{"admin"}}
 
 // Each key with a single value has an environment variable, which changes only this key.
@@ -86,7 +86,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
 		"apis.velocity.workspace.header": "x-b", "apis.velocity.workspace.by": "id", "apis.velocity.workspace.required": "true",
 	}
-	var issuers []string // without an issuer, other session settings of an API are an error
+	var issuers []string // an API without an issuer must not have other session settings
 	for _, api := range []string{"VELAFLOWS", "VELOCITY"} {
 		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j")
 		path := "apis." + strings.ToLower(api) + ".session."
@@ -215,7 +215,7 @@ func TestAPIsOfAFileReplaceAllDefaults(t *testing.T) {
 	}
 }
 
-func TestConfigurationRefused(t *testing.T) {
+func TestInvalidConfigurationIsRefused(t *testing.T) {
 	for _, test := range []struct {
 		name, file string
 		environ    []string
@@ -250,8 +250,8 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "no prefix", file: strings.Replace(shop, ", prefix: shop_", "", 1), want: "apis.my-shop.credentials[0].prefix: "},
 		{name: "two kinds with one prefix", file: shop + "      - {kind: personal_key, prefix: shop_}\n", want: `apis.my-shop.credentials[1].prefix: "shop_" occurs twice`},
 		{name: "keys that can be guessed", file: strings.Replace(shop, "shop_}", "shop_, body_length: 20}", 1), want: "apis.my-shop.credentials[0].body_length: 20 is less than 38"},
-		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not from"},
-		{name: "a denial of another status", file: shop + "    denials: [{code: PAID, reason: unpaid, status: 200, message: m}]\n", want: `apis.my-shop.denials[0].status: 200 is not from 400 to 499`},
+		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not between"},
+		{name: "a denial with the status 200", file: shop + "    denials: [{code: PAID, reason: unpaid, status: 200, message: m}]\n", want: `apis.my-shop.denials[0].status: 200 is not from 400 to 499`},
 		{name: "an unknown key of a denial", file: shop + "    denials:\n      - {code: PAID, cause: unpaid}\n", want: `line 7: unknown key "cause"`},
 		{name: "a denial's retry_after", file: shop + "    denials:\n      - {code: PAID, reason: unpaid, status: 402, message: m, retry_after: soon}\n", want: "line 7: `soon` is not a duration"},
 		{name: "a header that no policy may set", file: shop + "    upstream_headers: [x-shop]\n", want: `apis.my-shop.upstream_headers[0]: "x-shop" is the API's workspace header`},
@@ -264,7 +264,7 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "a negative sample", file: "log: {allow_sample: -1}", want: `log.allow_sample: `},
 		{name: "a variable's level", environ: []string{"KEYWICKET_LOG_LEVEL=loud"}, want: `log.level: "loud" is not one of debug, info, warn, error`},
 		{name: "a variable's API", environ: []string{"KEYWICKET_APIS_VELOCITY_WORKSPACE_BY=name"}, want: `apis.velocity.workspace.by: "name" is neither id nor slug`},
-		{name: "a variable against the file", file: "log: {format: text}\n", environ: []string{"KEYWICKET_LOG_FORMAT=xml"}, want: `log.format: "xml"`},
+		{name: "a variable that overrides the file", file: "log: {format: text}\n", environ: []string{"KEYWICKET_LOG_FORMAT=xml"}, want: `log.format: "xml"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			file := configFile(t, test.file)

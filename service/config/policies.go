@@ -13,7 +13,7 @@ import (
 )
 
 // PoliciesError is an error in the policies. Its text has one line for each problem. Every line starts with the folder of the
-// policies, because log collectors handle lines separately.
+// policies, because log collectors handle each line separately.
 type PoliciesError struct {
 	dir string
 	err error
@@ -80,8 +80,8 @@ func (c *Config) Roles() ([]string, error) {
 	return slices.Sorted(maps.Keys(roles)), nil
 }
 
-// checkTables returns an error for an API without a table, and for an unknown scope of an API's sessions. Without a table, the API
-// would deny every request. A session with an unknown scope would have no rights.
+// checkTables returns an error if an API has no table, or if its sessions have an unknown scope. An API without a table would deny
+// every request. A session with an unknown scope would have no rights.
 func (c *Config) checkTables(tables map[string]table.Table) error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		if _, ok := tables[name]; !ok {

@@ -25,8 +25,8 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// Run serves until the context is canceled by a stop signal. The issuer is a separate process with its own database login, so that a
-// sidecar never has the right to create grants.
+// Run serves until the context is canceled by a stop signal. The issuer is a separate process with its own database login. So a
+// sidecar never needs the right to create grants.
 func Run(ctx context.Context, cfg config.Config, version string, stderr io.Writer) error {
 	url, err := cfg.DatabaseURL()
 	if err != nil {
@@ -112,7 +112,7 @@ func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Is
 }
 
 // oauthConfig returns the issuer's configuration. The format of access tokens comes from the API. Apps may request all scopes of
-// the API's table except overrides (scopes that satisfy every route of a level), which would grant everything.
+// the API's table except overrides. An override satisfies the scope requirements of every route of a level.
 func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{

@@ -11,7 +11,8 @@ import (
 	"syscall"
 )
 
-// Open opens a listener on host:port or unix:///path. key is the configuration key of the address, which error messages name.
+// Open opens a listener on host:port or unix:///path. The parameter key is the configuration key of the address. Error messages
+// contain it.
 func Open(key, address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
 		return listenUnix(key, path)
@@ -29,8 +30,8 @@ func Open(key, address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// listenUnix opens a listener on a Unix socket. It replaces a socket file that accepts no connections, because a killed process
-// left it behind. It replaces no other file.
+// listenUnix opens a listener on a Unix socket. A killed process may have left a socket file, which accepts no connections.
+// listenUnix replaces such a file, but no other file.
 func listenUnix(key, path string) (net.Listener, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("%s: %q is not an absolute path: write unix:///path", key, path)

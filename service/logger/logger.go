@@ -14,14 +14,14 @@ import (
 
 const (
 	logDelay  = 10 * time.Millisecond // maximum time that a line waits for other lines
-	logBuffer = 64 << 10              // maximum size of waiting lines, in bytes
+	logBuffer = 64 << 10              // maximum size of all waiting lines, in bytes
 	// Maximum size of one write, in bytes. Several processes may write to one pipe; writes of up to 4 KiB (PIPE_BUF) are atomic.
 	logWrite = 4 << 10
 )
 
-// New returns a logger that writes several lines with one system call. One call for each line would make a denial 10 % more
-// expensive. A line of level debug or info waits up to [logDelay]. A line of a higher level is written immediately, with all lines
-// before it. If the process crashes, the waiting lines are lost. The caller must call flush before the process exits.
+// New returns a logger that writes several lines with one system call. With one call for each line, a denial would cost 10 % more.
+// A line of level debug or info waits up to [logDelay]. A line of a higher level is written immediately, with all lines before it.
+// If the process crashes, the waiting lines are lost. The caller must call flush before the process exits.
 func New(c config.Log, to io.Writer) (log *slog.Logger, flush func()) {
 	lines := newLineWriter(to)
 	options := &slog.HandlerOptions{Level: c.MinLevel()}
@@ -62,9 +62,9 @@ func (h flushingHandler) WithGroup(name string) slog.Handler {
 type lineWriter struct {
 	to      io.Writer
 	delay   *time.Timer
-	waiting sync.Mutex // guards lines
+	linesMu sync.Mutex // guards lines
 	lines   []byte
-	writing sync.Mutex // guards spare, and serializes the writes to keep the order of lines
+	writeMu sync.Mutex // guards spare, and serializes the writes to keep the order of lines
 	spare   []byte
 }
 
@@ -75,13 +75,13 @@ func newLineWriter(to io.Writer) *lineWriter {
 	return w
 }
 
-// Write implements [io.Writer]. It does not return errors of the underlying writer: there is no other place to log them.
+// Write implements [io.Writer]. It does not return errors of the underlying writer, because there is no other place to log them.
 func (w *lineWriter) Write(line []byte) (int, error) {
-	w.waiting.Lock()
+	w.linesMu.Lock()
 	first := len(w.lines) == 0
 	w.lines = append(w.lines, line...)
 	full := len(w.lines) >= logBuffer
-	w.waiting.Unlock()
+	w.linesMu.Unlock()
 	switch {
 	case full:
 		w.flush()
@@ -92,12 +92,12 @@ func (w *lineWriter) Write(line []byte) (int, error) {
 }
 
 func (w *lineWriter) flush() {
-	w.writing.Lock()
-	defer w.writing.Unlock()
-	w.waiting.Lock()
+	w.writeMu.Lock()
+	defer w.writeMu.Unlock()
+	w.linesMu.Lock()
 	lines := w.lines
 	w.lines = w.spare[:0]
-	w.waiting.Unlock()
+	w.linesMu.Unlock()
 	w.spare = lines
 	for len(lines) > 0 {
 		n := writeLength(lines)

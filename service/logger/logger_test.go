@@ -24,7 +24,7 @@ func (p *pipe) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// take returns the writes since its last call, each with the character "|" before it.
+// take returns the writes since its last call. The character "|" comes before each of them.
 func (p *pipe) take() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,7 +72,8 @@ func TestLogLinesAreWrittenTogether(t *testing.T) {
 	})
 }
 
-// If the log is not read and the buffer is full, writers block. No line is lost, and each writer's lines stay in order.
+// If the reader of the log is slow and the buffer is full, writers block. No line is lost, and the lines of each writer stay in
+// order.
 func TestFullLogBufferBlocksWriters(t *testing.T) {
 	const writers, lines = 8, 3 * logBuffer / (8 * 100)
 	p := &pipe{}
@@ -87,11 +88,11 @@ func TestFullLogBufferBlocksWriters(t *testing.T) {
 		})
 	}
 	time.Sleep(50 * time.Millisecond) // the writers fill the buffer
-	w.waiting.Lock()
+	w.linesMu.Lock()
 	if waiting := len(w.lines); waiting < logBuffer/2 || waiting > 2*logBuffer {
 		t.Errorf("%d bytes are buffered", waiting)
 	}
-	w.waiting.Unlock()
+	w.linesMu.Unlock()
 	p.mu.Unlock()
 	all.Wait()
 	_, _ = fmt.Fprintf(w, "0 %d %s\n", lines, strings.Repeat("x", 2*logWrite)) // longer than logWrite

@@ -59,7 +59,7 @@ func TestReleaseMemory(t *testing.T) {
 	all.Wait()
 }
 
-// A small heap grows by the headroom between two collections, up to 72 MiB. A large heap grows by 90 %.
+// Between two collections, a small heap may grow by the headroom, and to 72 MiB at most. A large heap may grow by 90 %.
 func TestHeadroom(t *testing.T) {
 	for live, want := range map[uint64]int{0: 5600, 1 << 20: 5600, 8 << 20: 700, 24 << 20: 200, 36 << 20: 100, 1 << 30: 90} {
 		if got := gcPercent(live); got != want {

@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/store/directory"
 )
 
-// Sidecar contains the metrics of the sidecar. Label values come from fixed sets, never from a request, so the number of label
+// Sidecar contains the metrics of the sidecar. Label values come from fixed sets, never from a request. So the number of label
 // values is limited.
 type Sidecar struct {
 	registry *prometheus.Registry
@@ -45,7 +45,7 @@ type (
 )
 
 // counters caches the counter of each combination of labels. It finds a cached counter without a lock, and does not allocate the
-// label values. The number of combinations is limited, as for [Sidecar].
+// label values. The number of combinations is limited, because label values come from fixed sets.
 type counters[L comparable] struct {
 	vector *prometheus.CounterVec
 	values func(L) []string
@@ -72,12 +72,12 @@ func (c *counters[L]) get(labels L) prometheus.Counter {
 	return counter
 }
 
-// seconds are the buckets of durations: from 10 µs, the time of a decision, to 0.33 s. Longer durations are close to Envoy's timeout of a
-// check.
+// seconds are the buckets of durations. The first bucket ends at 10 µs, which is the time of a decision. The last bucket ends at
+// 0.33 s, because longer durations are close to Envoy's timeout of a check.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
-// NewSidecar returns the metrics of a sidecar, with the statistics of its directory and its verifier. The metrics also measure the
-// evaluations of the engine.
+// NewSidecar returns the metrics of a sidecar. They include the statistics of its directory and its session verifier, and the
+// duration of the engine's evaluations.
 func NewSidecar(d *directory.Directory, v *session.Verifier, e *policies.Engine) *Sidecar {
 	m := &Sidecar{
 		registry: prometheus.NewRegistry(),
@@ -132,13 +132,13 @@ type Issuer struct {
 	cleaned  prometheus.Counter
 }
 
-// NewIssuer returns the metrics of an issuer, with the statistics of its verifier.
+// NewIssuer returns the metrics of an issuer. They include the statistics of its session verifier.
 func NewIssuer(v *session.Verifier) *Issuer {
 	m := &Issuer{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywicket_issuer_requests_total",
-			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited, reused, or the user's choice.",
+			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited (too many requests), reused (a code or token was used twice), or the user's choice.",
 		}, []string{"endpoint", "outcome"}),
 		cleaned: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keywicket_issuer_cleaned_total", Help: "Expired codes and tokens that the issuer deleted.",
@@ -162,14 +162,15 @@ func (m *Issuer) Observe(endpoint, outcome string) {
 // Cleaned counts expired codes and tokens that the issuer deleted.
 func (m *Issuer) Cleaned(n int) { m.cleaned.Add(float64(n)) }
 
-// measuredDirectory counts look-ups and measures their duration. The outcome is found, error, or the reason of a denial, such as
+// measuredDirectory counts look-ups by their cache result, and measures the duration of look-ups except cache hits. A look-up
+// without a cache result, such as a failed one, is not counted. The outcome is found, error, or the reason of a denial, such as
 // unknown.
 type measuredDirectory struct {
 	authz.Directory
 	metrics *Sidecar
 }
 
-// Directory returns a directory that calls d, and that counts and measures the look-ups.
+// Directory returns a directory that calls d, counts the look-ups and measures them.
 func (m *Sidecar) Directory(d authz.Directory) authz.Directory { return measuredDirectory{d, m} }
 
 func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {

@@ -15,12 +15,13 @@ import (
 // readyTimeout is the maximum wait of a probe for the database.
 const readyTimeout = time.Second
 
-// Readiness returns whether a process should receive requests. The reasons explain why the process should not receive requests, or
-// are warnings.
+// Readiness returns whether a process should receive requests. If ready is false, the reasons contain the causes. They can also
+// contain warnings, even if ready is true.
 type Readiness func(context.Context) (ready bool, reasons []string)
 
-// NewReadiness returns the readiness of a process that needs a database and verifies sessions. After the context "running" is
-// canceled, the process is not ready. notices returns warnings about a reachable database; nil: no warnings.
+// NewReadiness returns the readiness of a process that needs a database and verifies sessions. After the context `running` is
+// canceled, the process is not ready. The function database returns an error if the database is not usable. The function notices
+// returns warnings about a reachable database. It may be nil.
 func NewReadiness(
 	running context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
 ) Readiness {
@@ -73,8 +74,8 @@ func (r Readiness) Await(ctx context.Context) bool {
 }
 
 // Handler returns the handler of /livez, /readyz and /metrics. /livez succeeds while the process runs. /readyz succeeds while
-// look-ups work and the process has received no signal to stop; it returns reasons and warnings. A sidecar that is not ready still
-// answers checks: public routes stay open, other routes get a 503 while look-ups fail.
+// look-ups work and the process has received no signal to stop. It returns reasons and warnings. A sidecar that is not ready still
+// answers checks: public routes stay open, and other routes get a 503 while look-ups fail.
 func Handler(r Readiness, metrics http.Handler) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {

@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// lameDuck sets the health service to NOT_SERVING, so that load balancers send no more checks. Then it waits for d, or until a second
-// SIGINT or SIGTERM. The sidecar answers checks during the wait.
+// lameDuck sets the health service to NOT_SERVING, so that load balancers send no more checks. Then lameDuck waits for the duration
+// d, or until a second SIGINT or SIGTERM. The sidecar answers checks during the wait.
 func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
 	secondSignal, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -92,7 +92,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	return serve(ctx, cfg, version, log, server, operations.NewReadiness(ctx, directory.Ready, directory.Warnings, sessions), m)
 }
 
-// serve answers checks until the context "running" is canceled, and during the two phases after that: lame duck and drain. The
+// serve answers checks until the context `running` is canceled, and during the two phases after that: lame duck and drain. The
 // operations server stops after the last check, so that probes and metrics cover these phases too.
 func serve(running context.Context, cfg config.Config, version string, log *slog.Logger, server *envoy.Server, ready operations.Readiness, m *metrics.Sidecar) error {
 	checks, err := listener.Open("listen.grpc", cfg.Listen.GRPC)

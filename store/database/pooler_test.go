@@ -244,7 +244,7 @@ func unknownLookup(kind authz.Kind) expectedLookup {
 }
 
 // A look-up returns the correct answer even if other programs use the same connections of the pooler.
-func TestPoolerMixesNoAnswers(t *testing.T) {
+func TestAnswersAreCorrectThroughAPooler(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)
@@ -308,7 +308,7 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 
 // The operator's commands return the content of the database correctly. The test compares their results with those of a client
 // that does not use the pooler.
-func TestPoolerMixesNoReports(t *testing.T) {
+func TestCommandsAreCorrectThroughAPooler(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)

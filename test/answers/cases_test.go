@@ -17,10 +17,11 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// The cases are the sentences of the two API documents, written by hand as scenarios in ../cases/NAME.yaml. The comments in
-// velaflows.yaml explain the format. Each request of a case runs in process and through Envoy.
+// Each case is a scenario for one sentence of the two API documents. The cases are written by hand, in ../cases/NAME.yaml.
+// The comments in velaflows.yaml explain the format. Each request of a case runs in process and through Envoy.
 
-// caseFile is one file: its shared objects and its cases. A case does not change the shared objects.
+// caseFile is the content of one file: objects that its cases share, and the cases. A case leaves the shared objects as
+// they were.
 type caseFile struct {
 	API        string
 	Workspaces []struct{ ID, Slug, Name string }
@@ -33,10 +34,10 @@ type caseFile struct {
 
 // scenario is one case: the sentence of the document that it tests, and its steps.
 type scenario struct {
-	Name  string
-	Seed  string // the tested sentence: the document's name, a colon, the line
-	Keys  map[string]caseKey
-	Steps []step
+	Name   string
+	Source string // place of the tested sentence, as DOCUMENT:LINE
+	Keys   map[string]caseKey
+	Steps  []step
 }
 
 // caseKey is a credential that exists when the case begins.
@@ -44,7 +45,7 @@ type caseKey struct {
 	Prefix          string
 	Workspace, User string
 	Scopes          []string
-	Token           string // an existing token of the product; empty: a new one is created
+	Token           string // a token that the product issued before; empty: a new token
 	Expired         bool
 	Revoked         bool
 	Session         bool // a session token of User
@@ -58,18 +59,18 @@ type step struct {
 	Key            string  // name of the key whose token is sent
 	Workspace      *string // value of the workspace header; if the header needs an id, a slug from this file is replaced with the workspace's id
 	Headers        map[string]string
-	Expect         string            // status and upstream, or status, code and reason
+	Expect         string            // status and upstream of an allow; status, code and reason of a denial
 	RequiredScopes []string          `yaml:"required_scopes"`
 	Seen           map[string]string // headers that the upstream receives: name → value; an empty value: the header is absent
 
-	Keywicket  string              // arguments; --output json is added if As or Prints is set
-	As         string              // name for the printed object; a printed token is added to Keys under this name
+	Keywicket  string              // arguments of the command; if As or Prints is set, --output json is added
+	As         string              // name for the printed object; Key may use this name if the object has a token
 	Prints     []map[string]string // field → regular expression; each map matches one of the printed objects
 	Exit       int
 	Stdout     list // regular expressions
 	Stderr     list
 	NotPrinted list          `yaml:"not_printed"`
-	Within     time.Duration // how long to retry
+	Within     time.Duration // maximum time for retries of the command
 
 	Revoke       string
 	AwaitExpiry  string `yaml:"await_expiry"`
@@ -88,14 +89,14 @@ func (l *list) UnmarshalYAML(decode func(any) error) error {
 	return decode((*[]string)(l))
 }
 
-// seedLines is the number of lines of each document.
-var seedLines = map[string]int{"velaflows": 98, "velocity": 106}
+// documentLines is the number of lines of each document.
+var documentLines = map[string]int{"velaflows": 98, "velocity": 106}
 
 func (s scenario) validate() error {
-	document, text, _ := strings.Cut(s.Seed, ":")
+	document, text, _ := strings.Cut(s.Source, ":")
 	line, err := strconv.Atoi(text)
-	if err != nil || line < 1 || line > seedLines[document] {
-		return fmt.Errorf("the source %q is not a line of a document", s.Seed)
+	if err != nil || line < 1 || line > documentLines[document] {
+		return fmt.Errorf("the source %q is not DOCUMENT:LINE of a document", s.Source)
 	}
 	if s.Name == "" || len(s.Steps) == 0 {
 		return errors.New("a case needs a name and steps")
@@ -111,7 +112,7 @@ func (s scenario) validate() error {
 		}
 		switch {
 		case kinds != 1:
-			return fmt.Errorf("step %d is not one of the kinds of steps", i+1)
+			return fmt.Errorf("step %d has no kind, or more than one", i+1)
 		case (st.Request != nil) != (st.Expect != ""):
 			return fmt.Errorf("step %d: expect is required for a request, and invalid for other steps", i+1)
 		case strings.HasSuffix(st.Expect, " missing_scope") != (st.RequiredScopes != nil):
@@ -156,7 +157,7 @@ func TestCases(t *testing.T) {
 	t.Logf("%d cases, %d requests in process, %d through Envoy, %d commands", cases, checked, sent, commands)
 }
 
-// arrange creates the file's shared objects. At the end of the test, arrange removes them and everything that the cases
+// arrange creates the file's shared objects. At the end of the test, it removes these objects and everything that the cases
 // created, because other files may contain objects with the same IDs.
 func (f caseFile) arrange(t *testing.T) {
 	db := harness.OpenDatabase(t, deployment.Stack)
@@ -165,7 +166,7 @@ func (f caseFile) arrange(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for _, table := range []string{"workspaces", "users"} { // deletes their members and tokens too
+		for _, table := range []string{"workspaces", "users"} { // this also deletes members and tokens
 			if _, err := db.ExecContext(context.Background(), `DELETE FROM keywicket.`+table+` WHERE created_at >= $1`, start); err != nil {
 				t.Error(err)
 			}
@@ -197,7 +198,7 @@ func (f caseFile) reference(workspace string) string {
 	return workspace
 }
 
-// make creates the key. If the key is to be expired, make waits until it has expired.
+// make creates the credential. If Expired is set, make returns after the credential has expired.
 func (k caseKey) make(t testing.TB, name string) (registry.Token, string) {
 	t.Helper()
 	n := registry.NewToken{Name: name, Scopes: k.Scopes, Workspace: k.Workspace, User: k.User, Key: authz.Secret(k.Token)}

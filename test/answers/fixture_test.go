@@ -15,12 +15,12 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// fixture is the data for the probes of one API. All personal keys belong to one user. The user is the owner of the
-// workspace home, has other roles in the workspaces of elsewhere, and is no member of the workspace "another".
+// fixture is the data for the probes of one API. All personal keys belong to one user. The user owns the workspace `home`,
+// has another role in each workspace of `elsewhere`, and is not a member of the workspace "another".
 type fixture struct {
 	api, home, user string
-	workspaces      map[string]registry.Workspace // by their names in the API's header
-	roles           map[string]string             // the user's roles, by workspace
+	workspaces      map[string]registry.Workspace // value of the API's header → workspace
+	roles           map[string]string             // value of the API's header → the user's role
 	credentials     []credential
 	targets         []target // for all credentials
 	elsewhere       []target // further targets, for personal keys only
@@ -88,7 +88,7 @@ func newFixture(t *testing.T, api string) *fixture {
 	return f
 }
 
-// addGrant makes the user consent to an app, so that the app may act for the user in the granted workspaces.
+// addGrant adds the token of an app. The user has consented that the app acts for the user in the granted workspaces.
 func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted ...string) {
 	issued := deployment.Grant(t, f.user, scopes, granted...)
 	c := credential{
@@ -113,10 +113,10 @@ func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted
 	f.credentials = append(f.credentials, c)
 }
 
-// sessionKind is used where other credentials have their prefix, because session tokens have no prefix.
+// sessionKind is the value of credential.prefix for session tokens, which have no prefix.
 const sessionKind = "session"
 
-// addSession adds a session of the user. The change may make the session invalid.
+// addSession adds a session of the user. The parameter `change` contains claims that differ from a valid session token.
 func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields) {
 	c := credential{
 		name: fmt.Sprint("session ", denial, change), prefix: sessionKind, denial: denial, scopes: []string{"admin"},
@@ -130,7 +130,8 @@ func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields
 	f.credentials = append(f.credentials, c)
 }
 
-// workspace creates a workspace in which the user has the role. It returns the workspace's name in the API's header.
+// workspace creates a workspace in which the user has the role; "": the user is not a member. It returns the value of the
+// API's header that selects the workspace.
 func (f *fixture) workspace(t *testing.T, role string) string {
 	// The ID starts with letters, so that its upper-case form differs.
 	id, slug := fmt.Sprintf("abcdef%018d", time.Now().UnixNano()%1e18), "w-"+strings.ToLower(rand.Text())

@@ -15,9 +15,9 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-// The matrix checks every route × every credential × every state of the workspace header, in process and through Envoy.
-// probe.expect computes the expected outcome. It follows the sentences of the API documents, which its comments quote, and
-// does not use the policy.
+// The matrix checks every combination of a route, a credential and a state of the workspace header, in process and through
+// Envoy. probe.expect computes the expected outcome from the sentences of the API documents, without the policy. Its
+// comments quote these sentences.
 
 // probe is one request of the matrix.
 type probe struct {
@@ -36,21 +36,24 @@ type credential struct {
 	id     string
 	user   string
 	scopes []string
-	roles  map[string]string // workspace, as the API's header names it → role; for a workspace key, its own workspace → ""
+	// roles maps the value of the API's header that selects a workspace to the role there. A workspace key has one entry: its own
+	// workspace, with the role "".
+	roles map[string]string
 }
 
-// target is a state of the workspace header: its values, possibly none. Envoy passes an empty value on unchanged, and a
-// repeated header as often as it came. So the expected outcome is the same in process and through Envoy.
+// target is a state of the workspace header: its values, possibly none. Envoy forwards an empty value unchanged, and
+// forwards every copy of a repeated header. So the expected outcome is the same in process and through Envoy.
 type target struct {
 	name   string
 	values []string
 }
 
-// expect returns the outcome that the documents require. workspace is the workspace in which the request acts, named as in
-// the header. It is "" if there is none.
+// expect returns the outcome that the documents require. workspace is the workspace in which the request acts, as in the
+// API's header; "": none.
 func (p probe) expect() (outcome, workspace string) {
 	c, scope, override := p.credential, p.route.Scope, product.Documented[p.api].Override
-	// "A public route is open without a credential, beside a bad one". This rule comes before all others.
+	// "A public route is open without a credential, beside a bad one": it is open with an invalid credential too. This rule
+	// comes before all others.
 	if p.route.Level == product.LevelPublic {
 		return "allow", ""
 	}
@@ -59,9 +62,10 @@ func (p probe) expect() (outcome, workspace string) {
 		return "UNAUTHORIZED " + c.denial, ""
 	}
 	// "… then workspace (403 WORKSPACE_ACCESS_DENIED), …". All of these get the same answer: a header that is repeated,
-	// empty, malformed or upper-case, an unknown workspace, and a workspace that the principal does not belong to. A session
-	// is like a personal key that holds admin. An app's token is valid only where its user granted it.
-	personal := c.user != ""
+	// empty, malformed or upper-case, an unknown workspace, and a workspace that the principal does not belong to. A
+	// session has the rights of a personal key with the scope admin. An app's token works only in the workspaces that its
+	// user granted.
+	actsForUser := c.user != ""
 	if len(p.target.values) > 0 {
 		workspace = p.target.values[0]
 		if _, in := c.roles[workspace]; !in || len(p.target.values) > 1 {
@@ -71,8 +75,9 @@ func (p probe) expect() (outcome, workspace string) {
 		switch {
 		case p.api == "velaflows": // "x-workspace-id …, required", also for a route that is not listed
 			return "WORKSPACE_ACCESS_DENIED workspace_required", ""
-		case !personal, c.prefix == "velo_" && len(c.roles) == 1: // "optional with vel_": resolved from the key; "one granted
-			// workspace is resolved from the token as with vel_"
+		// "optional with vel_": a workspace key acts in its own workspace. "one granted workspace is resolved from the token as
+		// with vel_": an app's token with one granted workspace acts in that workspace.
+		case !actsForUser, c.prefix == "velo_" && len(c.roles) == 1:
 			workspace = slices.Collect(maps.Keys(c.roles))[0]
 		case p.route.Level == product.LevelWorkspace: // "Without the header only user-level routes are open"
 			return "WORKSPACE_ACCESS_DENIED workspace_required", ""
@@ -82,18 +87,18 @@ func (p probe) expect() (outcome, workspace string) {
 	if p.route.Level == product.LevelUnlisted {
 		return "FORBIDDEN no_route", ""
 	}
-	var may bool
+	var permitted bool
 	switch {
 	case p.route.Level == product.LevelUser: // "admin overrides every user-level scope". "A workspace key never opens a user-level
 		// route … workspace:admin or not." "User-level routes ignore the role."
-		may = personal && c.holds(scope, "admin")
-	case personal: // "what both its own scopes and the user's role there allow"; "a personal key with admin is held back by
+		permitted = actsForUser && c.holds(scope, "admin")
+	case actsForUser: // "what both its own scopes and the user's role there allow"; "a personal key with admin is held back by
 		// the role alone".
-		may = c.holds(scope, override, "admin") && roleAllows(c.roles[workspace], scope)
+		permitted = c.holds(scope, override, "admin") && roleAllows(c.roles[workspace], scope)
 	default:
-		may = c.holds(scope, override)
+		permitted = c.holds(scope, override)
 	}
-	if !may {
+	if !permitted {
 		return "FORBIDDEN missing_scope", ""
 	}
 	return "allow", workspace
@@ -187,14 +192,14 @@ func TestMatrix(t *testing.T) {
 		}
 		running.Wait()
 		if got, want := deployment.Reached()-before, allowed.Load()-allowedBefore; got != want {
-			t.Errorf("%s: %d requests reached an upstream, %d were to be allowed", api, got, want)
+			t.Errorf("%s: %d requests reached an upstream, but %d should be allowed", api, got, want)
 		}
 		t.Logf("%s in %v", api, time.Since(start).Round(time.Millisecond))
 	}
 	t.Logf("%d requests in process, %d through Envoy, %d allowed, %d sent again after a 503",
 		checked.Load(), sent.Load(), allowed.Load(), unavailable.Load())
 	if unavailable.Load() > sent.Load()/1000 {
-		t.Error("a busy machine does not cause so many")
+		t.Error("more than one of 1000 requests got a 503: a busy machine alone does not explain this")
 	}
 }
 
@@ -230,7 +235,7 @@ func (p probe) request() harness.Request {
 	return q
 }
 
-// upstreamError returns an error unless the upstream received the request as sent, with this identity.
+// upstreamError returns an error if the upstream received another method or path than the client sent, or another identity.
 func (p probe) upstreamError(a harness.Response, identity map[string]string) error {
 	q, upstream := p.request(), "live"
 	if identity["x-keywicket-environment"] == "sandbox" {
@@ -246,11 +251,11 @@ func (p probe) upstreamError(a harness.Response, identity map[string]string) err
 	delete(got, "x-keywicket-decision-id")
 	switch {
 	case a.Echo.Upstream != upstream:
-		return fmt.Errorf("it reached the upstream %q, not %q", a.Echo.Upstream, upstream)
+		return fmt.Errorf("the request reached the upstream %q, not %q", a.Echo.Upstream, upstream)
 	case a.Echo.Method != q.Method || a.Echo.Path != q.Path:
-		return fmt.Errorf("it arrived as %s %s", a.Echo.Method, a.Echo.Path)
+		return fmt.Errorf("the request arrived as %s %s", a.Echo.Method, a.Echo.Path)
 	case !maps.Equal(got, identity) || decision == "":
-		return fmt.Errorf("in the decision %q the upstream received %v, not %v", decision, got, identity)
+		return fmt.Errorf("with the decision ID %q, the upstream received %v, not %v", decision, got, identity)
 	}
 	return nil
 }

@@ -18,10 +18,10 @@ func TestPoliciesContainExactlyTheDocumentedRoutes(t *testing.T) {
 	parameter := regexp.MustCompile(`\{[^}]*\}`)
 	for name, d := range product.Documented {
 		t.Run(name, func(t *testing.T) {
-			left := make(map[product.Route]bool)
+			remaining := make(map[product.Route]bool)
 			for _, r := range d.Routes() {
 				if r.Level != product.LevelUnlisted {
-					left[r] = true
+					remaining[r] = true
 				}
 			}
 			for _, r := range inProcess.Tables[name].Routes {
@@ -33,12 +33,12 @@ func TestPoliciesContainExactlyTheDocumentedRoutes(t *testing.T) {
 					level = product.LevelWorkspace
 				}
 				route := product.Route{Method: r.Method, Path: parameter.ReplaceAllString(r.Path, "{}"), Scope: strings.Join(r.Scopes, " "), Level: level}
-				if !left[route] {
-					t.Errorf("the policies have %+v, which the documents lack, or have it twice", route)
+				if !remaining[route] {
+					t.Errorf("the policies have %+v, but the documents do not, or the policies have it twice", route)
 				}
-				delete(left, route)
+				delete(remaining, route)
 			}
-			for r := range left {
+			for r := range remaining {
 				t.Errorf("the policies lack %+v", r)
 			}
 		})
@@ -60,7 +60,7 @@ func TestTablesListExactlyTheDocumentedScopes(t *testing.T) {
 				}
 			}
 			if got := len(d.Workspace) + len(d.User); got != len(d.Descriptions) {
-				t.Errorf("%d scopes have routes, %d a description", got, len(d.Descriptions))
+				t.Errorf("%d scopes have a level, but %d have a description", got, len(d.Descriptions))
 			}
 		})
 	}

@@ -24,8 +24,8 @@ import (
 type caseRun struct {
 	file   caseFile
 	client *harness.Client
-	// names has the values of ${name.field}: name → field → value. A key has id, token, prefix and secret. secret is the
-	// token without its visible prefix.
+	// names contains the values of ${name.field}: name → field → value. A key has the fields id, token, prefix and secret.
+	// The field secret is the token without its visible prefix.
 	names                   map[string]map[string]string
 	checked, sent, commands int
 }
@@ -66,7 +66,7 @@ func (p *caseRun) run(t *testing.T, s scenario) {
 			err = p.storedHashed(t, st.StoredHashed)
 		}
 		if err != nil {
-			t.Fatalf("step %d (%s): %v", i+1, s.Seed, err)
+			t.Fatalf("step %d (%s): %v", i+1, s.Source, err)
 		}
 	}
 }
@@ -94,7 +94,7 @@ func (p *caseRun) expand(t *testing.T, text string) string {
 	})
 }
 
-// request runs the request in process and then through Envoy, and requires the same outcome.
+// request runs the request in process and then through Envoy, and requires the expected outcome both times.
 func (p *caseRun) request(t *testing.T, st step, line string) error {
 	q := harness.Request{API: p.file.API}
 	q.Method, q.Path, _ = strings.Cut(line, " ")
@@ -128,7 +128,7 @@ func (p *caseRun) request(t *testing.T, st step, line string) error {
 	case got != reached:
 		return fmt.Errorf("%s, and %d requests reached an upstream", st.Expect, got)
 	case outcome == "allow" && a.Echo.Upstream != rest:
-		return fmt.Errorf("it reached the upstream %q, not %q", a.Echo.Upstream, rest)
+		return fmt.Errorf("the request reached the upstream %q, not %q", a.Echo.Upstream, rest)
 	}
 	for name, want := range st.Seen {
 		if got := strings.Join(a.Echo.Headers[name], ", "); got != p.expand(t, want) {
@@ -140,7 +140,7 @@ func (p *caseRun) request(t *testing.T, st step, line string) error {
 
 var argument = regexp.MustCompile(`'[^']*'|\S+`)
 
-// command runs the product's binary as an operator does.
+// command runs the keywicket binary, as an operator does.
 func (p *caseRun) command(t *testing.T, st step) error {
 	var args []string
 	for _, a := range argument.FindAllString(st.Keywicket, -1) {
@@ -159,7 +159,7 @@ func (p *caseRun) command(t *testing.T, st step) error {
 			return err
 		}
 		p.commands++
-		err := p.printed(t, st, command.ProcessState.ExitCode(), stdout.String(), stderr.String())
+		err := p.checkOutput(t, st, command.ProcessState.ExitCode(), stdout.String(), stderr.String())
 		if err == nil {
 			time.Sleep(harness.Staleness) // the command may have changed something
 			return nil
@@ -170,14 +170,14 @@ func (p *caseRun) command(t *testing.T, st step) error {
 	}
 }
 
-func (p *caseRun) printed(t *testing.T, st step, exit int, stdout, stderr string) error {
+func (p *caseRun) checkOutput(t *testing.T, st step, exit int, stdout, stderr string) error {
 	if exit != st.Exit {
 		return fmt.Errorf("the exit status is %d, not %d", exit, st.Exit)
 	}
 	matchAll := func(text string, patterns list) error {
 		for _, pattern := range patterns {
 			if ok, err := regexp.MatchString(p.expand(t, pattern), text); err != nil || !ok {
-				return errors.Join(err, fmt.Errorf("nothing matches %s", p.expand(t, pattern)))
+				return errors.Join(err, fmt.Errorf("the output does not match %s", p.expand(t, pattern)))
 			}
 		}
 		return nil
@@ -187,7 +187,7 @@ func (p *caseRun) printed(t *testing.T, st step, exit int, stdout, stderr string
 	}
 	for _, text := range st.NotPrinted {
 		if strings.Contains(stdout+stderr, p.expand(t, text)) {
-			return fmt.Errorf("it prints %s", p.expand(t, text))
+			return fmt.Errorf("the output contains %s", p.expand(t, text))
 		}
 	}
 	if st.As == "" && st.Prints == nil {
@@ -250,15 +250,15 @@ func objectsOf(text string) ([]map[string]string, error) {
 	return objects, nil
 }
 
-// storedHashed searches the key's whole row. The row has the key's SHA-256, and no part of the key beyond its visible
-// prefix.
+// storedHashed checks the key's row in the database. The row must contain the key's SHA-256. No column may contain the
+// key's secret part.
 func (p *caseRun) storedHashed(t *testing.T, key string) error {
 	var hashed, inClear bool
 	err := harness.OpenDatabase(t, deployment.Stack).QueryRowContext(t.Context(), `
 		SELECT digest = sha256(convert_to($2, 'UTF8')), strpos(t::text, $3) > 0 FROM keywicket.tokens t WHERE id = $1`,
 		p.field(t, key, "id"), p.field(t, key, "token"), p.field(t, key, "secret")).Scan(&hashed, &inClear)
 	if err == nil && (!hashed || inClear) {
-		err = fmt.Errorf("stored as SHA-256: %t; in clear: %t", hashed, inClear)
+		err = fmt.Errorf("stored as SHA-256: %t; in plain text: %t", hashed, inClear)
 	}
 	return err
 }

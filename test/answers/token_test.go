@@ -16,13 +16,13 @@ func TestKeyLifetime(t *testing.T) {
 
 	key := harness.IssueToken(t, deployment.Stack, "sk_live_", home.Slug, "inbox:read,contacts:read", "--expires-in", "90d")
 	if !strings.HasPrefix(key.Token, key.Prefix) || len(key.Prefix) != 16 || len(key.Token) < 48 {
-		t.Errorf("a key of %d characters with the visible prefix %s", len(key.Token), key.Prefix)
+		t.Errorf("the key has %d characters and the visible prefix %s", len(key.Token), key.Prefix)
 	}
 	if key.ExpiresAt == nil || time.Until(*key.ExpiresAt).Round(24*time.Hour) != 90*24*time.Hour {
-		t.Errorf("it expires at %v", key.ExpiresAt)
+		t.Errorf("the key expires at %v", key.ExpiresAt)
 	}
-	works := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)
-	client.Expect(t, works, "allow")
+	request := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)
+	client.Expect(t, request, "allow")
 	client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, other.ID), "WORKSPACE_ACCESS_DENIED workspace_mismatch")
 	client.Expect(t, harness.NewRequest("velaflows", "DELETE /api/v1/crm/leads/7", key.Token, home.ID), "FORBIDDEN missing_scope", "crm:delete")
 
@@ -32,15 +32,15 @@ func TestKeyLifetime(t *testing.T) {
 			t.Errorf("token revoke prints %+v", revoked)
 		}
 		time.Sleep(harness.Staleness)
-		client.Expect(t, works, "UNAUTHORIZED revoked")
+		client.Expect(t, request, "UNAUTHORIZED revoked")
 	}
 
-	brief := harness.IssueToken(t, deployment.Stack, "vel_", home.Slug, "issues:read", "--expires-in", "100ms")
-	deployment.AwaitExpiry(t, brief.ID)
-	client.Expect(t, harness.NewRequest("velocity", "GET /api/issues", brief.Token, ""), "UNAUTHORIZED expired")
+	shortLived := harness.IssueToken(t, deployment.Stack, "vel_", home.Slug, "issues:read", "--expires-in", "100ms")
+	deployment.AwaitExpiry(t, shortLived.ID)
+	client.Expect(t, harness.NewRequest("velocity", "GET /api/issues", shortLived.Token, ""), "UNAUTHORIZED expired")
 }
 
-// The key alone determines the upstream. Headers of the client do not.
+// Only the key determines the upstream. The client's headers have no effect.
 func TestSandboxKeysReachOnlyTheSandbox(t *testing.T) {
 	home := harness.CreateWorkspace(t, deployment.Stack)
 	client := harness.NewClient(t, deployment.Stack, 1)
@@ -51,16 +51,16 @@ func TestSandboxKeysReachOnlyTheSandbox(t *testing.T) {
 			nil, {{"x-keywicket-environment", claimed}}, {{"X-Keywicket-Environment", claimed}, {"x-keywicket-environment", claimed}},
 		} {
 			a := client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID, claims...), "allow")
-			told := a.Echo.Headers["x-keywicket-environment"]
-			if a.Echo.Upstream != want || !slices.Equal(told, []string{want}) {
-				t.Errorf("%s with %v reached %s, which received %v", prefix, claims, a.Echo.Upstream, told)
+			received := a.Echo.Headers["x-keywicket-environment"]
+			if a.Echo.Upstream != want || !slices.Equal(received, []string{want}) {
+				t.Errorf("%s with %v reached %s, which received %v", prefix, claims, a.Echo.Upstream, received)
 			}
 		}
 	}
 	before := deployment.Stack.Sandbox.Count()
 	client.Expect(t, harness.NewRequest("velaflows", "GET /healthz", "", "", [2]string{"x-keywicket-environment", "sandbox"}), "allow")
 	if deployment.Stack.Sandbox.Count() != before {
-		t.Error("a request without a key chose the sandbox")
+		t.Error("a request without a key reached the sandbox")
 	}
 }
 
@@ -110,7 +110,7 @@ func TestLastUse(t *testing.T) {
 			t.Errorf("used between %v and %v; the listed last use is %v", start, end, l.LastUsedAt)
 		}
 	}
-	// The sidecar writes at most once every 5 s, once more for the first use, and once more after the last use.
+	// Besides at most one write every 5 s, the sidecar writes once after the first use, and once after the last use.
 	if got, most := writes()-before, int(end.Sub(start)/(5*time.Second))+2; got < 1 || got > most {
 		t.Errorf("%d uses were written by %d statements, at most %d expected", keys*uses, got, most)
 	}

@@ -18,49 +18,50 @@ import (
 )
 
 var (
-	duration   = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
-	out        = flag.String("out", "", "folder for the table and the plot; empty: none")
-	seed       = flag.Uint64("seed", 0, "seed of the random choices; 0: from the clock")
-	pooled     = flag.Int("pooled", 1, "number of sidecars behind PgBouncer, of four")
-	prepared   = flag.Bool("prepared", false, "make changes by prepared transactions too")
-	binary     = flag.String("keywicket", "", "the keywicket binary to audit; empty: build one")
-	onlyFaults = flag.String("faults", "", "inject only these faults, separated by commas; empty: all")
-	logFile    = flag.String("log", "", "file for the logs of the sidecars; empty: none")
-	onlyWays   = flag.String("ways", "", "make changes only in these ways, separated by commas; empty: all")
+	duration             = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
+	out                  = flag.String("out", "", "folder for the table and the plot; empty: none")
+	seed                 = flag.Uint64("seed", 0, "seed of the random choices; 0: from the clock")
+	pooledSidecars       = flag.Int("pooled", 1, "how many of the four sidecars connect through PgBouncer")
+	preparedTransactions = flag.Bool("prepared", false, "also make changes with prepared transactions")
+	binary               = flag.String("keywicket", "", "the keywicket binary to audit; empty: build one")
+	onlyFaults           = flag.String("faults", "", "inject only these faults, separated by commas; empty: all")
+	logFile              = flag.String("log", "", "file for the logs of the sidecars; empty: none")
+	onlyWays             = flag.String("ways", "", "make only these kinds of changes, separated by commas; empty: all")
 )
 
-// interrupted is done after SIGINT or SIGTERM. Tests then stop their processes and remove their files.
-var interrupted context.Context
+// signalContext is done after SIGINT or SIGTERM. Tests then stop their processes and remove their files.
+var signalContext context.Context
 
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	interrupted = ctx
+	signalContext = ctx
 	code := m.Run()
 	stop()
 	os.Exit(code)
 }
 
-func startWorld(t *testing.T, o options) *world {
+func startDeployment(t *testing.T, o options) *deployment {
 	t.Helper()
 	o.log = t.Logf
-	ctx, cancel := context.WithTimeout(interrupted, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(signalContext, 2*time.Minute)
 	defer cancel()
-	w, err := newWorld(ctx, o)
+	d, err := newDeployment(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() && w.pooler != nil {
-			t.Log(w.pooler.Log())
+		if t.Failed() && d.pooler != nil {
+			t.Log(d.pooler.Log())
 		}
-		if err := w.close(); err != nil {
+		if err := d.close(); err != nil {
 			t.Log(err) // processes and connections that faults have closed may return errors
 		}
 	})
-	return w
+	return d
 }
 
-// TestAudit is the audit. During random changes and faults, no answer may be older than the staleness bound.
+// TestAudit makes random changes and faults while it sends checks to four sidecars. No answer may be older than the staleness
+// bound.
 func TestAudit(t *testing.T) {
 	harness.SkipIfShort(t)
 	audited := *binary
@@ -83,19 +84,19 @@ func TestAudit(t *testing.T) {
 		defer func() { _ = f.Close() }()
 		output = f
 	}
-	chosenFaults := chosen(t, *onlyFaults, faults, func(f fault) string { return f.name })
-	chosenWays := chosen(t, *onlyWays, ways, func(v way) string { return v.name })
-	w := startWorld(t, options{
-		binary: audited, sidecars: 4, pooled: *pooled, subjects: 240, readers: 4, pace: 16 * time.Millisecond, interval: 400 * time.Millisecond,
-		replicated: true, prepared: *prepared, ways: chosenWays, seed: *seed, output: output,
+	chosenFaults := selectByName(t, *onlyFaults, faults, func(f fault) string { return f.name })
+	chosenWays := selectByName(t, *onlyWays, ways, func(v way) string { return v.name })
+	d := startDeployment(t, options{
+		binary: audited, sidecars: 4, pooledSidecars: *pooledSidecars, subjects: 240, clients: 4, checkInterval: 16 * time.Millisecond, changeInterval: 400 * time.Millisecond,
+		replicated: true, preparedTransactions: *preparedTransactions, ways: chosenWays, seed: *seed, output: output,
 	})
-	p, err := w.run(interrupted, *duration, chosenFaults)
+	p, err := d.run(signalContext, *duration, chosenFaults)
 	if err != nil {
 		t.Error(err)
 	}
 	fmt.Println(p.table())
-	if w.pooler != nil && w.pooler.Restarts() > 0 {
-		t.Logf("PgBouncer exited unexpectedly %d times", w.pooler.Restarts())
+	if d.pooler != nil && d.pooler.Restarts() > 0 {
+		t.Logf("PgBouncer exited unexpectedly %d times", d.pooler.Restarts())
 	}
 	if s := p.summary(); s != "" {
 		t.Log(s)
@@ -121,9 +122,9 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// chosen returns the elements whose names are in `names`, a list that is separated by commas. If the list is empty, it returns
-// all elements.
-func chosen[T any](t *testing.T, names string, all []T, name func(T) string) []T {
+// selectByName returns the elements whose names are in the parameter names, a list that is separated by commas. If the list is
+// empty, it returns all elements.
+func selectByName[T any](t *testing.T, names string, all []T, name func(T) string) []T {
 	t.Helper()
 	if names == "" {
 		return all
@@ -132,7 +133,7 @@ func chosen[T any](t *testing.T, names string, all []T, name func(T) string) []T
 	for n := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(all, func(one T) bool { return name(one) == n })
 		if i < 0 {
-			t.Fatalf("there is no %q", n)
+			t.Fatalf("no element has the name %q", n)
 		}
 		selected = append(selected, all[i])
 	}

@@ -16,14 +16,14 @@ import (
 	"github.com/lib/pq"
 )
 
-// edit is SQL that changes one subject, with the table that it writes to.
+// edit is an SQL statement that changes one subject, with the table that the statement writes to.
 type edit struct {
 	table, sql string
 	parent     bool // the edit deletes a row that other rows refer to
 }
 
-// denials returns the edits after which the subject is denied.
-func denials(s *subject) []edit {
+// denyingEdits returns the edits after which the subject is denied.
+func denyingEdits(s *subject) []edit {
 	id, user, grant, app := quote(s.id), quote(s.user), quote(s.grant), quote(s.app)
 	userEdits := []edit{
 		{table: "members", sql: `UPDATE keywicket.members SET role = 'guest' WHERE user_id = ` + user},
@@ -57,17 +57,18 @@ func denials(s *subject) []edit {
 type plan struct {
 	way     string
 	targets []int
-	do      func(context.Context, *node) error
+	apply   func(context.Context, *node) error
 }
 
 // keepOpen keeps a transaction open for longer than the interval between two readings of the log.
 const keepOpen = `SELECT pg_sleep(0.4)`
 
-// way is a way to change rows. plan returns a function that makes the change after which the subject is denied, or allowed. It
-// returns nil if this way has no such change.
+// way is a kind of change, such as SQL or COPY. plan returns a function that makes a change of this kind. After this change,
+// the subject is denied if deny is true, and allowed if deny is false. If no change of this kind has this effect, plan returns
+// nil.
 type way struct {
 	name string
-	plan func(w *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error
+	plan func(d *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error
 }
 
 // transaction runs the statements in one transaction.
@@ -80,29 +81,29 @@ func transaction(statements ...string) func(context.Context, *node) error {
 		}
 		defer func() { _ = c.Close() }()
 		if _, err = c.ExecContext(ctx, text); err != nil {
-			_, _ = c.ExecContext(ctx, "ROLLBACK") // otherwise the connection returns to the pool in a failed transaction
+			_, _ = c.ExecContext(ctx, "ROLLBACK") // without this, the connection would return to the pool in a failed transaction
 		}
 		return err
 	}
 }
 
-// sqlOf returns a random edit that denies the subject, or the edit that allows it. If references is false, it does not delete rows
-// that other rows refer to, because the database would not cascade the deletion.
-func sqlOf(r *rand.Rand, s *subject, deny, references bool) edit {
+// randomEdit returns a random edit that denies the subject, or the edit that allows it. If references is false, the edit does
+// not delete rows that other rows refer to, because the database would not cascade the deletion.
+func randomEdit(r *rand.Rand, s *subject, deny, references bool) edit {
 	if !deny {
 		tables := map[kind]string{workspaceToken: "tokens", personalKey: "tokens", session: "revoked_sessions", oauthToken: "oauth_grants"}
 		return edit{table: tables[s.kind], sql: s.allowSQL()}
 	}
-	edits := slices.DeleteFunc(denials(s), func(e edit) bool { return e.parent && !references })
+	edits := slices.DeleteFunc(denyingEdits(s), func(e edit) bool { return e.parent && !references })
 	return edits[r.IntN(len(edits))]
 }
 
 var ways = []way{
-	{"SQL", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
-		return transaction(sqlOf(r, s, deny, true).sql)
+	{"SQL", func(_ *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+		return transaction(randomEdit(r, s, deny, true).sql)
 	}},
-	{"open transaction", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
-		begin := transaction(sqlOf(r, s, deny, true).sql, keepOpen)
+	{"open transaction", func(_ *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+		begin := transaction(randomEdit(r, s, deny, true).sql, keepOpen)
 		return func(ctx context.Context, n *node) error {
 			// A later transaction commits first, so that a snapshot lists the first transaction as open.
 			waitCtx, stopWaiting := context.WithCancel(ctx)
@@ -121,33 +122,33 @@ var ways = []way{
 			return err
 		}
 	}},
-	{"replica mode", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
-		return transaction(`SET LOCAL session_replication_role = replica`, sqlOf(r, s, deny, false).sql)
+	{"replica mode", func(_ *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+		return transaction(`SET LOCAL session_replication_role = replica`, randomEdit(r, s, deny, false).sql)
 	}},
-	{"disabled triggers", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
-		tables, e := []string{}, sqlOf(r, s, deny, true)
+	{"disabled triggers", func(_ *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+		tables, e := []string{}, randomEdit(r, s, deny, true)
 		if tables = append(tables, e.table); !deny {
 			tables = []string{"tokens", "members", "users", "revoked_sessions", "oauth_apps", "oauth_grants", "oauth_grant_workspaces",
 				"oauth_access_tokens"}
 		}
-		var statements, after []string
+		var statements, enable []string
 		for _, table := range tables {
 			statements = append(statements, `ALTER TABLE keywicket.`+table+` DISABLE TRIGGER USER`)
-			after = append(after, `DO $$ DECLARE name text; BEGIN
+			enable = append(enable, `DO $$ DECLARE name text; BEGIN
 				FOR name IN SELECT tgname FROM pg_trigger WHERE tgrelid = 'keywicket.`+table+`'::regclass AND NOT tgisinternal LOOP
 					EXECUTE format('ALTER TABLE keywicket.`+table+` ENABLE ALWAYS TRIGGER %I', name);
 				END LOOP; END $$`)
 		}
-		return transaction(slices.Concat(statements, []string{e.sql}, after)...)
+		return transaction(slices.Concat(statements, []string{e.sql}, enable)...)
 	}},
-	{"MERGE", func(w *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+	{"MERGE", func(d *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		merge := func(table, column, value, then string) func(context.Context, *node) error {
 			return transaction(fmt.Sprintf(`MERGE INTO keywicket.%s t USING (VALUES (%s)) AS v (value) ON t.%s = v.value WHEN MATCHED THEN %s`,
 				table, quote(value), column, then))
 		}
 		const first = 150000 // the first version with MERGE
 		switch {
-		case !deny || w.version < first:
+		case !deny || d.version < first:
 			return nil
 		case s.kind == workspaceToken:
 			return merge("tokens", "id", s.id, `UPDATE SET revoked_at = now()`)
@@ -156,7 +157,7 @@ var ways = []way{
 		}
 		return merge("members", "user_id", s.user, `DELETE`)
 	}},
-	{"COPY", func(_ *world, _ *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+	{"COPY", func(_ *deployment, _ *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		switch {
 		case s.kind == session && deny:
 			return copyIn("revoked_sessions", []string{"session_id"}, s.id)
@@ -178,7 +179,7 @@ var ways = []way{
 		}
 		return nil
 	}},
-	{"cascade", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+	{"cascade", func(_ *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		switch {
 		case !deny:
 			return nil
@@ -187,7 +188,7 @@ var ways = []way{
 		}
 		return transaction(`DELETE FROM keywicket.workspaces WHERE id = ` + quote(s.workspace))
 	}},
-	{"CLI", func(w *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+	{"CLI", func(d *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		member := []string{"--workspace", s.slug, "--user", s.user}
 		remove := append([]string{"member", "remove"}, member...)
 		guest := append([]string{"member", "set", "--role", "guest"}, member...)
@@ -206,14 +207,14 @@ var ways = []way{
 		}
 		args := choices[r.IntN(len(choices))]
 		return func(ctx context.Context, n *node) error {
-			if out, err := command(ctx, w.binary, append([]string{"--database-url", n.URL("postgres")}, args...)...); err != nil {
+			if out, err := command(ctx, d.binary, append([]string{"--database-url", n.URL("postgres")}, args...)...); err != nil {
 				return fmt.Errorf("keywicket %s: %w: %s", args, err, out)
 			}
 			return nil
 		}
 	}},
-	{"VACUUM FULL", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
-		e := sqlOf(r, s, deny, true)
+	{"VACUUM FULL", func(_ *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+		e := randomEdit(r, s, deny, true)
 		return func(ctx context.Context, n *node) error {
 			if _, err := n.changes.ExecContext(ctx, `VACUUM FULL keywicket.`+e.table); err != nil {
 				return err
@@ -221,7 +222,7 @@ var ways = []way{
 			return transaction(e.sql)(ctx, n)
 		}
 	}},
-	{"TRUNCATE", func(_ *world, _ *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+	{"TRUNCATE", func(_ *deployment, _ *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		table, column, value := "members", "user_id", s.user
 		switch {
 		case !deny && s.kind == session:
@@ -243,7 +244,7 @@ var ways = []way{
 				`INSERT INTO `+into+` SELECT `+columns+` FROM saved WHERE `+column+` IS DISTINCT FROM `+quote(value))(ctx, n)
 		}
 	}},
-	{"swapped table", func(_ *world, _ *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+	{"swapped table", func(_ *deployment, _ *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		if s.kind != session {
 			return nil
 		}
@@ -268,11 +269,11 @@ var ways = []way{
 				END LOOP; END $$`,
 			`DROP TABLE keywicket.swapped`)
 	}},
-	{"prepared transaction", func(w *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
-		if !w.prepared {
+	{"prepared transaction", func(d *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
+		if !d.preparedTransactions {
 			return nil
 		}
-		e := sqlOf(r, s, deny, true)
+		e := randomEdit(r, s, deny, true)
 		return func(ctx context.Context, n *node) error {
 			if err := transaction(e.sql+`; PREPARE TRANSACTION 'audit'; BEGIN`)(ctx, n); err != nil {
 				return err
@@ -281,10 +282,11 @@ var ways = []way{
 			return err
 		}
 	}},
-	{restore, nil}, // world.restore plans it
+	{restore, nil}, // deployment.restore plans this change
 }
 
-// restore is the way with two steps: it dumps the rows, and restores them after other changes.
+// restore is the kind of change with two steps. The first step dumps the rows. After other changes, the second step restores
+// the dump.
 const restore = "restore"
 
 // copyIn copies one row into a table.
@@ -325,195 +327,196 @@ func command(ctx context.Context, name string, args ...string) ([]byte, error) {
 	return c.CombinedOutput()
 }
 
-// change makes changes until the context ends: each way in turn, in random order.
-func (w *world) change(ctx context.Context, r *rand.Rand) {
+// makeChanges makes changes until the context ends. It makes one change of each kind, in random order, and then starts again.
+func (d *deployment) makeChanges(ctx context.Context, r *rand.Rand) {
 	var deck []way
 	for ctx.Err() == nil {
 		if len(deck) == 0 {
-			deck = slices.Clone(w.options.ways)
+			deck = slices.Clone(d.options.ways)
 			r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 		}
 		v := deck[0]
 		deck = deck[1:]
 		if v.name == restore {
-			w.restore(ctx)
+			d.restore(ctx)
 			continue
 		}
-		p, ok := w.planFor(v, r)
+		p, ok := d.planFor(v, r)
 		if !ok {
 			continue
 		}
-		w.setFocus(p.targets)
-		pause(ctx, w.interval) // meanwhile, readers send checks of the subject, and the sidecars cache it
+		d.setFocus(p.targets)
+		pause(ctx, d.changeInterval) // meanwhile, clients send checks of the subject, and the sidecars cache the answers
 		if ctx.Err() == nil {
-			w.perform(ctx, p)
+			d.perform(ctx, p)
 		}
 	}
 }
 
-// planFor finds a subject that the way can change and that has not changed for a while.
-func (w *world) planFor(v way, r *rand.Rand) (plan, bool) {
-	states := w.history.current()
+// planFor plans a change of the given kind. It selects a subject that this kind can change and that has not changed recently.
+func (d *deployment) planFor(v way, r *rand.Rand) (plan, bool) {
+	states := d.history.current()
 	denied := 0
 	for _, s := range states {
 		if s != allow {
 			denied++
 		}
 	}
-	for range 20 * len(w.subjects) {
-		i := r.IntN(len(w.subjects))
+	for range 20 * len(d.subjects) {
+		i := r.IntN(len(d.subjects))
 		deny := states[i] == allow
-		if !w.settled(i) || deny && denied > len(states)/3 && r.IntN(4) > 0 {
+		if !d.changedLongAgo(i) || deny && denied > len(states)/3 && r.IntN(4) > 0 {
 			continue
 		}
-		if do := v.plan(w, r, w.subjects[i], deny); do != nil {
-			return plan{way: v.name, targets: []int{i}, do: do}, true
+		if apply := v.plan(d, r, d.subjects[i], deny); apply != nil {
+			return plan{way: v.name, targets: []int{i}, apply: apply}, true
 		}
 	}
 	return plan{}, false
 }
 
-// focusTime is how long after a change readers send more checks of its subject.
+// focusTime is how long clients send more checks of a subject after a change of the subject.
 const focusTime = 4 * time.Second
 
-func (w *world) settled(subject int) bool {
-	return time.Duration(w.changedAt[subject].Load()) < w.now()-focusTime
+func (d *deployment) changedLongAgo(subject int) bool {
+	return time.Duration(d.changedAt[subject].Load()) < d.now()-focusTime
 }
 
-// setFocus makes readers send more checks of the subjects that are about to change, or that changed a short time ago.
-func (w *world) setFocus(next []int) {
+// setFocus makes clients send more checks of the subjects that will change soon, or that changed a short time ago.
+func (d *deployment) setFocus(next []int) {
 	focus := slices.Clone(next)
-	for i := range w.changedAt {
-		if !w.settled(i) && !slices.Contains(focus, i) {
+	for i := range d.changedAt {
+		if !d.changedLongAgo(i) && !slices.Contains(focus, i) {
 			focus = append(focus, i)
 		}
 	}
-	w.focus.Store(&focus)
+	d.focus.Store(&focus)
 }
 
 // perform makes a change, reads the resulting rows, and records the subjects whose outcome has changed.
-func (w *world) perform(ctx context.Context, p plan) {
-	w.changing.Lock()
-	defer w.changing.Unlock()
+func (d *deployment) perform(ctx context.Context, p plan) {
+	d.changing.Lock()
+	defer d.changing.Unlock()
 	for _, i := range p.targets {
-		w.ambiguousUntil[i].Store(int64(never))
+		d.ambiguousUntil[i].Store(int64(never))
 	}
 	// A change that has begun is completed even after ctx has ended.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	changeCtx, stop := context.WithTimeout(ctx, 6*time.Second)
-	sent := w.now()
-	err := p.do(changeCtx, w.cluster.currentPrimary())
-	// During a failover, sidecars that have not reached the new primary cannot know its changes.
-	w.moving.RLock()
-	answered := w.now()
-	w.moving.RUnlock()
+	sent := d.now()
+	err := p.apply(changeCtx, d.cluster.currentPrimary())
+	// During a failover, a sidecar that has not reached the new primary cannot know its changes. So wait until every sidecar has
+	// reached the new primary.
+	d.failover.RLock()
+	answered := d.now()
+	d.failover.RUnlock()
 	stop()
 	lost := err != nil
 	if err != nil {
-		w.failed[p.way]++
-		w.log("%v: %s: %v", answered.Round(time.Millisecond), p.way, err)
+		d.failedChanges[p.way]++
+		d.log("%v: %s: %v", answered.Round(time.Millisecond), p.way, err)
 		if refused := pq.As(err); refused != nil && !slices.Contains([]string{"57", "08"}, string(refused.Code.Class())) {
 			lost = false
 		}
-		if err := await(ctx, "the database is back", func(ctx context.Context) error { return w.cluster.currentPrimary().terminateChanges(ctx) }); err != nil {
-			w.log("%v", err)
+		if err := await(ctx, "the database is back", func(ctx context.Context) error { return d.cluster.currentPrimary().terminateChanges(ctx) }); err != nil {
+			d.log("%v", err)
 		}
 	}
-	states, err := w.readBack(ctx)
+	states, err := d.readBack(ctx)
 	if err != nil {
-		w.log("%v", err)
-		return // the targets' outcome stays unknown, and their ambiguousUntil stays never
+		d.log("%v", err)
+		return // the outcome of the targets stays unknown, and their ambiguousUntil stays `never`
 	}
 	if lost {
-		answered = w.now()
+		answered = d.now()
 		for _, i := range p.targets {
-			w.history.addChange(i, change{way: p.way, sent: sent, answered: never, after: unknown})
+			d.history.addChange(i, change{way: p.way, sent: sent, answered: never, after: unknown})
 		}
 	}
-	w.recordChanges(p.way, sent, answered, states, p.targets)
-	w.setFocus(nil)
+	d.recordChanges(p.way, sent, answered, states, p.targets)
+	d.setFocus(nil)
 }
 
 // readBack reads the outcome that each subject must get. It retries until the database is reachable.
-func (w *world) readBack(ctx context.Context) (states []outcome, err error) {
+func (d *deployment) readBack(ctx context.Context) (states []outcome, err error) {
 	err = await(ctx, "rows are read back", func(ctx context.Context) error {
-		states, err = outcomes(ctx, w.cluster.currentPrimary().operator, w.subjects)
+		states, err = outcomes(ctx, d.cluster.currentPrimary().operator, d.subjects)
 		return err
 	})
 	return states, err
 }
 
 // recordChanges records the subjects whose outcome has changed.
-func (w *world) recordChanges(way string, sent, answered time.Duration, states []outcome, targets []int) {
-	before := w.history.current()
+func (d *deployment) recordChanges(way string, sent, answered time.Duration, states []outcome, targets []int) {
+	before := d.history.current()
 	for i, after := range states {
 		if after != before[i] {
-			w.history.addChange(i, change{way: way, sent: sent, answered: answered, after: after})
-			w.changedAt[i].Store(int64(answered))
+			d.history.addChange(i, change{way: way, sent: sent, answered: answered, after: after})
+			d.changedAt[i].Store(int64(answered))
 		}
 		if after != before[i] || slices.Contains(targets, i) {
-			w.ambiguousUntil[i].Store(int64(answered + bound))
+			d.ambiguousUntil[i].Store(int64(answered + bound))
 		}
 	}
 }
 
 // dump is a copy of the schema in a file.
 type dump struct {
-	node   *node // the node that has the file in its folder
-	states []outcome
+	node   *node     // the node that has the file in its folder
+	states []outcome // the outcomes of the subjects at the time of the dump
 }
 
 const dumpFile = "keywicket.dump"
 
-// restore creates a dump. If a dump already exists, restore first allows some subjects that were denied in the dump, and then
-// restores the dump.
-func (w *world) restore(ctx context.Context) {
-	n := w.cluster.currentPrimary()
+// restore creates a dump of the current primary. If this dump already exists, restore first allows some subjects that were
+// denied in the dump, and then restores the dump.
+func (d *deployment) restore(ctx context.Context) {
+	n := d.cluster.currentPrimary()
 	if !n.Has("pg_restore") {
 		return
 	}
-	if w.dumped.node != n {
-		w.changing.Lock()
-		defer w.changing.Unlock()
-		states := w.history.current()
+	if d.lastDump.node != n {
+		d.changing.Lock()
+		defer d.changing.Unlock()
+		states := d.history.current()
 		limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		err := n.Program(limited, "pg_dump", "--format=custom", "--schema=keywicket", "--file="+dumpFile, "--dbname="+n.URL("postgres"))
 		if err != nil {
-			w.log("dump: %v", err)
+			d.log("dump: %v", err)
 			return
 		}
-		w.dumped = dump{n, states}
+		d.lastDump = dump{n, states}
 		return
 	}
 	allowed := plan{way: "SQL"}
 	var statements []string
-	for i, s := range w.history.current() {
-		if s != allow && w.dumped.states[i] != allow && w.settled(i) && len(allowed.targets) < 3 {
+	for i, s := range d.history.current() {
+		if s != allow && d.lastDump.states[i] != allow && d.changedLongAgo(i) && len(allowed.targets) < 3 {
 			allowed.targets = append(allowed.targets, i)
-			statements = append(statements, w.subjects[i].allowSQL())
+			statements = append(statements, d.subjects[i].allowSQL())
 		}
 	}
 	if len(statements) > 0 {
-		allowed.do = transaction(statements...)
-		w.perform(ctx, allowed)
+		allowed.apply = transaction(statements...)
+		d.perform(ctx, allowed)
 		pause(ctx, 2*bound)
 	}
 	p := plan{way: restore}
-	for i, s := range w.history.current() {
-		if s != w.dumped.states[i] {
+	for i, s := range d.history.current() {
+		if s != d.lastDump.states[i] {
 			p.targets = append(p.targets, i)
 		}
 	}
-	p.do = func(ctx context.Context, n *node) error {
-		if n != w.dumped.node {
+	p.apply = func(ctx context.Context, n *node) error {
+		if n != d.lastDump.node {
 			return errors.New("the dump belongs to another server")
 		}
 		return n.Program(ctx, "pg_restore", "--clean", "--if-exists", "--single-transaction", "--dbname="+n.URL("postgres"), dumpFile)
 	}
 	if ctx.Err() == nil {
-		w.perform(ctx, p)
+		d.perform(ctx, p)
 	}
-	w.dumped = dump{}
+	d.lastDump = dump{}
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/keywicket/keywicket/demo/postgres"
 )
 
-// node is a server with the auditor's own connections to it: for changes, and for faults.
+// node is a database server with two connection pools of the auditor: `changes` is for changes, and `operator` is for faults
+// and for reading the rows.
 type node struct {
 	*postgres.Server
 	changes, operator *sqlx.DB
@@ -22,13 +23,13 @@ type node struct {
 
 func newNode(s *postgres.Server) (*node, error) {
 	n := &node{Server: s}
-	for name, to := range map[string]**sqlx.DB{"changes": &n.changes, "operator": &n.operator} {
+	for name, target := range map[string]**sqlx.DB{"changes": &n.changes, "operator": &n.operator} {
 		db, err := sqlx.Open("postgres", s.URL("postgres")+"&connect_timeout=5&application_name="+name)
 		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 		db.SetMaxOpenConns(3)
-		*to = db
+		*target = db
 	}
 	return n, nil
 }
@@ -49,11 +50,11 @@ func (n *node) exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
-// terminateChanges terminates every connection for changes. Otherwise an abandoned change might still commit.
+// terminateChanges terminates every connection for changes. Without this, an abandoned change might still commit.
 func (n *node) terminateChanges(ctx context.Context) error {
 	const others = `FROM pg_stat_activity WHERE usename = 'postgres' AND backend_type = 'client backend' AND application_name <> 'operator'`
-	end := func(ctx context.Context) error { return n.exec(ctx, `SELECT pg_terminate_backend(pid) `+others) }
-	if err := end(ctx); err != nil {
+	terminateOthers := func(ctx context.Context) error { return n.exec(ctx, `SELECT pg_terminate_backend(pid) `+others) }
+	if err := terminateOthers(ctx); err != nil {
 		return err
 	}
 	var prepared []string
@@ -71,7 +72,7 @@ func (n *node) terminateChanges(ctx context.Context) error {
 			return err
 		}
 		if left > 0 { // a command may have connected again
-			return errors.Join(fmt.Errorf("%d connections are left", left), end(ctx))
+			return errors.Join(fmt.Errorf("%d connections are left", left), terminateOthers(ctx))
 		}
 		return nil
 	})
@@ -80,7 +81,7 @@ func (n *node) terminateChanges(ctx context.Context) error {
 // cluster is a primary and a synchronous standby: the primary answers a COMMIT only after the standby has confirmed it.
 type cluster struct {
 	mu               sync.Mutex
-	primary, standby *node // standby is nil while there is none
+	primary, standby *node // standby is nil: there is no standby
 }
 
 func newCluster(ctx context.Context, dir string, replicated bool, settings map[string]string) (_ *cluster, err error) {
@@ -99,7 +100,7 @@ func newCluster(ctx context.Context, dir string, replicated bool, settings map[s
 		return nil, err
 	}
 	if replicated {
-		if err = c.follow(ctx); err != nil {
+		if err = c.addStandby(ctx); err != nil {
 			return nil, errors.Join(err, c.close())
 		}
 	}
@@ -112,8 +113,8 @@ func (c *cluster) currentPrimary() *node {
 	return c.primary
 }
 
-// follow creates a standby. From then on, the primary answers a COMMIT only after the standby has confirmed it.
-func (c *cluster) follow(ctx context.Context) error {
+// addStandby creates a standby. From then on, the primary answers a COMMIT only after the standby has confirmed it.
+func (c *cluster) addStandby(ctx context.Context) error {
 	p := c.currentPrimary()
 	s, err := p.StartStandby(ctx)
 	if err != nil {
@@ -129,18 +130,18 @@ func (c *cluster) follow(ctx context.Context) error {
 	if err := p.exec(ctx, `ALTER SYSTEM SET synchronous_standby_names = '*'`, `SELECT pg_reload_conf()`); err != nil {
 		return err
 	}
-	return c.synchronous(ctx)
+	return c.awaitStandby(ctx)
 }
 
-// synchronous waits until the standby has caught up and is synchronous.
-func (c *cluster) synchronous(ctx context.Context) error {
+// awaitStandby waits until the standby has caught up and is synchronous.
+func (c *cluster) awaitStandby(ctx context.Context) error {
 	p := c.currentPrimary()
 	return await(ctx, "the standby has caught up", func(ctx context.Context) error {
 		var streaming bool
 		err := p.operator.GetContext(ctx, &streaming, `SELECT count(*) = 1 FROM pg_stat_replication
 			WHERE state = 'streaming' AND sync_state = 'sync' AND pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) < 65536`)
 		if err == nil && !streaming {
-			err = errors.New("it does not stream synchronously")
+			err = errors.New("the standby does not stream synchronously")
 		}
 		return err
 	})
@@ -174,7 +175,8 @@ func (c *cluster) close() error {
 	return err
 }
 
-// await calls try until it returns no error. If ctx ends first, the error names the event and includes try's last error.
+// await calls try until try returns no error. If ctx ends first, the returned error contains the text of the parameter what and
+// the last error of try.
 func await(ctx context.Context, what string, try func(context.Context) error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

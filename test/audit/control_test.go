@@ -13,20 +13,20 @@ import (
 	"github.com/keywicket/keywicket/test/program"
 )
 
-// control is keywicket without one protection. If the audit does not detect the missing protection, the audit proves nothing.
-// The control for look-ups after a failover is in TestFailoverWithOpenConnections. It cannot be in the audit, because the
-// audit's old primary cannot commit, which closes connections.
+// control is a keywicket that lacks one protection. If the audit does not detect the missing protection, the audit proves
+// nothing. The control for look-ups after a failover is in TestFailoverWithOpenConnections. It cannot be in the audit: the old
+// primary of the audit cannot commit, and this closes connections.
 type control struct {
 	name     string
 	file     string // path in this repository
 	old, new string // a text that the file contains exactly once, and its replacement
 	fault    fault  // the fault that shows the effect
-	way      string // the way to change rows
+	way      string // the kind of change
 }
 
 var controls = []control{
 	{
-		name: "read changes do not invalidate answers", file: "store/cache/fresh.go",
+		name: "changes in the log do not invalidate answers", file: "store/cache/fresh.go",
 		old:   `return e.answers(l) && !e.outdated(&c.generations)`,
 		new:   `return e.answers(l)`,
 		fault: noFault, way: "SQL",
@@ -35,13 +35,13 @@ var controls = []control{
 		name: "the cache is used although the log is not read", file: "store/cache/lease.go",
 		old:   `{ return int64(now) < l.until.Load() }`,
 		new:   `{ return true }`,
-		fault: silent, way: "SQL",
+		fault: silentReplies, way: "SQL",
 	},
 	{
 		name: "the lease counts from the reply", file: "store/cache/feed.go",
 		old:   `c.lease.extend(p.sent - r.Verified)`,
 		new:   `c.lease.extend(c.now())`,
-		fault: slow, way: "SQL",
+		fault: slowReplies, way: "SQL",
 	},
 	{
 		name: "rows of formerly open transactions are not read", file: "store/feed/poll.go",
@@ -66,7 +66,7 @@ var controls = []control{
 }
 
 // TestControls removes one protection at a time, and the judge must find violations each time. With the same schedule, the
-// judge must find no violations in the unchanged keywicket. Otherwise the missing protection would not be the cause.
+// judge must find no violations in the unchanged keywicket. If it found some, the missing protection would not be the cause.
 func TestControls(t *testing.T) {
 	harness.SkipIfShort(t)
 	intact, err := program.Keywicket()
@@ -76,13 +76,13 @@ func TestControls(t *testing.T) {
 	done := map[string]bool{}
 	for _, c := range controls {
 		t.Run(c.name, func(t *testing.T) {
-			broken, err := build(interrupted, t.TempDir(), overlay(t, c))
+			broken, err := build(signalContext, t.TempDir(), overlay(t, c))
 			if err != nil {
 				t.Fatal(err)
 			}
 			const tries = 3 // on a busy machine, one try may send too few checks
 			for try := 1; ; try++ {
-				got := directed(t, broken, c)
+				got := runControl(t, broken, c)
 				if got.total.violations > 0 {
 					break
 				}
@@ -96,33 +96,33 @@ func TestControls(t *testing.T) {
 				return
 			}
 			done[schedule] = true
-			if got := directed(t, intact, c); got.total.violations > 0 {
+			if got := runControl(t, intact, c); got.total.violations > 0 {
 				t.Errorf("%d violations in the unchanged keywicket\n%s", got.total.violations, got.summary())
 			}
 		})
 	}
 }
 
-// directed runs the control's fault and changes for a short time.
-func directed(t *testing.T, binary string, c control) *report {
+// runControl runs the audit for a short time, with the fault and the kind of change of the control.
+func runControl(t *testing.T, binary string, c control) *report {
 	t.Helper()
-	w := startWorld(t, options{
-		binary: binary, sidecars: 1, subjects: 24, readers: 6, pace: 20 * time.Millisecond, interval: 300 * time.Millisecond,
-		ways: chosen(t, c.way, ways, func(v way) string { return v.name }), replicated: c.fault.standby, noHints: true, seed: 1,
+	d := startDeployment(t, options{
+		binary: binary, sidecars: 1, subjects: 24, clients: 6, checkInterval: 20 * time.Millisecond, changeInterval: 300 * time.Millisecond,
+		ways: selectByName(t, c.way, ways, func(v way) string { return v.name }), replicated: c.fault.standby, noHints: true, seed: 1,
 	})
-	ctx, cancel := context.WithTimeout(interrupted, time.Minute)
+	ctx, cancel := context.WithTimeout(signalContext, time.Minute)
 	defer cancel()
-	p, err := w.run(ctx, 4*time.Second, []fault{c.fault})
+	p, err := d.run(ctx, 4*time.Second, []fault{c.fault})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.close(); err != nil {
+	if err := d.close(); err != nil {
 		t.Log(err)
 	}
 	return p
 }
 
-// overlay writes the file for `go build -overlay` and returns its name.
+// overlay writes the file for `go build -overlay`, which makes the replacement of the control, and returns its name.
 func overlay(t *testing.T, c control) string {
 	t.Helper()
 	file, err := filepath.Abs(filepath.Join("..", "..", c.file))

@@ -20,22 +20,22 @@ type fault struct {
 	maxDuration time.Duration // maximum time until it is healed
 	standby     bool          // the fault needs a standby
 	// begin starts the fault, and returns the function that heals it. Neither function waits for the sidecars.
-	begin func(ctx context.Context, w *world, r *rand.Rand) (heal func(context.Context) error, err error)
+	begin func(ctx context.Context, d *deployment, r *rand.Rand) (heal func(context.Context) error, err error)
 }
 
 // noFault is a period without a fault.
-var noFault = fault{name: noFaultName, minDuration: bound, maxDuration: 2 * bound, begin: func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
+var noFault = fault{name: noFaultName, minDuration: bound, maxDuration: 2 * bound, begin: func(context.Context, *deployment, *rand.Rand) (func(context.Context) error, error) {
 	return noHeal, nil
 }}
 
 var faults = []fault{
 	noFault,
 	{name: "freeze", minDuration: 1500 * time.Millisecond, maxDuration: 2500 * time.Millisecond, begin: freeze},
-	{name: "silence", minDuration: 2 * bound, maxDuration: 3 * bound, begin: toxic("timeout", anywhere, forever)},
-	{name: "delay", minDuration: 2 * bound, maxDuration: 3 * bound, begin: toxic("latency", anywhere, func(r *rand.Rand) string {
+	{name: "silence", minDuration: 2 * bound, maxDuration: 3 * bound, begin: toxic("timeout", randomProxies, untilHealed)},
+	{name: "delay", minDuration: 2 * bound, maxDuration: 3 * bound, begin: toxic("latency", randomProxies, func(r *rand.Rand) string {
 		return fmt.Sprintf(`"latency": %d, "jitter": %d`, 50+r.IntN(600), r.IntN(50))
 	})},
-	{name: "reset", minDuration: bound / 2, maxDuration: 2 * bound, begin: toxic("reset_peer", anywhere, func(r *rand.Rand) string {
+	{name: "reset", minDuration: bound / 2, maxDuration: 2 * bound, begin: toxic("reset_peer", randomProxies, func(r *rand.Rand) string {
 		return fmt.Sprintf(`"timeout": %d`, r.IntN(200))
 	})},
 	{name: "terminate", minDuration: bound, maxDuration: 2 * bound, begin: terminate},
@@ -43,38 +43,38 @@ var faults = []fault{
 	{name: "crash", minDuration: bound, maxDuration: 2 * bound, begin: crash},
 	{name: "fail over", minDuration: 3 * bound, maxDuration: 4 * bound, standby: true, begin: failOver},
 	{name: "lock", minDuration: bound, maxDuration: 2 * bound, begin: lock},
-	{name: "full", minDuration: 2 * bound, maxDuration: 3 * bound, begin: full},
+	{name: "full", minDuration: 2 * bound, maxDuration: 3 * bound, begin: takeAllConnections},
 }
 
-// The faults `silent` and `slow` are only for the controls in control_test.go.
+// The faults silentReplies and slowReplies are only for the controls in control_test.go.
 var (
-	silent = fault{name: "silent", minDuration: 3 * bound, maxDuration: 3 * bound, begin: toxic("timeout", lookupReplies, forever)}
-	slow   = fault{name: "slow", minDuration: 3 * bound, maxDuration: 3 * bound, begin: toxic("latency", lookupReplies, func(*rand.Rand) string {
+	silentReplies = fault{name: "silent", minDuration: 3 * bound, maxDuration: 3 * bound, begin: toxic("timeout", lookupReplies, untilHealed)}
+	slowReplies   = fault{name: "slow", minDuration: 3 * bound, maxDuration: 3 * bound, begin: toxic("latency", lookupReplies, func(*rand.Rand) string {
 		return `"latency": 950`
 	})}
 )
 
-// forever makes a connection silent until the fault is healed.
-func forever(*rand.Rand) string { return `"timeout": 0` }
+// untilHealed returns the attributes that make a connection silent until the fault is healed.
+func untilHealed(*rand.Rand) string { return `"timeout": 0` }
 
 func noHeal(context.Context) error { return nil }
 
-// failAll injects all faults in random order until the context ends, and records the time of each in the history.
-func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error {
+// injectFaults injects all faults in random order until the context ends, and records the time of each fault in the history.
+func (d *deployment) injectFaults(ctx context.Context, faults []fault, r *rand.Rand) error {
 	var deck []fault
-	begin := w.now()
+	begin := d.now()
 	for ctx.Err() == nil {
 		if len(deck) == 0 {
 			deck = append(deck, faults...)
 			r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 		}
 		f := deck[0]
-		if deck = deck[1:]; f.standby && !w.replicated {
+		if deck = deck[1:]; f.standby && !d.replicated {
 			continue
 		}
-		healed, err := w.fail(ctx, f, r)
-		end := w.now()
-		w.history.addSpan(span{fault: f.name, begin: begin, healed: healed, ends: end})
+		healed, err := d.injectFault(ctx, f, r)
+		end := d.now()
+		d.history.addSpan(span{fault: f.name, begin: begin, healed: healed, ends: end})
 		if begin = end; err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
@@ -82,33 +82,33 @@ func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error
 	return nil
 }
 
-// fail injects one fault, heals it, and waits until all sidecars answer again.
-func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Duration, err error) {
+// injectFault injects one fault, heals it, and waits until all sidecars answer again.
+func (d *deployment) injectFault(ctx context.Context, f fault, r *rand.Rand) (healed time.Duration, err error) {
 	// A fault that has begun is healed even if ctx is done.
 	healCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	defer w.affected.Store(0)
-	heal, err := f.begin(healCtx, w, r)
+	defer d.affectedSidecar.Store(0)
+	heal, err := f.begin(healCtx, d, r)
 	if err != nil {
 		if heal != nil { // the fault had begun
 			err = errors.Join(err, heal(healCtx))
 		}
-		return w.now(), err
+		return d.now(), err
 	}
 	target := "all sidecars"
-	if n := w.affected.Load(); n > 0 {
+	if n := d.affectedSidecar.Load(); n > 0 {
 		target = fmt.Sprintf("sidecar %d", n-1)
 	}
-	w.log("%v: %s of %s", w.now().Round(time.Millisecond), f.name, target)
+	d.log("%v: %s of %s", d.now().Round(time.Millisecond), f.name, target)
 	pause(ctx, f.minDuration+time.Duration(r.Int64N(int64(f.maxDuration-f.minDuration)+1)))
 	if err := heal(healCtx); err != nil {
-		return w.now(), err
+		return d.now(), err
 	}
-	healed = w.now()
+	healed = d.now()
 	pause(ctx, bound+bound/2)
 	return healed, await(healCtx, "the sidecars answer again", func(context.Context) error {
-		for i, s := range w.sidecars {
-			if last := time.Duration(s.last503.Load()); w.now()-last < bound/2 {
+		for i, s := range d.sidecars {
+			if last := time.Duration(s.last503.Load()); d.now()-last < bound/2 {
 				return fmt.Errorf("sidecar %d has answered 503", i)
 			}
 		}
@@ -116,20 +116,20 @@ func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Du
 	})
 }
 
-// anySidecar chooses the sidecar that the fault affects.
-func (w *world) anySidecar(r *rand.Rand) *sidecar {
-	i := r.IntN(len(w.sidecars))
-	w.affected.Store(int32(i + 1))
-	return w.sidecars[i]
+// pickSidecar chooses the sidecar that the fault affects.
+func (d *deployment) pickSidecar(r *rand.Rand) *sidecar {
+	i := r.IntN(len(d.sidecars))
+	d.affectedSidecar.Store(int32(i + 1))
+	return d.sidecars[i]
 }
 
-func freeze(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	s := w.anySidecar(r)
+func freeze(_ context.Context, d *deployment, r *rand.Rand) (func(context.Context) error, error) {
+	s := d.pickSidecar(r)
 	return func(context.Context) error { return s.signal(syscall.SIGCONT) }, s.signal(syscall.SIGSTOP)
 }
 
-// anywhere chooses one or both of a sidecar's proxies to the database, and one or both directions.
-func anywhere(s *sidecar, r *rand.Rand) ([]*toxiproxy.Proxy, []string) {
+// randomProxies chooses one or both of a sidecar's proxies to the database, and one or both directions.
+func randomProxies(s *sidecar, r *rand.Rand) ([]*toxiproxy.Proxy, []string) {
 	return [][]*toxiproxy.Proxy{{s.feed}, {s.lookups}, {s.feed, s.lookups}}[r.IntN(3)],
 		[][]string{{"upstream"}, {"downstream"}, {"upstream", "downstream"}}[r.IntN(3)]
 }
@@ -140,11 +140,11 @@ func lookupReplies(s *sidecar, _ *rand.Rand) ([]*toxiproxy.Proxy, []string) {
 
 // toxic injects one of toxiproxy's faults between a sidecar and its database.
 func toxic(
-	kind string, where func(*sidecar, *rand.Rand) ([]*toxiproxy.Proxy, []string), attributes func(*rand.Rand) string,
-) func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
-	return func(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-		s := w.anySidecar(r)
-		proxies, streams := where(s, r)
+	kind string, chooseProxies func(*sidecar, *rand.Rand) ([]*toxiproxy.Proxy, []string), attributes func(*rand.Rand) string,
+) func(context.Context, *deployment, *rand.Rand) (func(context.Context) error, error) {
+	return func(_ context.Context, d *deployment, r *rand.Rand) (func(context.Context) error, error) {
+		s := d.pickSidecar(r)
+		proxies, streams := chooseProxies(s, r)
 		var heals []func(context.Context) error
 		for _, p := range proxies {
 			for _, stream := range streams {
@@ -166,14 +166,14 @@ func toxic(
 	}
 }
 
-// terminate ends all of the sidecars' connections in the server, or half of them.
-func terminate(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	return noHeal, w.cluster.currentPrimary().exec(ctx, fmt.Sprintf(
+// terminate terminates all or about half of the sidecars' connections at the server.
+func terminate(ctx context.Context, d *deployment, r *rand.Rand) (func(context.Context) error, error) {
+	return noHeal, d.cluster.currentPrimary().exec(ctx, fmt.Sprintf(
 		`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'audited' AND pid %% %d = 0`, 1+r.IntN(2)))
 }
 
-func kill(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	s := w.anySidecar(r)
+func kill(_ context.Context, d *deployment, r *rand.Rand) (func(context.Context) error, error) {
+	s := d.pickSidecar(r)
 	p := s.currentProcess()
 	if err := p.Signal(syscall.SIGKILL); err != nil {
 		return nil, err
@@ -187,13 +187,13 @@ func kill(_ context.Context, w *world, r *rand.Rand) (func(context.Context) erro
 		if err := s.run(); err != nil {
 			return err
 		}
-		return s.ready(ctx)
+		return s.waitReady(ctx)
 	}, nil
 }
 
-// crash kills one process of the server. The server then stops all others and recovers.
-func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) error, error) {
-	n := w.cluster.currentPrimary()
+// crash kills one process of the server. The server then stops all its other processes and recovers.
+func crash(ctx context.Context, d *deployment, _ *rand.Rand) (func(context.Context) error, error) {
+	n := d.cluster.currentPrimary()
 	var pid int
 	err := n.operator.GetContext(ctx, &pid, `SELECT pid FROM pg_stat_activity
 		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1`)
@@ -210,85 +210,86 @@ func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) e
 		if err := await(ctx, "the server has recovered", n.operator.PingContext); err != nil {
 			return err
 		}
-		if w.replicated {
-			return w.cluster.synchronous(ctx)
+		if d.replicated {
+			return d.cluster.awaitStandby(ctx)
 		}
 		return nil
 	}, nil
 }
 
 // failOver promotes the standby. From that moment, new connections reach the new primary, and existing connections still reach
-// the old one. Until a sidecar has reached the new primary, only fencing of the old primary can protect it. Fencing is not the
-// sidecar's task.
-func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	if err := w.cluster.synchronous(ctx); err != nil {
+// the old primary. Until a sidecar has reached the new primary, only fencing of the old primary can prevent outdated answers.
+// Fencing is not the sidecar's task.
+func failOver(ctx context.Context, d *deployment, r *rand.Rand) (func(context.Context) error, error) {
+	if err := d.cluster.awaitStandby(ctx); err != nil {
 		return nil, err
 	}
-	begun := w.now()
-	w.moving.Lock()
-	old, err := w.cluster.promote(ctx)
+	promoting := d.now()
+	d.failover.Lock()
+	old, err := d.cluster.promote(ctx)
 	if err != nil {
-		w.moving.Unlock()
+		d.failover.Unlock()
 		return nil, err
 	}
-	w.relay.setTarget(w.cluster.currentPrimary().Address())
+	d.relay.setTarget(d.cluster.currentPrimary().Address())
 	// Terminate the changes that still wait for an answer of the old primary.
-	err = errors.Join(old.terminateChanges(ctx), w.reached(ctx))
-	w.moving.Unlock()
-	w.changing.Lock()
-	states, readErr := w.readBack(ctx)
+	err = errors.Join(old.terminateChanges(ctx), d.awaitSidecarsAtPrimary(ctx))
+	d.failover.Unlock()
+	d.changing.Lock()
+	states, readErr := d.readBack(ctx)
 	if err = errors.Join(err, readErr); err == nil {
-		w.recordChanges("failover", begun, w.now(), states, nil)
-		if r.IntN(2) == 0 { // the old primary works without a standby again, so that its notifications reach listeners
+		d.recordChanges("failover", promoting, d.now(), states, nil)
+		if r.IntN(2) == 0 { // the old primary no longer waits for a standby, so its notifications reach listeners
 			err = old.exec(ctx, `ALTER SYSTEM SET synchronous_standby_names = ''`, `SELECT pg_reload_conf()`)
 		}
 	}
-	w.changing.Unlock()
+	d.changing.Unlock()
 	return func(ctx context.Context) error {
-		return errors.Join(old.close(), w.cluster.follow(ctx))
+		return errors.Join(old.close(), d.cluster.addStandby(ctx))
 	}, err
 }
 
-// reached waits until each sidecar has reached the new primary with one connection. It counts the rows of the new primary's
-// table of sidecars, which is empty at first.
-func (w *world) reached(ctx context.Context) error {
+// awaitSidecarsAtPrimary waits until each sidecar has reached the new primary with one connection. It counts the rows in the
+// new primary's table keywicket.sidecars, which is empty at first.
+func (d *deployment) awaitSidecarsAtPrimary(ctx context.Context) error {
 	return await(ctx, "all sidecars have reached the new primary", func(context.Context) error {
 		var n int
-		err := w.cluster.currentPrimary().operator.GetContext(ctx, &n, `SELECT count(*) FROM keywicket.sidecars`)
-		if err == nil && n < len(w.sidecars) {
-			err = fmt.Errorf("%d of %d have", n, len(w.sidecars))
+		err := d.cluster.currentPrimary().operator.GetContext(ctx, &n, `SELECT count(*) FROM keywicket.sidecars`)
+		if err == nil && n < len(d.sidecars) {
+			err = fmt.Errorf("%d of %d sidecars have reached it", n, len(d.sidecars))
 		}
 		return err
 	})
 }
 
 // lock locks a table against all other access.
-func lock(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
+func lock(ctx context.Context, d *deployment, r *rand.Rand) (func(context.Context) error, error) {
 	tables := []string{"tokens", "members", "users", "workspaces", "revoked_sessions", "oauth_grants"}
 	table := tables[r.IntN(len(tables))]
-	var held *sql.Tx
+	var lockTx *sql.Tx
 	// Retry, because a restore may drop and recreate the table during the wait.
 	err := await(ctx, "the table is locked", func(context.Context) error {
-		tx, err := w.cluster.currentPrimary().operator.BeginTx(ctx, nil) // no context that ends before ctx does
+		tx, err := d.cluster.currentPrimary().operator.BeginTx(ctx, nil) // not the context of the function, which ends earlier
 		if err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `LOCK TABLE keywicket.`+table+` IN ACCESS EXCLUSIVE MODE`); err != nil {
 			return errors.Join(err, tx.Rollback())
 		}
-		held = tx
+		lockTx = tx
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return func(context.Context) error { return held.Rollback() }, nil
+	return func(context.Context) error { return lockTx.Rollback() }, nil
 }
 
-// full takes all free connections and ends some of the sidecars' connections. The sidecars then must wait for new connections.
-func full(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	n := w.cluster.currentPrimary()
-	other, err := w.unprivilegedURL(n)
+// takeAllConnections takes all free connections, and terminates some or all of the sidecars' connections. The sidecars then
+// must wait for new connections.
+func takeAllConnections(ctx context.Context, d *deployment, r *rand.Rand) (func(context.Context) error, error) {
+	n := d.cluster.currentPrimary()
+	other, err := d.unprivilegedURL(n)
 	if err != nil {
 		return nil, err
 	}
@@ -306,7 +307,7 @@ func full(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) er
 		}
 	}
 	take()
-	_, err = terminate(ctx, w, r)
+	_, err = terminate(ctx, d, r)
 	take()
 	return func(context.Context) error { return db.Close() }, err
 }

@@ -20,7 +20,7 @@ const (
 	otherAnswer // any other answer
 )
 
-// unknown is the outcome while it is not known whether a change was committed.
+// unknown is the outcome as long as nobody knows whether a change was committed.
 const unknown = allow | unauthorized | forbidden
 
 func (o outcome) String() string {
@@ -108,8 +108,8 @@ func (h *history) addSpan(s span) {
 	h.spans = append(h.spans, s)
 }
 
-// faultAt returns the fault at time t: the fault in progress, or the fault that was healed last. Here a fault begins earlier
-// than in reality, by the duration `early`, because a fault can cause a wrong answer about a change from just before the fault.
+// faultAt returns the fault at time t: the fault in progress, or the fault that was healed last. A fault counts from the
+// duration `early` before its begin, because a fault can cause a wrong answer about a change from just before the fault.
 func (h *history) faultAt(t, early time.Duration) string {
 	i, _ := slices.BinarySearchFunc(h.spans, t, func(s span, t time.Duration) int { return cmp.Compare(s.begin-early, t) })
 	// i is the index of the first span that begins at t or later.

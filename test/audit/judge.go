@@ -6,7 +6,7 @@ import "time"
 type verdict uint8
 
 const (
-	right       verdict = iota
+	correct     verdict = iota
 	violation           // an allow that no state within the bound explains
 	wrongDenial         // a 401 or 403 that no state within the bound explains
 	noAnswer            // 503
@@ -19,13 +19,12 @@ type judgement struct {
 	ambiguous bool // several outcomes are correct
 	// cause is the index, in the subject's changes, of the last change that the answer had to reflect.
 	cause int
-	// late is the time from the answer to that change until the start of the request.
+	// late is the time from the database's answer to that change until the start of the request.
 	late time.Duration
 }
 
-// judge compares a request with the changes of its subject. Subtract the bound from the request's start: the outcome of the
-// state that was current at that time is correct. The outcome of each later state is correct too, if its change was sent before
-// the request's end.
+// judge compares a request with the changes of its subject. The state that was current one bound before the request's start is
+// correct. Each later state is also correct if its change was sent before the request's end.
 func judge(changes []change, r request, bound time.Duration) judgement {
 	current := len(changes) - 1
 	for current > 0 && changes[current].answered > r.start-bound {
@@ -44,7 +43,7 @@ func judge(changes []change, r request, bound time.Duration) judgement {
 	case r.outcome == otherAnswer:
 		j.verdict = unexpected
 	case r.outcome&accepted != 0:
-		j.verdict = right
+		j.verdict = correct
 	case r.outcome == allow:
 		j.verdict = violation
 	default:
@@ -53,8 +52,9 @@ func judge(changes []change, r request, bound time.Duration) judgement {
 	return j
 }
 
-// staleness returns, for each change of a subject, the time from the change's answer until the start of the last request that still
-// got the old outcome. It is 0 if no request did, or if the old outcome cannot be distinguished from the new one.
+// staleness returns, for each change of a subject, the time from the database's answer to the change until the start of the
+// last request that still got the old outcome. The time is 0 if no request got the old outcome, or if the old outcome cannot be
+// distinguished from the new one.
 func staleness(changes []change, requests []request) []time.Duration {
 	worst := make([]time.Duration, len(changes))
 	for i := 1; i < len(changes); i++ {

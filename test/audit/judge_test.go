@@ -8,7 +8,7 @@ import (
 
 const ms = time.Millisecond
 
-// The whole audit depends on the judge. This test runs it on short histories whose verdict is obvious.
+// The whole audit depends on the judge. This test runs the judge on short histories with an obvious verdict.
 func TestJudge(t *testing.T) {
 	initial := change{sent: always, answered: always, after: allow}
 	revoked := change{sent: 1000 * ms, answered: 1010 * ms, after: unauthorized}
@@ -26,24 +26,24 @@ func TestJudge(t *testing.T) {
 		ambiguous bool
 		late      time.Duration
 	}{
-		{name: "nothing changes", changes: []change{initial}, start: 0, outcome: allow, want: right},
+		{name: "nothing changes", changes: []change{initial}, start: 0, outcome: allow, want: correct},
 		{name: "a denial without a reason", changes: []change{initial}, start: 0, outcome: unauthorized, want: wrongDenial},
 		{name: "the old allow within the bound", changes: []change{initial, revoked}, start: 2009 * ms, outcome: allow,
-			want: right, ambiguous: true},
+			want: correct, ambiguous: true},
 		{name: "a stale allow just after the bound", changes: []change{initial, revoked}, start: 2010 * ms, outcome: allow, want: violation, late: 1000 * ms},
 		{name: "a stale allow long after the bound", changes: []change{initial, revoked}, start: 9010 * ms, outcome: allow, want: violation, late: 8000 * ms},
 		{name: "the new answer before COMMIT is answered", changes: []change{initial, revoked}, start: 1001 * ms, outcome: unauthorized,
-			want: right, ambiguous: true},
+			want: correct, ambiguous: true},
 		{name: "the new answer before the change is sent", changes: []change{initial, revoked}, start: 998 * ms, outcome: unauthorized, want: wrongDenial},
 		{name: "a request that ends after the change was sent", changes: []change{initial, revoked}, start: 900 * ms, end: 1001 * ms,
-			outcome: unauthorized, want: right, ambiguous: true},
+			outcome: unauthorized, want: correct, ambiguous: true},
 		{name: "a stale denial", changes: []change{initial, revoked, allowedAgain}, start: 6010 * ms, outcome: unauthorized, want: wrongDenial, late: 1000 * ms},
 		{name: "a 403 instead of a 401", changes: []change{initial, revoked}, start: 3000 * ms, outcome: forbidden, want: wrongDenial, late: 1990 * ms},
 		{name: "the state before the last two changes", changes: []change{initial, revoked, allowedAgain, {sent: 5100 * ms, answered: 5110 * ms, after: forbidden}},
-			start: 5500 * ms, outcome: allow, want: right, ambiguous: true},
+			start: 5500 * ms, outcome: allow, want: correct, ambiguous: true},
 		{name: "no answer", changes: []change{initial, revoked}, start: 3000 * ms, outcome: unavailable, want: noAnswer, late: 1990 * ms},
 		{name: "an allow while the state is unknown", changes: []change{initial, revoked, lost, read}, start: 5900 * ms, outcome: allow,
-			want: right, ambiguous: true, late: 4890 * ms},
+			want: correct, ambiguous: true, late: 4890 * ms},
 		{name: "the old answer after the row was read", changes: []change{initial, revoked, lost, read}, start: 7000 * ms, outcome: allow,
 			want: violation, late: 1000 * ms},
 		{name: "the old answer before the lost change was sent", changes: []change{initial, revoked, lost, read}, start: 4990 * ms, outcome: allow,
@@ -79,7 +79,7 @@ func TestStaleness(t *testing.T) {
 	}
 	got := staleness(changes, []request{
 		at(500*ms, allow), at(1005*ms, allow), at(1100*ms, allow), at(1200*ms, unauthorized), at(1310*ms, allow),
-		at(2000*ms, unauthorized), at(2999*ms, allow), // the last one ends when the next change is sent, so it may have the next state
+		at(2000*ms, unauthorized), at(2999*ms, allow), // the last one ends when the next change is sent, so its answer may come from the next state
 		at(3500*ms, unavailable), at(3600*ms, allow),
 		at(5020*ms, allow), at(5030*ms, forbidden),
 	})

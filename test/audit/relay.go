@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// relay forwards new connections to its current target, and keeps existing connections at the former target. So it behaves like a
-// DNS name that changes at a failover. Toxiproxy would cut the existing connections.
+// relay forwards new connections to its current target, and keeps existing connections at the former target. So the relay
+// behaves like a DNS name that changes at a failover. Toxiproxy would cut the existing connections.
 type relay struct {
 	listener net.Listener
 
@@ -75,7 +75,8 @@ func (r *relay) forward(client net.Conn) {
 	delete(r.open, server)
 }
 
-// register stores the connections so that close can close them. If the relay is already closed, it closes them and returns false.
+// register stores the connections so that close can close them. If the relay is already closed, register closes the connections
+// and returns false.
 func (r *relay) register(connections ...net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// row counts the changes and the requests of one fault, or of one way to change.
+// row counts the changes and the requests of one fault, or of one kind of change.
 type row struct {
 	changes, requests, ambiguous, violations, wrongDenials, unexpected, unavailable int
 
 	worst    time.Duration // the worst staleness
-	recovery time.Duration // the time from healing until the last 503
+	recovery time.Duration // the time from the healing of a fault until its last 503
 }
 
 func (r *row) count(j judgement) {
@@ -46,7 +46,7 @@ func (r *row) countWrong(v verdict) {
 type finding struct {
 	request
 	judgement
-	way, fault string // way and fault of the change that the answer had to reflect
+	way, fault string // the kind of the change that the answer had to reflect, and the fault at that time
 }
 
 // report is the judge's result for a history.
@@ -64,8 +64,8 @@ func rowOf(rows map[string]*row, name string) *row {
 	return rows[name]
 }
 
-// judgeAll judges a complete history. A change counts for the fault at its time. A wrong answer counts for the fault at the time of
-// the change that it missed.
+// judgeAll judges a complete history. A change counts for the fault at the time of the change. A wrong answer counts for the
+// fault at the time of the change that the answer did not reflect.
 func judgeAll(h *history, bound time.Duration) *report {
 	p := &report{bound: bound, faults: map[string]*row{}, ways: map[string]*row{}}
 	slices.SortStableFunc(h.spans, func(a, b span) int { return cmp.Compare(a.begin, b.begin) })
@@ -111,8 +111,8 @@ func judgeAll(h *history, bound time.Duration) *report {
 	return p
 }
 
-// recovery returns the time from the healing of a fault until the last 503 of the series that follows without a gap. The fault did
-// not cause a 503 after the gap: the locks of a change may have caused it.
+// recovery returns the time from the healing of a fault until the last 503 of the series that follows without a gap. A 503
+// after a gap has another cause, such as the locks of a change.
 func recovery(requests []request, s span) time.Duration {
 	const gap = 300 * time.Millisecond
 	var times []time.Duration
@@ -153,7 +153,7 @@ func (p *report) table() string {
 	return b.String()
 }
 
-// summary counts the wrong answers by verdict, way and fault.
+// summary counts the wrong answers by verdict, kind of change, and fault.
 func (p *report) summary() string {
 	type cause struct {
 		verdict    verdict

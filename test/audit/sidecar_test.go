@@ -25,11 +25,11 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// checkTimeout is the timeout of a check. Envoy's is half a second, but the audit also judges the answers of a sidecar that was frozen
-// for longer.
+// checkTimeout is the timeout of a check. Envoy's timeout is half a second, but the audit also judges the answers of a sidecar
+// that was frozen for longer.
 const checkTimeout = 3 * time.Second
 
-// sidecar is a `keywicket serve` that reaches its database over two proxies of its own.
+// sidecar is a process `keywicket serve`. It reaches its database through two proxies that no other sidecar uses.
 type sidecar struct {
 	binary           string
 	environ          []string
@@ -45,7 +45,7 @@ type sidecar struct {
 	process *process.Process
 }
 
-// newSidecar starts a sidecar. lookups and feed are the targets of its proxies.
+// newSidecar starts a sidecar. The parameters lookups and feed are the targets of the two proxies.
 func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed string, log io.Writer, environ []string) (_ *sidecar, err error) {
 	s := &sidecar{binary: binary, log: log}
 	defer func() {
@@ -118,8 +118,8 @@ func (s *sidecar) currentProcess() *process.Process {
 
 func (s *sidecar) signal(signal os.Signal) error { return s.currentProcess().Signal(signal) }
 
-// ready waits for /readyz.
-func (s *sidecar) ready(ctx context.Context) error {
+// waitReady waits until /readyz reports that the sidecar is ready.
+func (s *sidecar) waitReady(ctx context.Context) error {
 	p := s.currentProcess()
 	return await(ctx, "the sidecar is ready", func(ctx context.Context) error {
 		select {

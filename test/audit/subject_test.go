@@ -28,8 +28,8 @@ const (
 
 var kinds = [...]kind{workspaceToken, personalKey, session, oauthToken}
 
-// subject is a credential and a request that uses it. No two subjects share a workspace, a user or an app. So a change of any row
-// changes one subject.
+// subject is a credential and a request that uses it. No two subjects share a workspace, a user or an app. So a change of any
+// row changes only one subject.
 type subject struct {
 	kind                kind
 	user, workspace     string
@@ -103,7 +103,7 @@ func (s *subject) allowSQL() string {
 		add(`INSERT INTO keywicket.tokens (id, api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id)
 			VALUES (%s, %s, %s, 'live', %s, %s, 'n', '{%s}', %s, %s)
 			ON CONFLICT (id) DO UPDATE SET revoked_at = NULL WHERE tokens.revoked_at IS NOT NULL`,
-			quote(s.id), quote(s.api), quote(s.format), quote(s.prefix), s.bytes(), s.scope(), workspace, user)
+			quote(s.id), quote(s.api), quote(s.format), quote(s.prefix), s.digestSQL(), s.scope(), workspace, user)
 	case session:
 		add(`DELETE FROM keywicket.revoked_sessions WHERE session_id = %s OR user_id = %s`, quote(s.id), quote(s.user))
 	case oauthToken:
@@ -118,12 +118,12 @@ func (s *subject) allowSQL() string {
 		add(`INSERT INTO keywicket.oauth_access_tokens (id, digest, grant_id, scopes, expires_at)
 			VALUES (%s, %s, %s, '{%s}', clock_timestamp() + interval '1 day')
 			ON CONFLICT (id) DO UPDATE SET revoked_at = NULL WHERE oauth_access_tokens.revoked_at IS NOT NULL`,
-			quote(s.id), s.bytes(), quote(s.grant), s.scope())
+			quote(s.id), s.digestSQL(), quote(s.grant), s.scope())
 	}
 	return b.String()
 }
 
-func (s *subject) bytes() string { return `'\x` + hex.EncodeToString(s.digest) + `'` }
+func (s *subject) digestSQL() string { return `'\x` + hex.EncodeToString(s.digest) + `'` }
 
 func (s *subject) scope() string {
 	if s.kind == workspaceToken {
@@ -132,7 +132,7 @@ func (s *subject) scope() string {
 	return "issues:write"
 }
 
-// outcomesQuery returns the status that each subject must get. It shares no SQL with the sidecar.
+// outcomesQuery returns the status that each subject must get. It has no SQL in common with the sidecar.
 const outcomesQuery = `
 WITH s AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS s (kind, id, user_id, workspace_id, n))
 SELECT CASE

@@ -17,7 +17,7 @@ import (
 
 // cold measures a check of a token that the sidecar has never looked up. The base of the comparison is the look-up's query: the
 // same SQL text as a prepared statement, on a connection with the same login. There is one caller.
-func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func cold(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	const stored = 100_000
 	databaseURL := w.database(t, "cold", stored)
 	sidecar := w.keywicket(t, "KEYWICKET_DATABASE_URL="+databaseURL)
@@ -83,7 +83,7 @@ const (
 )
 
 // lookupQuery returns the latest look-up query of the sidecar.
-func (w *world) lookupQuery(t *testing.T, database string) (query string) {
+func (w *setup) lookupQuery(t *testing.T, database string) (query string) {
 	t.Helper()
 	var all []string
 	if err := w.db.SelectContext(t.Context(), &all,
@@ -135,8 +135,9 @@ func numbersBelow(n int) []int {
 	return all
 }
 
-// database creates a database with that number of similar tokens, and returns its URL for the sidecar.
-func (w *world) database(t *testing.T, name string, stored int) string {
+// database creates a database with the given number of tokens, which all have the same scopes. It returns the URL for the
+// sidecar.
+func (w *setup) database(t *testing.T, name string, stored int) string {
 	t.Helper()
 	if _, err := w.db.ExecContext(t.Context(), `CREATE DATABASE `+pq.QuoteIdentifier(name)); err != nil {
 		t.Fatal(err)

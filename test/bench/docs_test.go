@@ -31,34 +31,35 @@ type goal struct {
 type value struct {
 	caseName string
 	number   float64
-	together float64 // ratio over all rounds together; 0: there is none
+	together float64 // one ratio for all rounds together; 0: none
 }
 
 var goals = []goal{
-	{text: "no-op ÷ no-op: the error of the measurement", row: "control", limit: "0.95 to 1.05", bound: 1.05, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU of a no-op server ÷ CPU of a second no-op server: the error of the measurement", row: "control", limit: "0.95 to 1.05", bound: 1.05, unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check with a random id in each path, 2,000 tokens in rotation: CPU", row: "warm", limit: "≤ 0.95", bound: 0.95, unit: "×", values: ratiosOf(cpu)},
-	{text: "the same with all headers of a browser in the check: CPU", row: "headers", unit: "×", values: ratiosOf(cpu)},
-	{text: "first decision of a known principal on a route: CPU", row: "first", limit: "≤ 1.6", bound: 1.6, unit: "×", values: ratiosOf(cpu)},
-	{text: "the same with a rule that reads scopes in another way, so that OPA evaluates each decision: CPU", row: "evaluated", unit: "×", values: ratiosOf(cpu)},
+	{text: "warm check that contains all headers of a browser: CPU", row: "headers", unit: "×", values: ratiosOf(cpu)},
+	{text: "first decision on a cached token and a route: CPU", row: "first", limit: "≤ 1.6", bound: 1.6, unit: "×", values: ratiosOf(cpu)},
+	{text: "first decision, with an added rule that prevents tokens from sharing decisions, so that OPA evaluates each decision: CPU", row: "evaluated", unit: "×", values: ratiosOf(cpu)},
 	{text: "denial: CPU", row: "denial", limit: "≤ 1.0", bound: 1, unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check over a Unix socket: CPU", row: "unix", unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check under a limit of half a processor: CPU", row: "half", unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check under a limit of half a processor: checks/s", row: "half", unit: "×", values: ratiosOf(checkRate)},
-	{text: "two workers of Envoy: requests/s ÷ no-op with the same answer", row: "workers", unit: "×", values: ratiosOf(checkRate)},
-	{text: "one worker of Envoy: requests/s ÷ no-op with the same answer", row: "envoy", limit: "≥ 0.97", bound: -0.97, unit: "×", values: ratiosOf(checkRate)},
-	{text: "p99 through Envoy at half of the maximum rate, open loop ÷ no-op with the same answer", row: "latency", limit: "≤ 1.1", bound: 1.1, unit: "×", values: ratiosOf(p99)},
+	{text: "two workers of Envoy: requests/s with keywicket ÷ requests/s with a no-op server that returns the same response", row: "workers", unit: "×", values: ratiosOf(checkRate)},
+	{text: "one worker of Envoy: requests/s with keywicket ÷ requests/s with a no-op server that returns the same response", row: "envoy", limit: "≥ 0.97", bound: -0.97, unit: "×", values: ratiosOf(checkRate)},
+	{text: "p99 through Envoy, open loop, at half of the maximum rate: keywicket ÷ a no-op server that returns the same response", row: "latency", limit: "≤ 1.1", bound: 1.1, unit: "×", values: ratiosOf(p99)},
 	{text: "cold token: p50 of a check ÷ p50 of the bare query at the same rate", row: "cold", limit: "≤ 2.5", bound: 2.5, unit: "×", values: onlyCase(samePace, ratiosOf(p50))},
-	{text: "cold token: p50 of a check ÷ p50 of the bare query without pauses", row: "cold", unit: "×", values: onlyCase("back to back", ratiosOf(p50))},
+	{text: "cold token: p50 of a check ÷ p50 of the bare query, sent without pauses", row: "cold", unit: "×", values: onlyCase("back to back", ratiosOf(p50))},
 	{text: "RSS at rest", row: "rest", limit: "≤ 35 MiB", bound: 35, unit: " MiB", values: largest},
 	{text: "RSS with 100,000 warm tokens, under load", row: "memory", limit: "≤ 110 MiB", bound: 110, unit: " MiB", values: largest},
-	{text: "growth of RSS at 70 % of the maximum rate", row: "growth", limit: "none: ≤ 1 MiB", bound: 1, unit: " MiB", values: growthOf},
-	{text: "CPU per check: 20 to 3,000 routes of every form ÷ 20", row: "routes", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
-	{text: "CPU per check: 1,000 to 100,000 warm tokens ÷ 1,000", row: "tokens", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
-	{text: "CPU per check: 1,000 to 1,000,000 stored tokens ÷ 1,000", row: "stored", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "growth of RSS at 70 % of the maximum rate (up to 1 MiB counts as no growth)", row: "growth", limit: "≤ 1 MiB", bound: 1, unit: " MiB", values: growthOf},
+	{text: "CPU per check with 300 and 3,000 routes ÷ CPU per check with 20 routes", row: "routes", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU per check with 10,000 and 100,000 warm tokens ÷ CPU per check with 1,000 warm tokens", row: "tokens", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU per check with 100,000 and 1,000,000 stored tokens ÷ CPU per check with 1,000 stored tokens", row: "stored", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
 	{text: "start to ready with the built-in policies", row: "start", limit: "≤ 500 ms", bound: 500, unit: " ms", values: medians(ready)},
 }
 
-// ratiosOf returns all ratios to the base, but none for an Envoy without the ext_authz filter.
+// ratiosOf returns the ratio of each server to the base server of its case (caseFigures.Base). It skips the Envoy without
+// the ext_authz filter.
 func ratiosOf(q quantity) func(f figure) []value {
 	return func(f figure) (all []value) {
 		for _, c := range f.Cases {
@@ -105,8 +106,8 @@ func largest(f figure) (all []value) {
 	return all
 }
 
-// growthOf returns the growth of memory from the second fifth of the time to the last. In the first fifth, every operation runs for
-// the first time.
+// growthOf returns the growth of memory from the second fifth of the time to the last fifth. It ignores the first fifth, in
+// which every operation runs for the first time.
 func growthOf(f figure) (all []value) {
 	for _, c := range f.Cases {
 		samples := c.Servers["keywicket"][rss]
@@ -185,22 +186,22 @@ func find(all []figure, row string) (figure, bool) {
 	return all[i], true
 }
 
-// quantitiesOf are the columns of the table of figures.
-var quantitiesOf = []quantity{cpu, envoyCPU, checkRate, p50, p99}
+// figureColumns are the columns of the table of figures.
+var figureColumns = []quantity{cpu, envoyCPU, checkRate, p50, p99}
 
 func figuresTable(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| row | case | server |")
-	for _, q := range quantitiesOf {
+	b.WriteString("| row | case | variant |")
+	for _, q := range figureColumns {
 		fmt.Fprintf(&b, " %s |", q)
 	}
-	b.WriteString("\n|---|---|---|" + strings.Repeat("---|", len(quantitiesOf)) + "\n")
+	b.WriteString("\n|---|---|---|" + strings.Repeat("---|", len(figureColumns)) + "\n")
 	for _, f := range all {
 		for _, c := range f.Cases {
 			for _, server := range serversOf(c) {
 				cells := ""
 				hasValue := false
-				for _, q := range quantitiesOf {
+				for _, q := range figureColumns {
 					text := ""
 					if len(c.Servers[server][q]) > 0 {
 						hasValue = true
@@ -232,7 +233,7 @@ func spreadOf(all []float64) float64 {
 // memoryTable returns the table of the memory figures. Its columns differ from those of figuresTable.
 func memoryTable(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| row | case | RSS MiB, median | RSS MiB, maximum | GOGC | GOMEMLIMIT MiB | answers in memory | cache MiB |\n|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| row | case | RSS MiB, median | RSS MiB, maximum | GOGC | GOMEMLIMIT MiB | cached answers | cache MiB |\n|---|---|---|---|---|---|---|---|\n")
 	for _, f := range all {
 		for _, c := range f.Cases {
 			for _, server := range serversOf(c) {
@@ -257,7 +258,7 @@ func memoryTable(all []figure) string {
 
 func runsTable(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| row | date | keywicket | machine | load before | Go | grpc-go | Envoy | Postgres |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| row | date | keywicket | machine | load average before | Go | grpc-go | Envoy | Postgres |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, f := range all {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %.1f | %s | %s | %s | %s |\n", f.Row, f.Date, f.Commit, f.Machine, f.Load, f.Go, f.GRPC, f.Envoy, f.Postgres)
 	}
@@ -306,7 +307,7 @@ func publish(t *testing.T) {
 	}
 }
 
-// The tables and plots of docs/benchmarks match its figures.
+// The tables and plots of docs/benchmarks match the file figures.json.
 func TestDocsShowTheFigures(t *testing.T) {
 	all := savedFigures(t)
 	text, err := os.ReadFile(filepath.Join(*out, "README.md"))

@@ -117,7 +117,7 @@ func replace(node any, key string, value any) {
 
 // throughEnvoy starts three Envoys. One uses keywicket, one uses a no-op server with the same answer, and one has no ext_authz
 // filter.
-func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*compared {
+func (w *setup) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*comparedServer {
 	t.Helper()
 	sidecar := w.keywicket(t)
 	p := w.issues("warm", variedTokens, smallSets(rotation))
@@ -134,7 +134,7 @@ func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*
 	w.client.storePlan(t, overHTTP)
 	unfiltered := startEnvoy(t, workers, sidecar.address, removeFilter)
 	unfiltered.name = noFilter
-	return []*compared{
+	return []*comparedServer{
 		{server: sidecar, want: 200, envoy: startEnvoy(t, workers, sidecar.address, answerDirectly)},
 		{server: sameAnswer, want: 200, envoy: startEnvoy(t, workers, sameAnswer.address, answerDirectly)},
 		{server: unfiltered, want: 200, envoy: unfiltered},
@@ -142,7 +142,7 @@ func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*
 }
 
 // answer writes the sidecar's answer to a check of the plan into a file, for the no-op server.
-func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (file string) {
+func (w *setup) answer(ctx context.Context, t *testing.T, s *server, p plan) (file string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -173,40 +173,40 @@ const noFilter = "no filter"
 const connections = 32
 
 // saturated measures the maximum rate of an Envoy with one worker.
-func saturated(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func saturated(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	return []caseFigures{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
 }
 
 // workers measures the maximum rate of an Envoy with two workers.
-func workers(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func workers(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	return []caseFigures{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
 }
 
-// second is the length of a turn in which p99 is measured.
-const second = time.Second
+// latencyTurn is the length of a turn in which p99 is measured.
+const latencyTurn = time.Second
 
 // halfOfSaturation measures the latency at half of the maximum rate with keywicket.
-func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func halfOfSaturation(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	sides := w.throughEnvoy(ctx, t, 1)[:2]
 	rate := w.saturation(ctx, t, sides[0]) / 2
-	l := load{Plan: "http", Callers: connections, For: second, Rate: rate, Details: true}
+	l := load{Plan: "http", Callers: connections, For: latencyTurn, Rate: rate, Details: true}
 	return []caseFigures{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
 }
 
 // rates measures the latency at several fractions of the maximum rate, for the plot.
-func rates(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func rates(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	sides := w.throughEnvoy(ctx, t, 1)
 	maxRate := w.saturation(ctx, t, sides[0])
 	for _, share := range []float64{.1, .25, .5, .6, .7, .8, .9, 1} {
-		l := load{Plan: "http", Callers: 4 * connections, For: second, Rate: share * maxRate, Details: true}
+		l := load{Plan: "http", Callers: 4 * connections, For: latencyTurn, Rate: share * maxRate, Details: true}
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", l.Rate), sides, fewerRounds(), l))
 	}
 	return cases
 }
 
 // saturation returns the maximum rate in requests a second.
-func (w *world) saturation(ctx context.Context, t *testing.T, s *compared) float64 {
+func (w *setup) saturation(ctx context.Context, t *testing.T, s *comparedServer) float64 {
 	t.Helper()
-	c := w.inTurns(ctx, t, "", []*compared{s}, 5, load{Plan: "http", Callers: connections})
+	c := w.inTurns(ctx, t, "", []*comparedServer{s}, 5, load{Plan: "http", Callers: connections})
 	return c.median(s.name, checkRate)
 }

@@ -84,12 +84,12 @@ func (c *caseFigures) add(server string, q quantity, value float64) {
 
 func (c *caseFigures) median(server string, q quantity) float64 { return median(c.Servers[server][q]) }
 
-// ratio returns the median of the ratios of each round.
+// ratio returns the median of the rounds' ratios.
 func (c *caseFigures) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
 // together returns one ratio for all rounds together: the ratio of the CPU times, or of the numbers of checks. This ratio
-// includes costs that occur in few rounds, such as garbage collections. The median hides such costs. The result ok is false for
-// latencies.
+// includes costs that occur in few rounds, such as garbage collections. The median hides such costs. The result ok is false
+// for all other quantities, such as latencies.
 func (c *caseFigures) together(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
 		checks := c.Servers[server][checkRate] // proportional to the checks of each round, because all rounds have the same length
@@ -162,7 +162,7 @@ func describe(f figure) string {
 	return b.String()
 }
 
-func (w *world) newFigure(t *testing.T, row string) figure {
+func (w *setup) newFigure(t *testing.T, row string) figure {
 	t.Helper()
 	name, load, err := machine.Describe()
 	if err != nil {
@@ -185,8 +185,8 @@ func (w *world) newFigure(t *testing.T, row string) figure {
 	return f
 }
 
-// commit returns the commit of the binary, with + if the tree had changes. If the binary does not contain its commit, commit
-// returns that of this tree.
+// commit returns the commit of the binary, with + if the tree had changes. If the binary does not contain its commit,
+// commit returns the commit of this tree.
 func commit(t *testing.T, binary string) string {
 	t.Helper()
 	info, err := buildinfo.ReadFile(binary)

@@ -24,8 +24,8 @@ const cacheForAll = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
 
 // flatRoutes measures tables of 20 to 3,000 routes, each with every form of row. For every table, the checks use 2,000 pairs of a
 // token and a route.
-func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
-	var sides []*compared
+func flatRoutes(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
+	var sides []*comparedServer
 	for _, n := range []int{20, 300, 3000} {
 		dir, endpoints := generatePolicies(t, n)
 		s := w.keywicket(t, "KEYWICKET_POLICIES_DIR="+dir)
@@ -35,16 +35,16 @@ func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 			p.Forms = append(p.Forms, w.formFor(t, e))
 		}
 		for i := range rotation {
-			p.Entries = append(p.Entries, planEntry{variedTokens + int64((i*8|writeScopes)%sets), i * 7 % n})
+			p.Entries = append(p.Entries, planEntry{variedTokens + int64((i*8|neededScopes)%sets), i * 7 % n})
 		}
 		w.warm(ctx, t, s, p, 200)
-		sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
+		sides = append(sides, &comparedServer{server: s, want: 200, plan: p.Name})
 	}
 	return compareSizes(ctx, t, w, sides, load{})
 }
 
 // compareSizes measures the sides in turn. The first side is the base.
-func compareSizes(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []caseFigures) {
+func compareSizes(ctx context.Context, t *testing.T, w *setup, sides []*comparedServer, l load) (cases []caseFigures) {
 	t.Helper()
 	for _, n := range callers {
 		l.Callers = n
@@ -55,8 +55,8 @@ func compareSizes(ctx context.Context, t *testing.T, w *world, sides []*compared
 	return cases
 }
 
-// writeScopes has a bit for each scope that the routes of generated tables need in addition to issues:read.
-const writeScopes = 0b111 // issues:write, projects:read, projects:write
+// neededScopes has a bit for each scope that the routes of generated tables need in addition to issues:read.
+const neededScopes = 0b111 // issues:write, projects:read, projects:write
 
 // routeForms are the forms of a table's rows. A group of rows contains each form once. %d is the group's number.
 var routeForms = []struct{ row, method, path string }{
@@ -111,8 +111,8 @@ func generatePolicies(t *testing.T, routes int) (dir string, endpoints []endpoin
 	return dir, endpoints
 }
 
-// formFor returns a check that Envoy sent, changed to another endpoint.
-func (w *world) formFor(t *testing.T, e endpoint) form {
+// formFor returns a check for the endpoint: a check that Envoy sent, with another method and path.
+func (w *setup) formFor(t *testing.T, e endpoint) form {
 	t.Helper()
 	var check authv3.CheckRequest
 	if err := proto.Unmarshal(w.forms[0].Text, &check); err != nil {
@@ -133,13 +133,13 @@ func (w *world) formFor(t *testing.T, e endpoint) form {
 
 // flatStored measures databases with 1,000 to 1,000,000 tokens. It uses 1,000 warm tokens of each database, and then up to
 // 2,000 tokens without a cache, so that each check runs a query.
-func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func flatStored(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	const tokensUsed = 1000
 	for _, c := range []struct {
 		name, setting string
 		warm          bool
 	}{{"warm", cacheForAll, true}, {"no cache", "KEYWICKET_CACHE_MAX_BYTES=0", false}} {
-		var sides []*compared
+		var sides []*comparedServer
 		for _, n := range []int{1000, 100_000, 1_000_000} {
 			name := humanize.Comma(int64(n)) + " stored"
 			s := w.keywicket(t, c.setting, "KEYWICKET_DATABASE_URL="+w.database(t, c.name+" "+name, n))
@@ -152,7 +152,7 @@ func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 			if w.client.storePlan(t, p); c.warm {
 				w.warm(ctx, t, s, p, 200)
 			}
-			sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
+			sides = append(sides, &comparedServer{server: s, want: 200, plan: p.Name})
 		}
 		for _, k := range compareSizes(ctx, t, w, sides, load{Details: !c.warm}) {
 			k.Name = c.name + ", " + k.Name
@@ -174,22 +174,22 @@ func evenlySpaced(all []int, n int) (some []int) {
 }
 
 // flatWarm measures 1,000 to 100,000 warm tokens, used in turn.
-func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func flatWarm(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	const stored = 100_000
 	databaseURL := w.database(t, "warm", stored)
-	var sides []*compared
+	var sides []*comparedServer
 	for _, n := range []int{1000, 10_000, 100_000} {
 		s := w.keywicket(t, cacheForAll, "KEYWICKET_DATABASE_URL="+databaseURL)
 		s.name = humanize.Comma(int64(n)) + " warm"
 		p := w.issues(s.name, equalTokens, numbersBelow(n))
 		w.warm(ctx, t, s, p, 200)
-		sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
+		sides = append(sides, &comparedServer{server: s, want: 200, plan: p.Name})
 	}
 	return compareSizes(ctx, t, w, sides, load{})
 }
 
 // flatCallers measures the row "warm" with one to 64 callers, for the plot.
-func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func flatCallers(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)
 	for _, n := range []int{1, 2, 4, 8, 16, 32, 64} {

@@ -42,7 +42,7 @@ import (
 )
 
 var (
-	baseline  = flag.String("baseline", "", "a keywicket binary of another commit, measured in turns with this one")
+	baseline  = flag.String("baseline", "", "keywicket binaries of other commits, separated by spaces, measured in turn with this one")
 	rate      = flag.Int("flood", 2000, "unknown tokens a second")
 	latency   = flag.Duration("latency", 0, "added delay of the database's answers to look-ups")
 	malformed = flag.Bool("malformed", false, "flood with malformed tokens, which are refused without a look-up")
@@ -104,7 +104,7 @@ type side struct {
 	quiet, flooded measured
 }
 
-// measured holds the results of all windows of one kind.
+// measured contains the results of all windows of one kind.
 type measured struct {
 	cached, uncached, unknown latencies
 	wrong                     map[string]int // unexpected outcomes, by the kind of token
@@ -196,7 +196,7 @@ func (s *side) measure(flooded bool) {
 		for outcome, n := range s.flood.end() {
 			into.wrong["flood: "+outcome] += n
 		}
-		time.Sleep(200 * time.Millisecond) // until the flood has drained
+		time.Sleep(200 * time.Millisecond) // until all checks of the flood have ended
 	}
 }
 
@@ -246,7 +246,7 @@ func sendCheck(client authv3.AuthorizationClient, key authz.Secret) (took time.D
 	return took, fmt.Sprint(int32(answer.GetDeniedResponse().GetStatus().GetCode())), ""
 }
 
-// paced starts perSecond calls a second, without waiting for earlier calls. At the end it waits for all of them.
+// paced starts perSecond calls a second, without waiting for earlier calls. At the end it waits for all calls.
 func paced(perSecond int, length time.Duration, f func()) {
 	var calls sync.WaitGroup
 	defer calls.Wait()

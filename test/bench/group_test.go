@@ -40,7 +40,7 @@ func newGroup(t *testing.T, cores float64) *group {
 	return nil
 }
 
-// make creates a group. It is removed when the test is over and the group's processes have exited.
+// make creates a group. After the test, the group is removed when its processes have exited.
 func (g *group) make(t testing.TB) (dir string, err error) {
 	t.Helper()
 	g.count++

@@ -24,7 +24,7 @@ import (
 // These tests check the harness itself.
 
 // A generated check differs from the check that Envoy sent only in the token and the ID.
-func TestBenchmarkChecksEqualThoseOfEnvoy(t *testing.T) {
+func TestGeneratedChecksEqualEnvoysChecks(t *testing.T) {
 	f := capture(t, []endpoint{{"GET", "/api/issues/{id}"}}, false)[0]
 	read := func(text []byte) *authv3.AttributeContext_HttpRequest {
 		var check authv3.CheckRequest
@@ -42,17 +42,17 @@ func TestBenchmarkChecksEqualThoseOfEnvoy(t *testing.T) {
 	}
 	paths := make(map[string]bool)
 	for n := range int64(3) {
-		endpoints := read(f.fill(nil, []byte(key(n))))
-		if got := string(endpoints.GetHeaderMap().GetHeaders()[0].GetRawValue()); got != "Bearer "+key(n) {
+		generated := read(f.fill(nil, []byte(key(n))))
+		if got := string(generated.GetHeaderMap().GetHeaders()[0].GetRawValue()); got != "Bearer "+key(n) {
 			t.Errorf("the credential is %q", got)
 		}
-		paths[endpoints.GetPath()] = true
-		if len(endpoints.GetPath()) != len("/api/issues/")+len(idPlaceholder) || strings.Count(endpoints.GetPath(), "-") != 4 {
-			t.Errorf("the path is %q", endpoints.GetPath())
+		paths[generated.GetPath()] = true
+		if len(generated.GetPath()) != len("/api/issues/")+len(idPlaceholder) || strings.Count(generated.GetPath(), "-") != 4 {
+			t.Errorf("the path is %q", generated.GetPath())
 		}
-		endpoints.Path, endpoints.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
-		if !proto.Equal(endpoints, sent) {
-			t.Errorf("the check differs in more than the token and the id: %v", endpoints)
+		generated.Path, generated.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
+		if !proto.Equal(generated, sent) {
+			t.Errorf("the check differs in more than the token and the id: %v", generated)
 		}
 	}
 	if len(paths) != 3 {
@@ -108,7 +108,7 @@ func TestAnswersFromEnvoyAreRead(t *testing.T) {
 
 // The client and the no-op server run as in a measurement, with a closed loop and with an open loop.
 func TestLoad(t *testing.T) {
-	w := &world{}
+	w := &setup{}
 	w.client = startClient(t)
 	s := w.noop(t, "", "")
 	text, err := proto.Marshal(&authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: map[string]string{"t": tokenPlaceholder}}})

@@ -47,7 +47,7 @@ type planEntry struct {
 type load struct {
 	Plan    string
 	Address string // host:port or unix:///path
-	// HTTP sends the forms to Envoy, as HTTP/1.1. Otherwise they are gRPC checks.
+	// If HTTP is set, the forms are HTTP/1.1 requests to Envoy. Otherwise the forms are gRPC checks.
 	HTTP bool
 	// Callers is the number of concurrent callers. Each has one check under way. gRPC callers share one connection, as the requests of
 	// one Envoy worker do. HTTP callers have a connection each.
@@ -55,7 +55,8 @@ type load struct {
 	// For is how long new checks are started. Checks is the maximum number of checks; 0: no limit.
 	For    time.Duration
 	Checks int
-	// From is the start position in the plan. After its end the plan starts again.
+	// From is the position in the plan at which the load starts. After the last entry of the plan, the load continues with
+	// the first entry.
 	From int
 	// Want is the status that every answer must have.
 	Want int
@@ -71,7 +72,7 @@ type result struct {
 	Checks  int
 	Seconds float64
 	CPU     time.Duration  // CPU time of the client
-	Wrong   map[string]int // answers other than Want
+	Wrong   map[string]int // status → number of answers, for each status other than Want
 	Error   string
 
 	// The next fields are set only with Details.
@@ -217,7 +218,8 @@ func (m *loadRunner) exchanges(l load) (all []exchange, err error) {
 	if conn == nil {
 		conn, err = grpc.NewClient(l.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(asBytes{})),
-			// The windows have a fixed size, as Envoy's do. Otherwise grpc-go measures the connection with pings.
+			// The windows have a fixed size, as in Envoy. Without these options, grpc-go would measure the connection with
+			// pings.
 			grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<20))
 		if err != nil {
 			return nil, err
@@ -392,7 +394,8 @@ func (c *caller) run(next func() (n int, due time.Time, ok bool)) error {
 // answerTimeout is the time limit of an answer. It is longer than Envoy's own limit of 0.5 s, because the machine may be busy.
 const answerTimeout = 5 * time.Second
 
-// statusOf returns the status that a client of Envoy would get: 200, or the status of the denial. It decodes only these fields.
+// statusOf returns the status that a client of Envoy would get: 200, or the status of the denial. It decodes only the
+// necessary fields.
 func statusOf(answer []byte) (status int, err error) {
 	const (
 		statusField, deniedField = 1, 2 // field numbers in a CheckResponse
@@ -440,7 +443,7 @@ func field(message []byte, number protowire.Number) (value []byte, ok bool, err 
 	return nil, false, nil
 }
 
-// number returns the number in a field; 0 if it is absent.
+// number returns the number in a field, or 0 if the field is absent.
 func number(message []byte, number protowire.Number) (int, error) {
 	for len(message) > 0 {
 		at, kind, n := protowire.ConsumeTag(message)

@@ -27,7 +27,7 @@ var (
 type row struct {
 	name    string
 	long    bool // the row takes minutes
-	measure func(ctx context.Context, t *testing.T, w *world) []caseFigures
+	measure func(ctx context.Context, t *testing.T, w *setup) []caseFigures
 }
 
 var allRows = []row{
@@ -73,7 +73,7 @@ func TestMeasure(t *testing.T) {
 		defer cancel()
 	}
 	chosen := choose(t, *rows)
-	w := newWorld(t, *keywicket)
+	w := newSetup(t, *keywicket)
 	defer context.AfterFunc(ctx, w.client.stop)() // the client may be in the middle of a long load
 	for _, r := range chosen {
 		t.Run(r.name, func(t *testing.T) {
@@ -112,7 +112,7 @@ func fewerRounds() int { return max(1, *rounds/4) }
 
 // control compares the no-op server with a second one. It shows the error of the measurement: the reported difference of two equal
 // servers.
-func control(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func control(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	one, other := w.noop(t, "", ""), w.noop(t, "", "")
 	one.name = "no-op, again"
 	w.client.storePlan(t, w.issues("warm", variedTokens, smallSets(rotation)))
@@ -123,7 +123,7 @@ func control(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) 
 }
 
 // warm measures checks of cached tokens, each for a random issue.
-func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func warm(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("warm", variedTokens, smallSets(rotation))
 	w.warm(ctx, t, sides[0].server, p, 200)
@@ -133,9 +133,9 @@ func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	return cases
 }
 
-// headers measures the row "warm" with every request header in the check. Envoy sends all of them if allowed_headers is not
+// headers measures the row "warm" with every request header in the check. Envoy sends all headers if allowed_headers is not
 // set.
-func headers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func headers(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("headers", variedTokens, smallSets(rotation))
 	p.Forms = capture(t, w.endpoints, true)
@@ -148,33 +148,33 @@ func headers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) 
 }
 
 // denial measures a 401 for a token that is cached as unknown, and a 403 for a token without the scope.
-func denial(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func denial(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	sets := smallSets(rotation + 1)[1:]
 	for _, c := range []struct {
-		name  string
-		from  int64
-		want  int
-		named string
+		name     string
+		from     int64
+		want     int
+		caseName string
 	}{
 		{"unknown", unknownTokens, 401, "401 unknown"}, {"missing", unscopedTokens, 403, "403 missing_scope"},
 	} {
 		w.warm(ctx, t, sides[0].server, w.issues(c.name, c.from, sets), c.want)
 		for _, n := range callers {
 			sides[0].want = c.want
-			cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%s, %d callers", c.named, n), sides, *rounds, load{Plan: c.name, Callers: n}))
+			cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%s, %d callers", c.caseName, n), sides, *rounds, load{Plan: c.name, Callers: n}))
 		}
 	}
 	return cases
 }
 
 // first measures the first decision of a token on a route.
-func first(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func first(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	return w.firstDecisions(ctx, t)
 }
 
 // evaluated measures the row "first" with a rule that prevents tokens from sharing decisions. So OPA evaluates each decision.
-func evaluated(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func evaluated(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
 		t.Fatal(err)
@@ -189,14 +189,14 @@ deny contains {"code": "FORBIDDEN", "reason": "missing_scope"} if count(input.pr
 	return w.firstDecisions(ctx, t, "KEYWICKET_POLICIES_DIR="+dir)
 }
 
-// firstDecisions measures first decisions. Before such a decision, the token has been cached by a check of another route, and
-// another token has used the route. No two tokens have the same scopes. When no pair of token and route is left, it restarts
-// the sidecar.
-func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []caseFigures) {
+// firstDecisions measures the first decision for each pair of a token and a route. Before this decision, a check of another
+// route has cached the token, and another token has used the route. No two tokens have the same scopes. When no unused pair
+// is left, firstDecisions restarts the sidecar.
+func (w *setup) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []caseFigures) {
 	t.Helper()
 	const warmRoute = 0 // GET /api/issues
 	byScopes := smallSets(sets)
-	slices.Reverse(byScopes) // tokens with the most scopes may use the most routes
+	slices.Reverse(byScopes) // tokens with many scopes come first, because they may use many routes
 	pairs := plan{Name: "first", Forms: w.forms}
 	routesOnce := plan{Name: "routes", Forms: w.forms}
 	warmTokens := plan{Name: "known", Forms: w.forms}
@@ -209,7 +209,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 			}
 		}
 	}
-	// Neither a route nor a token occurs twice in a row.
+	// Two consecutive pairs have different routes and different tokens.
 	for shift := range len(w.endpoints) {
 		for n, set := range byScopes[len(w.endpoints):] {
 			if route := (n + shift) % len(w.endpoints); route != warmRoute && w.mayUse(set, route) {
@@ -221,7 +221,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	w.client.storePlan(t, routesOnce)
 	noopServer := w.noop(t, "", "")
 	w.client.run(t, load{Plan: "first", Address: noopServer.address, Callers: 1, Checks: 500, Want: 200})
-	var sides []*compared
+	var sides []*comparedServer
 	restart := func() {
 		if sides != nil {
 			if err := sides[0].Stop(10 * time.Second); err != nil {
@@ -253,7 +253,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 }
 
 // unixSocket measures the row "warm" over a Unix socket.
-func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+func unixSocket(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	dir := t.TempDir()
 	sides := pairOf(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)
@@ -264,8 +264,8 @@ func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 }
 
 // halfCore measures the row "warm" with each server limited to half of a processor. The latencies include whole periods in
-// which the server may not run.
-func halfCore(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
+// which the limit stops the server.
+func halfCore(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	w.cgroup = newGroup(t, 0.5)
 	defer func() { w.cgroup = nil }()
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))

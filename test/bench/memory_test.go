@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-var growth = flag.Duration("growth", 5*time.Minute, "duration of the row growth")
+var growth = flag.Duration("growth", 5*time.Minute, `duration of the row "growth"`)
 
 // resident returns the process's resident memory (RSS) in MiB.
 func (s *server) resident(t *testing.T) float64 {
@@ -76,7 +76,7 @@ func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, leng
 }
 
 // idleMemory measures the memory of an idle sidecar.
-func idleMemory(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func idleMemory(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	sidecar := w.keywicket(t)
 	c := newCase("at rest")
 	sidecar.settings(t, &c)
@@ -84,10 +84,10 @@ func idleMemory(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	return []caseFigures{c}
 }
 
-// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit. Otherwise
-// cache.max_bytes is the size of the tokens plus a quarter: an eighth of the cache is reserved for denials, and the rest is a
-// margin.
-func memory(ctx context.Context, t *testing.T, w *world) []caseFigures {
+// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit.
+// Otherwise cache.max_bytes is 1.25 times the size of the tokens, because an eighth of the cache is reserved for denials.
+// This also leaves a small margin.
+func memory(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	const stored = 100_000
 	databaseURL := "KEYWICKET_DATABASE_URL=" + w.database(t, "memory", stored)
 	p := w.issues("many", equalTokens, numbersBelow(stored))
@@ -118,7 +118,7 @@ const cacheBytes = `keywicket_cache_bytes{answers="good"}`
 
 // memoryGrowth measures the memory over minutes at 70 % of the sidecar's maximum rate. Tokens are looked up again when they reach
 // their maximum age, as in a default configuration.
-func memoryGrowth(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func memoryGrowth(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	sidecar := w.keywicket(t, "KEYWICKET_CACHE_MAX_AGE=60s")
 	w.warm(ctx, t, sidecar, w.issues("warm", variedTokens, smallSets(rotation)), 200)
 	l := load{Plan: "warm", Address: sidecar.address, Callers: 16, For: 3 * time.Second, Want: 200}
@@ -135,7 +135,7 @@ func memoryGrowth(ctx context.Context, t *testing.T, w *world) []caseFigures {
 }
 
 // startTime measures the time from the start of the process until it is ready.
-func startTime(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func startTime(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	c := newCase("built-in policies")
 	for range max(1, *rounds/2) {
 		if ctx.Err() != nil {

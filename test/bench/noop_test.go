@@ -24,8 +24,8 @@ const (
 	answerVariable = "KEYWICKET_BENCH_ANSWER"
 )
 
-// noop returns the same answer to every check. It shows the cost of gRPC without a decision: stock grpc-go, the generated
-// types, and no options.
+// noop returns the same answer to every check. It shows the cost of gRPC without a decision: unmodified grpc-go, the
+// generated types, and no options.
 type noop struct {
 	authv3.UnimplementedAuthorizationServer
 	answer *authv3.CheckResponse

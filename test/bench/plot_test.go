@@ -14,7 +14,7 @@ import (
 type plot struct {
 	file           string
 	Title          string
-	across, up     string // labels of the axes
+	xLabel, yLabel string // labels of the axes
 	linearX        bool
 	linearY        bool
 	marksX, marksY []float64 // values on the axes; the first and the last are the ends
@@ -39,7 +39,7 @@ const (
 // The frame, in pixels.
 const (
 	left, right, top, bottom = 80.0, 560.0, 40.0, 340.0
-	wide, high               = 780, 400
+	width, height            = 780, 400
 )
 
 func (p plot) x(v float64) float64 { return scale(v, p.marksX, p.linearX, left, right) }
@@ -56,9 +56,9 @@ func scale(v float64, marks []float64, linear bool, from, to float64) float64 {
 func (p plot) draw() string {
 	var b strings.Builder
 	put := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	put(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`, wide, high)
+	put(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`, width, height)
 	put(`<title>%s</title>`, p.Title)
-	put(`<rect width="%d" height="%d" fill="white"/>`, wide, high)
+	put(`<rect width="%d" height="%d" fill="white"/>`, width, height)
 	put(`<text x="%.1f" y="22" font-size="14">%s</text>`, left, p.Title)
 	for _, v := range p.marksX {
 		put(`<path d="M%.1f %.1fV%.1f" stroke="#ddd"/><text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`, p.x(v), top, bottom, p.x(v), bottom+18, humanize.Commaf(v))
@@ -66,8 +66,8 @@ func (p plot) draw() string {
 	for _, v := range p.marksY {
 		put(`<path d="M%.1f %.1fH%.1f" stroke="#ddd"/><text x="%.1f" y="%.1f" text-anchor="end">%s</text>`, left, p.y(v), right, left-6, p.y(v)+4, humanize.Commaf(v))
 	}
-	put(`<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`, (left+right)/2, bottom+42, p.across)
-	put(`<text transform="translate(22 %.1f) rotate(-90)" text-anchor="middle">%s</text>`, (top+bottom)/2, p.up)
+	put(`<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`, (left+right)/2, bottom+42, p.xLabel)
+	put(`<text transform="translate(22 %.1f) rotate(-90)" text-anchor="middle">%s</text>`, (top+bottom)/2, p.yLabel)
 	for i, l := range p.lines {
 		dash := "none"
 		if l.dashed {
@@ -102,18 +102,18 @@ func plots(all []figure) (drawn []plot) {
 // latencyPlot shows the latency over the rate, through Envoy.
 func latencyPlot(all []figure) plot {
 	p := plot{
-		file: "latency.svg", Title: "Latency through Envoy, open loop", across: "requests/s", up: "µs, from the due time of a request",
+		file: "latency.svg", Title: "Latency through Envoy, open loop", xLabel: "requests/s", yLabel: "µs, from the planned start of a request",
 		linearX: true,
 	}
 	f, ok := find(all, "rates")
 	if !ok {
 		return p
 	}
-	for _, s := range []struct{ server, name, color string }{{"keywicket", "keywicket", orange}, {"no-op", "the same answer", blue}, {noFilter, noFilter, grey}} {
+	for _, s := range []struct{ server, name, color string }{{"keywicket", "keywicket", orange}, {"no-op", "no-op, same response", blue}, {noFilter, noFilter, grey}} {
 		for _, q := range []quantity{p99, p50} {
 			l := line{name: s.name + ", " + strings.TrimSuffix(string(q), " µs"), color: s.color, dashed: q == p50}
 			for _, c := range f.Cases {
-				l.points = append(l.points, [2]float64{leading(c.Name), c.median(s.server, q)})
+				l.points = append(l.points, [2]float64{leadingNumber(c.Name), c.median(s.server, q)})
 			}
 			p.lines = append(p.lines, l)
 		}
@@ -124,7 +124,7 @@ func latencyPlot(all []figure) plot {
 
 // callersPlot shows the CPU of a warm check over the number of callers.
 func callersPlot(all []figure) plot {
-	p := plot{file: "callers.svg", Title: "CPU of a warm check", across: "callers", up: "µs", linearY: true}
+	p := plot{file: "callers.svg", Title: "CPU of a warm check", xLabel: "callers", yLabel: "µs", linearY: true}
 	f, ok := find(all, "callers")
 	if !ok {
 		return p
@@ -132,7 +132,7 @@ func callersPlot(all []figure) plot {
 	for _, s := range []struct{ server, color string }{{"keywicket", orange}, {"no-op", blue}} {
 		l := line{name: s.server, color: s.color}
 		for _, c := range f.Cases {
-			l.points = append(l.points, [2]float64{leading(c.Name), c.median(s.server, cpu)})
+			l.points = append(l.points, [2]float64{leadingNumber(c.Name), c.median(s.server, cpu)})
 		}
 		p.lines = append(p.lines, l)
 	}
@@ -146,10 +146,10 @@ func callersPlot(all []figure) plot {
 // flatPlot shows the CPU of a check as a ratio to the CPU with the fewest routes or tokens.
 func flatPlot(all []figure) plot {
 	p := plot{
-		file: "flat.svg", Title: "CPU of a check, as a ratio to the smallest size", across: "routes or tokens", up: "ratio",
+		file: "flat.svg", Title: "CPU of a check ÷ CPU of a check with the fewest routes or tokens", xLabel: "routes or tokens", yLabel: "ratio",
 		linearY: true, marksX: []float64{10, 100, 1000, 10_000, 100_000, 1_000_000}, marksY: []float64{0, .2, .4, .6, .8, 1, 1.2, 1.4},
 	}
-	for _, s := range []struct{ row, caseFigures, name, color string }{
+	for _, s := range []struct{ row, caseName, name, color string }{
 		{"routes", "16 callers", "routes", orange},
 		{"tokens", "16 callers", "warm tokens", blue},
 		{"stored", "no cache, 16 callers", "stored tokens, no cache", green},
@@ -159,7 +159,7 @@ func flatPlot(all []figure) plot {
 			continue
 		}
 		for _, c := range f.Cases {
-			if c.Name != s.caseFigures {
+			if c.Name != s.caseName {
 				continue
 			}
 			l := line{name: s.name, color: s.color}
@@ -168,7 +168,7 @@ func flatPlot(all []figure) plot {
 				if server != c.Base {
 					ratio = c.ratio(server, cpu)
 				}
-				l.points = append(l.points, [2]float64{leading(server), ratio})
+				l.points = append(l.points, [2]float64{leadingNumber(server), ratio})
 			}
 			p.lines = append(p.lines, l)
 		}
@@ -182,8 +182,8 @@ func flatPlot(all []figure) plot {
 	return p
 }
 
-// leading returns the number at the start of a name.
-func leading(name string) float64 {
+// leadingNumber returns the number at the start of a name.
+func leadingNumber(name string) float64 {
 	number, _, _ := strings.Cut(strings.ReplaceAll(name, ",", ""), " ")
 	v, err := strconv.ParseFloat(number, 64)
 	if err != nil {
@@ -201,8 +201,8 @@ func largestValue(lines []line, axis int) (v float64) {
 	return v
 }
 
-// marks returns round numbers for an axis, up to a number above its largest value. They start at 0, or on a logarithmic
-// scale below the smallest value.
+// marks returns round numbers for an axis. The last number is not less than the largest value. On a linear scale, the first
+// number is 0. On a logarithmic scale, the first number is not greater than the smallest value.
 func marks(lines []line, axis int, linear bool) (all []float64) {
 	highest := largestValue(lines, axis)
 	if linear {

@@ -59,14 +59,14 @@ func (f *form) fill(buffer, token []byte) []byte {
 }
 
 func newForm(text []byte) (form, error) {
-	f := form{Text: text, Tokens: places(text, tokenPlaceholder), IDs: places(text, idPlaceholder)}
+	f := form{Text: text, Tokens: positions(text, tokenPlaceholder), IDs: positions(text, idPlaceholder)}
 	if len(f.Tokens) == 0 {
 		return f, errors.New("Envoy has sent no credential")
 	}
 	return f, nil
 }
 
-func places(text []byte, pattern string) (all []int) {
+func positions(text []byte, pattern string) (all []int) {
 	for from := 0; ; {
 		i := bytes.Index(text[from:], []byte(pattern))
 		if i < 0 {

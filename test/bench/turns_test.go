@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// compared is one of the servers that take turns.
-type compared struct {
+// comparedServer is a server that the benchmark compares with other servers, in turn.
+type comparedServer struct {
 	*server
 	want  int     // the status of its answers
 	envoy *server // the Envoy in front of it; nil: checks go to the server directly
 	plan  string  // plan of this server; empty: the load's plan
-	next  int     // position in the plan, which continues from turn to turn
+	next  int     // position in the plan at which the next turn starts
 }
 
 // pairOf returns two servers that take turns; the second one is the base of the comparison.
-func pairOf(one, other *server) []*compared {
-	return []*compared{{server: one, want: 200}, {server: other, want: 200}}
+func pairOf(one, other *server) []*comparedServer {
+	return []*comparedServer{{server: one, want: 200}, {server: other, want: 200}}
 }
 
 // loadFor returns the load for this server.
-func (s *compared) loadFor(l load) load {
+func (s *comparedServer) loadFor(l load) load {
 	l.Address, l.Want = s.address, s.want
 	l.Plan, l.From = cmp.Or(s.plan, l.Plan), s.next
 	if s.envoy != nil {
@@ -33,11 +33,11 @@ func (s *compared) loadFor(l load) load {
 }
 
 // inTurns runs the load on each side in turn, so that other activity of the machine affects all sides.
-func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []*compared, rounds int, l load) caseFigures {
+func (w *setup) inTurns(ctx context.Context, t *testing.T, name string, sides []*comparedServer, rounds int, l load) caseFigures {
 	t.Helper()
 	c := newCase(name)
 	c.Base = sides[min(1, len(sides)-1)].name
-	for _, s := range sides { // connect first, so that no turn includes it
+	for _, s := range sides { // so that no turn includes the time to connect
 		l := s.loadFor(l)
 		l.Checks, l.Rate, l.For = 500, 0, 0
 		w.client.run(t, l)
@@ -50,7 +50,7 @@ func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []
 
 // round runs one turn of each side. The side that starts changes with each round. It returns how many checks the first side has
 // answered.
-func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round int, sides []*compared, l load) (checks int) {
+func (w *setup) round(ctx context.Context, t *testing.T, c *caseFigures, round int, sides []*comparedServer, l load) (checks int) {
 	t.Helper()
 	l.For = cmp.Or(l.For, *turn)
 	for i := range sides {
@@ -87,7 +87,7 @@ func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1
 
 // issues returns a plan of GET /api/issues/{id} with one token for each set of scopes. The number of a token is the sum of
 // `from` and the set.
-func (w *world) issues(name string, from int64, sets []int) plan {
+func (w *setup) issues(name string, from int64, sets []int) plan {
 	p := plan{Name: name, Forms: w.forms}
 	route := w.route("GET", "/api/issues/{id}")
 	for _, set := range sets {
@@ -96,7 +96,7 @@ func (w *world) issues(name string, from int64, sets []int) plan {
 	return p
 }
 
-func (w *world) route(method, path string) int {
+func (w *setup) route(method, path string) int {
 	for i, e := range w.endpoints {
 		if e == (endpoint{method, path}) {
 			return i
@@ -106,7 +106,7 @@ func (w *world) route(method, path string) int {
 }
 
 // mayUse reports whether a token with issues:read and the set of scopes may use the endpoint.
-func (w *world) mayUse(set, endpoint int) bool {
+func (w *setup) mayUse(set, endpoint int) bool {
 	scopes := append(scopesOf(set), "issues:read")
 	for _, needed := range w.needs[endpoint] {
 		if !slices.Contains(scopes, needed) {

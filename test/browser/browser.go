@@ -21,16 +21,16 @@ import (
 // stepTimeout is the time limit of a step. It is long because CI is slow, and short compared with a test's own limit.
 const stepTimeout = 30 * time.Second
 
-var errNone = errors.New(`no Chromium: run "make .tools/chromium", or set CHROMIUM to its binary`)
+var errNotFound = errors.New(`no Chromium: run "make .tools/chromium", or set CHROMIUM to its binary`)
 
-// Find returns the path of Chromium. It is the value of the environment variable CHROMIUM, else chromium, chromium-browser or
-// google-chrome on PATH. Otherwise it is .tools/chromium in the working folder or in a parent of it, up to the folder that
-// contains go.mod.
+// Find returns the path of Chromium. If the environment variable CHROMIUM is set, Find uses its value. Otherwise Find
+// searches PATH for chromium, chromium-browser and google-chrome. Then it searches the working folder and its parents, up
+// to the folder that contains go.mod, for .tools/chromium.
 func Find() (string, error) {
 	if path := os.Getenv("CHROMIUM"); path != "" {
 		found, err := exec.LookPath(path)
 		if err != nil {
-			return "", fmt.Errorf("CHROMIUM=%s cannot be run: %w", path, errNone)
+			return "", fmt.Errorf("CHROMIUM=%s cannot be run: %w", path, errNotFound)
 		}
 		return filepath.Abs(found)
 	}
@@ -42,7 +42,7 @@ func Find() (string, error) {
 	if path, ok := modulefile.Find(".tools/chromium"); ok {
 		return path, nil
 	}
-	return "", errNone
+	return "", errNotFound
 }
 
 // Browser is a running headless Chromium with its own profile. It can reach only this machine. Several goroutines may use
@@ -59,16 +59,16 @@ func Start(ctx context.Context) (*Browser, error) {
 	if err != nil {
 		return nil, err
 	}
-	// chromedp creates and removes the profile, and kills every process that uses it. As root it disables the sandbox, because
-	// Chromium has none for root. It communicates over a pipe, so no port is opened.
+	// chromedp creates and removes the profile, and kills every process that uses it. As root, chromedp disables Chromium's
+	// sandbox, which does not work for root. It communicates over a pipe, so no port is opened.
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(binary),
 		// Names under localhost are separate sites, and need no resolver.
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost , EXCLUDE *.localhost"),
-		chromedp.ProxyServer("direct://"), // a proxy of the environment would resolve names itself
+		chromedp.ProxyServer("direct://"), // a proxy from the environment variables would resolve names itself
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-gpu", true),
-		// Otherwise a frame of another site would be a separate target, not a part of its page.
+		// Without these flags, a frame of another site would be a separate DevTools target, not a part of its page.
 		chromedp.Flag("disable-site-isolation-trials", true),
 		chromedp.Flag("disable-features", "Translate,BlinkGenPropertyTrees,IsolateOrigins,site-per-process"),
 	)
@@ -76,9 +76,9 @@ func Start(ctx context.Context) (*Browser, error) {
 	quiet := func(string, ...any) {} // drops messages about events that chromedp does not know; failures are returned as errors
 	browser, _ := chromedp.NewContext(allocator, chromedp.WithLogf(quiet), chromedp.WithErrorf(quiet))
 	// The browser exits when the context of its first step is done. Therefore, the context of the first step has no deadline.
-	ctx, started := context.WithTimeout(ctx, stepTimeout)
-	defer started()
-	late := context.AfterFunc(ctx, cancel)
+	ctx, cancelStart := context.WithTimeout(ctx, stepTimeout)
+	defer cancelStart()
+	disarm := context.AfterFunc(ctx, cancel)
 	if err := chromedp.Do(browser); err != nil {
 		cancel()
 		if ctx.Err() != nil {
@@ -86,7 +86,7 @@ func Start(ctx context.Context) (*Browser, error) {
 		}
 		return nil, fmt.Errorf("start %s: %w", binary, err)
 	}
-	late()
+	disarm()
 	return &Browser{ctx: browser, cancel: cancel}, nil
 }
 

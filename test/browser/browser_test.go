@@ -89,16 +89,16 @@ func TestBrowser(t *testing.T) {
 	// The browser must not reach these servers, although they are reachable: another address of this machine, and a proxy.
 	var reached atomic.Int64
 	count := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) })
-	elsewhere, proxy := httptest.NewUnstartedServer(count), httptest.NewServer(count)
+	otherAddress, proxy := httptest.NewUnstartedServer(count), httptest.NewServer(count)
 	t.Cleanup(proxy.Close)
 	t.Setenv("http_proxy", proxy.URL)
-	_ = elsewhere.Listener.Close()
+	_ = otherAddress.Listener.Close()
 	var err error
-	if elsewhere.Listener, err = net.Listen("tcp", "127.0.0.2:0"); err != nil {
+	if otherAddress.Listener, err = net.Listen("tcp", "127.0.0.2:0"); err != nil {
 		t.Fatal(err)
 	}
-	elsewhere.Start()
-	t.Cleanup(elsewhere.Close)
+	otherAddress.Start()
+	t.Cleanup(otherAddress.Close)
 
 	site, b := serve(t), start(t)
 
@@ -198,7 +198,7 @@ func TestBrowser(t *testing.T) {
 		}
 	})
 
-	t.Run("pages share no cookies, tabs of one page do", func(t *testing.T) {
+	t.Run("pages have separate cookies, and tabs of one page share them", func(t *testing.T) {
 		p := b.Page(t)
 		p.SetCookie("session", "mine", site.URL)
 		for page, want := range map[*browser.Page]string{p: "[session=mine]", p.Tab(): "[session=mine]", b.Page(t): "[]"} {
@@ -211,7 +211,7 @@ func TestBrowser(t *testing.T) {
 
 	t.Run("the browser reaches only 127.0.0.1", func(t *testing.T) {
 		p := b.Page(t)
-		for _, url := range []string{elsewhere.URL + "/", "http://keywicket.invalid/"} {
+		for _, url := range []string{otherAddress.URL + "/", "http://keywicket.invalid/"} {
 			p.Visit(site.URL + "/framing?url=" + url)
 			if got, want := p.Frames(), []browser.Frame{{URL: url, Refused: true}}; !slices.Equal(got, want) {
 				t.Errorf("got %+v, want %+v", got, want)
@@ -244,7 +244,7 @@ func TestBrowser(t *testing.T) {
 	})
 }
 
-func TestMissingPartsAreNamed(t *testing.T) {
+func TestErrorExplainsHowToInstallChromium(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("PATH", "")
 	for _, set := range []string{"", "/nonexistent/chromium"} {

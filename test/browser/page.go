@@ -41,8 +41,8 @@ func open(t testing.TB, parent context.Context, options ...chromedp.ContextOptio
 	ctx, cancel := chromedp.NewContext(parent, options...)
 	t.Cleanup(cancel)
 	// The tab is closed when the context of its first step is done. Therefore, the context of the first step has no deadline.
-	late := time.AfterFunc(stepTimeout, cancel)
-	defer late.Stop()
+	timer := time.AfterFunc(stepTimeout, cancel)
+	defer timer.Stop()
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("open a tab: %v", err)
 	}
@@ -99,19 +99,20 @@ func (p *Page) SetCookie(name, value, url string) {
 	call(p, network.SetCookie, network.SetCookieParams{Name: name, Value: value, URL: url})
 }
 
-// Visit opens the URL, waits until the page and its frames are loaded, and returns the last response's status.
+// Visit opens the URL, follows redirects, waits until the page and its frames are loaded, and returns the status of the
+// last response.
 func (p *Page) Visit(url string) int {
 	p.t.Helper()
 	return status(do(p, "visit "+url, chromedp.NavigateResponse(url)))
 }
 
-// Follow clicks on the element, waits until the next page is loaded, and returns the last response's status.
+// Follow clicks on the element, waits until the next page is loaded, and returns the status of the last response.
 func (p *Page) Follow(selector string) int {
 	p.t.Helper()
 	return p.load("follow "+selector, chromedp.Click(chromedp.CSS(selector)))
 }
 
-// Enter presses Enter, waits until the next page is loaded, and returns the last response's status.
+// Enter presses Enter, waits until the next page is loaded, and returns the status of the last response.
 func (p *Page) Enter() int {
 	p.t.Helper()
 	return p.load("press Enter", chromedp.KeyEvent("\r"))
@@ -174,7 +175,7 @@ func (p *Page) Press(keys string) {
 	do(p, "press keys", chromedp.KeyEvent(keys))
 }
 
-// Focused returns the element with the keyboard focus: its id as #id, else its tag name.
+// Focused returns the element with the keyboard focus, as #id. If the element has no id, Focused returns its tag name.
 func (p *Page) Focused() string {
 	p.t.Helper()
 	var name string
@@ -205,7 +206,7 @@ func (p *Page) Await(condition string) {
 		select {
 		case <-ctx.Done():
 			p.fail("wait for "+condition, errors.Join(ctx.Err(), err))
-		case <-time.After(20 * time.Millisecond): // an error may be due to a page that was just replaced
+		case <-time.After(20 * time.Millisecond): // Run may return an error because the page was just replaced
 		}
 	}
 }

@@ -23,10 +23,10 @@ import (
 
 var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
 
-var expected = regexp.MustCompile(`\s+# → (.*)$`)
+var expectedOutput = regexp.MustCompile(`\s+# → (.*)$`)
 
-// The test runs every command of the README and of docs/ as written, while a demo runs. The output of a command must match
-// the text after its arrow.
+// The test runs every command of the documents as it is written, while a demo runs. The output of a command must contain
+// the text after "# →".
 func TestDocumentedCommandsWork(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -37,12 +37,12 @@ func TestDocumentedCommandsWork(t *testing.T) {
 	d := harness.StartDemo(t, demo.Config{})
 	dir := commandFolder(t)
 	addresses := strings.NewReplacer("http://127.0.0.1:8000", d.VelaFlows, "http://127.0.0.1:8001", d.Velocity)
-	var shown bytes.Buffer
-	if err := d.Print(&shown); err != nil {
+	var demoOutput bytes.Buffer
+	if err := d.Print(&demoOutput); err != nil {
 		t.Fatal(err)
 	}
 	environ := append(os.Environ(), "KEYWICKET_DATABASE_URL="+d.DatabaseURL(), "PATH="+dir+":"+os.Getenv("PATH"),
-		regexp.MustCompile(`SESSION=\S+`).FindString(shown.String()), "BROWSER="+browserOf(t))
+		regexp.MustCompile(`SESSION=\S+`).FindString(demoOutput.String()), "BROWSER="+browserScript(t))
 	ran := 0
 	for _, document := range documents(t, root) {
 		text, err := os.ReadFile(document)
@@ -53,17 +53,17 @@ func TestDocumentedCommandsWork(t *testing.T) {
 			for _, c := range commandsOf(block[1]) {
 				ran++
 				line := addresses.Replace(c.line)
-				where := dir
+				folder := dir
 				if target, ok := strings.CutPrefix(line, "make "); ok {
-					// Some of make's targets run this test, so the test does not run them. It checks only that each target exists
-					// and is complete.
-					line, where = "make --dry-run "+target, root
+					// Some make targets run this test. So the test runs no make target: --dry-run only checks that the
+					// target exists and is complete.
+					line, folder = "make --dry-run "+target, root
 				}
 				if strings.HasPrefix(line, "go ") {
-					where = root
+					folder = root
 				}
 				command := exec.CommandContext(ctx, "sh", "-c", line)
-				command.Dir, command.Env = where, environ
+				command.Dir, command.Env = folder, environ
 				out, err := command.CombinedOutput()
 				if err != nil || !strings.Contains(string(out), c.want) {
 					t.Errorf("%s: %s\n%v, want %q in\n%s", filepath.Base(document), c.line, err, c.want, out)
@@ -77,8 +77,8 @@ func TestDocumentedCommandsWork(t *testing.T) {
 	t.Logf("%d commands", ran)
 }
 
-// browserOf returns a command that does what a user does in a browser.
-func browserOf(t *testing.T) string {
+// browserScript returns the path of a script that acts as a user with a browser.
+func browserScript(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "browser")
 	script := fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$1\"\n", browserVariable, os.Args[0])
@@ -93,11 +93,11 @@ func browserOf(t *testing.T) string {
 const browserVariable = "KEYWICKET_TEST_BROWSER"
 
 func consent(ctx context.Context, address string) error {
-	back, err := demo.NewUser("ada@example.com").Approve(ctx, address)
+	redirect, err := demo.NewUser("ada@example.com").Approve(ctx, address)
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, back.String(), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, redirect.String(), nil)
 	if err != nil {
 		return err
 	}
@@ -108,8 +108,8 @@ func consent(ctx context.Context, address string) error {
 	return response.Body.Close()
 }
 
-// commandFolder returns a folder with the files that the commands need: bin/keywicket, policies, and a stock opa on the
-// PATH.
+// commandFolder returns a folder with the files that the commands need: bin/keywicket, policies, and the official opa. The
+// folder is on the commands' PATH.
 func commandFolder(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -143,7 +143,7 @@ func commandsOf(block string) []shellCommand {
 	var commands []shellCommand
 	for _, line := range strings.Split(strings.ReplaceAll(block, "\\\n", " "), "\n") {
 		c := shellCommand{line: strings.TrimSpace(line)}
-		if m := expected.FindStringSubmatch(c.line); m != nil {
+		if m := expectedOutput.FindStringSubmatch(c.line); m != nil {
 			c.want = m[1]
 			c.line = strings.TrimSuffix(c.line, m[0])
 		}
@@ -156,7 +156,7 @@ func commandsOf(block string) []shellCommand {
 
 func documents(t *testing.T, root string) []string {
 	t.Helper()
-	all := []string{filepath.Join(root, "README.md")} // the first, because commands of other documents end Ada's sessions
+	all := []string{filepath.Join(root, "README.md")} // README.md is the first, because commands of other documents end Ada's sessions
 	for _, more := range []string{"*.md", "docs/*.md"} {
 		found, err := filepath.Glob(filepath.Join(root, more))
 		if err != nil || len(found) < 4 {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// docs/configuration.md names every key of the defaults.
+// docs/configuration.md explains every key of defaults.yaml.
 func TestEveryKeyIsDocumented(t *testing.T) {
 	defaults, err := os.ReadFile("../../service/config/defaults.yaml")
 	if err != nil {

@@ -17,8 +17,8 @@ var heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
 
 var notInAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 
-// TestDocumentedLinksLeadSomewhere checks the file and the heading of each link.
-func TestDocumentedLinksLeadSomewhere(t *testing.T) {
+// TestTargetsOfLinksExist checks the file and the heading of each link.
+func TestTargetsOfLinksExist(t *testing.T) {
 	for _, document := range documents(t, "../..") {
 		text, err := os.ReadFile(document)
 		if err != nil {
@@ -55,22 +55,22 @@ func anchors(text string) (all []string) {
 	return all
 }
 
-// Every test that a document names exists. README.md cites these documents as proof.
+// Every test that these documents name exists. README.md cites the documents as proof.
 func TestNamedTestsExist(t *testing.T) {
 	var names []string
-	for document, least := range map[string]int{"security.md": 50, "reliability.md": 15, "configuration.md": 5, "policies.md": 1, "operations.md": 1} {
+	for document, minimum := range map[string]int{"security.md": 50, "reliability.md": 15, "configuration.md": 5, "policies.md": 1, "operations.md": 1} {
 		text, err := os.ReadFile("../../docs/" + document)
 		if err != nil {
 			t.Fatal(err)
 		}
 		named := testnames.Find(string(text))
-		if len(named) < least {
+		if len(named) < minimum {
 			t.Errorf("%s names only %d tests", document, len(named))
 		}
 		names = append(names, named...)
 	}
 	missing, err := testnames.Missing("../..", names)
 	if err != nil || len(missing) > 0 {
-		t.Errorf("there is no %v, %v", missing, err)
+		t.Errorf("missing tests: %v, %v", missing, err)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// README.md shows the measured cost of a check. This is the range of the CPU of a warm check (with a cached token), relative
-// to a server that decides nothing.
+// README.md shows the measured cost of a warm check (a check with a cached token): the range of its CPU time, relative to a
+// server that decides nothing.
 func TestReadmeShowsTheMeasuredCost(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -40,8 +40,8 @@ func TestReadmeShowsTheMeasuredCost(t *testing.T) {
 	}
 }
 
-// docs/README.md, the map, leads to every document.
-func TestMapHasEveryDocument(t *testing.T) {
+// docs/README.md has a link to every document.
+func TestIndexLinksToEveryDocument(t *testing.T) {
 	text, err := os.ReadFile("../../docs/README.md")
 	if err != nil {
 		t.Fatal(err)

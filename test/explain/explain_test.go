@@ -29,14 +29,14 @@ type explained struct {
 }
 
 var (
-	aCommand = regexp.MustCompile(`keywicket (token create|member set) .*$`)
-	aHeader  = regexp.MustCompile(`^send the header ([^:]+): (.*)$`)
-	noHeader = regexp.MustCompile(`^send no \S+ header: the route is about the user, in no workspace$`)
-	aRow     = regexp.MustCompile(`- \{.*\}`)
-	aPlace   = regexp.MustCompile(`/(decision\.rego|data\.yaml):[1-9][0-9]*$`)
+	fixCommand  = regexp.MustCompile(`keywicket (token create|member set) .*$`)
+	fixHeader   = regexp.MustCompile(`^send the header ([^:]+): (.*)$`)
+	fixNoHeader = regexp.MustCompile(`^send no \S+ header: the route is about the user, in no workspace$`)
+	fixRow      = regexp.MustCompile(`- \{.*\}`)
+	sourceLine  = regexp.MustCompile(`/(decision\.rego|data\.yaml):[1-9][0-9]*$`)
 )
 
-// For each denied request explain names the cause and a fix. After exactly this fix the request is allowed.
+// For each denied request, explain prints the cause and a fix. After the fix, the request is allowed.
 func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	harness.SkipIfShort(t)
 	dir := rego.Folder(t)
@@ -48,12 +48,12 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		harness.Keywicket[registry.Member](t, s, "member", "set", "--workspace", workspace, "--user", ada.ID, "--role", role)
 	}
 	eve := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "eve@example.com")
-	unjoined, nowhere := harness.CreateWorkspace(t, s), registry.Workspace{ID: "nowhere", Slug: "nowhere"}
+	withoutMembers, nonexistent := harness.CreateWorkspace(t, s), registry.Workspace{ID: "nowhere", Slug: "nowhere"}
 	personalOf := func(user registry.User, scopes string) harness.Token {
 		return harness.Keywicket[harness.Token](t, s, "token", "create", "--prefix", "velu_", "--user", user.ID, "--name=-'s", "--scope", scopes)
 	}
 	personal := func(scopes string) harness.Token { return personalOf(ada, scopes) }
-	over := func(scopes string) harness.Token {
+	expired := func(scopes string) harness.Token {
 		return harness.IssueToken(t, s, "sk_live_", home.Slug, scopes, "--expires-in", "1ms")
 	}
 	revoked := func(scopes string, more ...string) harness.Token {
@@ -64,11 +64,11 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 
 	none := registry.Workspace{}
 	const (
-		mismatch = "WORKSPACE_ACCESS_DENIED workspace_mismatch"
-		required = "WORKSPACE_ACCESS_DENIED workspace_required"
-		tooFew   = "FORBIDDEN missing_scope"
-		newIssue = "POST /api/issues"
-		noLead   = "DELETE /api/v1/crm/leads/7"
+		mismatch     = "WORKSPACE_ACCESS_DENIED workspace_mismatch"
+		required     = "WORKSPACE_ACCESS_DENIED workspace_required"
+		missingScope = "FORBIDDEN missing_scope"
+		newIssue     = "POST /api/issues"
+		deleteLead   = "DELETE /api/v1/crm/leads/7"
 	)
 	for name, c := range map[string]struct {
 		api, line string
@@ -78,44 +78,44 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		missing   string
 		steps     []string // the expected text of each step, in order
 	}{
-		"a scope too few":                    {"velaflows", noLead, harness.IssueToken(t, s, "sk_live_", home.Slug, "crm:read"), home, tooFew, "crm:delete", []string{"--scope crm:read,crm:delete"}},
-		"of the sandbox":                     {"velaflows", "GET /api/v1/tags", harness.IssueToken(t, s, "sk_test_", home.Slug, "crm:read"), home, tooFew, "tags:read", []string{"--prefix sk_test_"}},
-		"no workspace":                       {"velaflows", harness.Conversations, harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), none, required, "", []string{home.ID}},
-		"another workspace":                  {"velaflows", harness.Conversations, harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), other, mismatch, "", []string{home.ID}},
-		"expired":                            {"velaflows", harness.Conversations, over("inbox:read"), home, "UNAUTHORIZED expired", "", []string{"--expires-in 1d"}},
-		"revoked":                            {"velaflows", harness.Conversations, revoked("inbox:read"), home, "UNAUTHORIZED revoked", "", []string{"--scope inbox:read"}},
-		"a workspace key elsewhere":          {"velocity", "GET /api/issues", harness.IssueToken(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "", []string{home.Slug}},
-		"a workspace key, user-level route":  {"velocity", "GET /api/user", harness.IssueToken(t, s, "vel_", home.Slug, "workspace:admin"), none, tooFew, "user:read", []string{"--prefix velu_"}},
-		"a user who is no member":            {"velocity", newIssue, personal("issues:write"), unjoined, mismatch, "", []string{"--role member"}},
-		"a reader who is no member":          {"velocity", "GET /api/issues", personal("issues:read"), unjoined, mismatch, "", []string{"--role guest"}},
-		"a role too low":                     {"velocity", newIssue, personal("issues:write"), other, tooFew, "", []string{"--role member"}},
-		"a role far too low":                 {"velocity", "PATCH /api/workspace", personal("workspace:admin"), other, tooFew, "", []string{"--role owner"}},
-		"a personal key's scope":             {"velocity", "PATCH /api/workspace", personal("issues:write"), home, tooFew, "workspace:admin", []string{"--scope issues:write,workspace:admin"}},
-		"a personal key without a workspace": {"velocity", "PATCH /api/workspace", personal("admin"), none, required, "", []string{home.Slug}},
-		"a profile, a scope too few":         {"velocity", "PATCH /api/user", personal("user:read"), none, tooFew, "user:write", []string{"--scope user:read,user:write"}},
+		"missing scope":                        {"velaflows", deleteLead, harness.IssueToken(t, s, "sk_live_", home.Slug, "crm:read"), home, missingScope, "crm:delete", []string{"--scope crm:read,crm:delete"}},
+		"sandbox token, missing scope":         {"velaflows", "GET /api/v1/tags", harness.IssueToken(t, s, "sk_test_", home.Slug, "crm:read"), home, missingScope, "tags:read", []string{"--prefix sk_test_"}},
+		"no workspace":                         {"velaflows", harness.Conversations, harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), none, required, "", []string{home.ID}},
+		"another workspace":                    {"velaflows", harness.Conversations, harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), other, mismatch, "", []string{home.ID}},
+		"expired":                              {"velaflows", harness.Conversations, expired("inbox:read"), home, "UNAUTHORIZED expired", "", []string{"--expires-in 1d"}},
+		"revoked":                              {"velaflows", harness.Conversations, revoked("inbox:read"), home, "UNAUTHORIZED revoked", "", []string{"--scope inbox:read"}},
+		"a workspace key in another workspace": {"velocity", "GET /api/issues", harness.IssueToken(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "", []string{home.Slug}},
+		"a workspace key, user-level route":    {"velocity", "GET /api/user", harness.IssueToken(t, s, "vel_", home.Slug, "workspace:admin"), none, missingScope, "user:read", []string{"--prefix velu_"}},
+		"a user who is no member":              {"velocity", newIssue, personal("issues:write"), withoutMembers, mismatch, "", []string{"--role member"}},
+		"a reader who is no member":            {"velocity", "GET /api/issues", personal("issues:read"), withoutMembers, mismatch, "", []string{"--role guest"}},
+		"a role too low":                       {"velocity", newIssue, personal("issues:write"), other, missingScope, "", []string{"--role member"}},
+		"a role far too low":                   {"velocity", "PATCH /api/workspace", personal("workspace:admin"), other, missingScope, "", []string{"--role owner"}},
+		"a personal key's scope":               {"velocity", "PATCH /api/workspace", personal("issues:write"), home, missingScope, "workspace:admin", []string{"--scope issues:write,workspace:admin"}},
+		"a personal key without a workspace":   {"velocity", "PATCH /api/workspace", personal("admin"), none, required, "", []string{home.Slug}},
+		"the user's profile, missing scope":    {"velocity", "PATCH /api/user", personal("user:read"), none, missingScope, "user:write", []string{"--scope user:read,user:write"}},
 
-		// Requests that are denied for two causes.
-		"no workspace, a scope too few":                {"velocity", newIssue, personal("issues:read,user:read"), none, required, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
-		"nowhere, a scope too few":                     {"velocity", newIssue, personal("issues:read,user:read"), nowhere, mismatch, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
-		"a profile, in no such workspace":              {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
-		"a profile, nowhere":                           {"velocity", "GET /api/user", personalOf(eve, "user:read"), nowhere, mismatch, "", []string{"send no"}},
-		"a profile, elsewhere, a scope few":            {"velocity", "PATCH /api/user", personalOf(eve, "user:read"), home, mismatch, "user:write", []string{"--scope user:read,user:write", "send no"}},
-		"expired, a scope too few":                     {"velaflows", noLead, over("inbox:read,crm:read"), home, "UNAUTHORIZED expired", "crm:delete", []string{"--scope inbox:read,crm:read,crm:delete --expires-in 1d"}},
-		"revoked, a scope too few":                     {"velaflows", noLead, revoked("inbox:read", "--expires-in", "90d"), home, "UNAUTHORIZED revoked", "crm:delete", []string{"--scope inbox:read,crm:delete --expires-in 90d"}},
-		"expired, no workspace":                        {"velaflows", harness.Conversations, over("inbox:read"), none, "UNAUTHORIZED expired", "", []string{"--expires-in 1d", home.ID}},
-		"another workspace, a scope too few":           {"velaflows", noLead, harness.IssueToken(t, s, "sk_live_", home.Slug, "crm:read"), other, mismatch, "crm:delete", []string{"--scope crm:read,crm:delete", home.ID}},
-		"a workspace key, user-level route, elsewhere": {"velocity", "GET /api/user", harness.IssueToken(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "user:read", []string{"--prefix velu_", "send no"}},
-		"a token of another API":                       {"velocity", "GET /api/user", harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), none, "UNAUTHORIZED unknown", "user:read", []string{"--prefix velu_"}},
-		"a token of another API, elsewhere":            {"velocity", "GET /api/issues", harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), other, "UNAUTHORIZED unknown", "issues:read", []string{"--prefix vel_", home.Slug}},
-		"a role too low, a scope too few":              {"velocity", newIssue, personal("issues:read"), other, tooFew, "issues:write", []string{"--scope issues:read,issues:write", "--role member"}},
-		"a user without a workspace":                   {"velocity", "GET /api/issues", personalOf(eve, "issues:read"), none, required, "", []string{": W", "--role guest"}},
+		// Requests that are denied for two reasons.
+		"no workspace, missing scope":                          {"velocity", newIssue, personal("issues:read,user:read"), none, required, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
+		"nonexistent workspace, missing scope":                 {"velocity", newIssue, personal("issues:read,user:read"), nonexistent, mismatch, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
+		"the user's profile, another workspace":                {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
+		"the user's profile, nonexistent workspace":            {"velocity", "GET /api/user", personalOf(eve, "user:read"), nonexistent, mismatch, "", []string{"send no"}},
+		"the user's profile, another workspace, missing scope": {"velocity", "PATCH /api/user", personalOf(eve, "user:read"), home, mismatch, "user:write", []string{"--scope user:read,user:write", "send no"}},
+		"expired, missing scope":                               {"velaflows", deleteLead, expired("inbox:read,crm:read"), home, "UNAUTHORIZED expired", "crm:delete", []string{"--scope inbox:read,crm:read,crm:delete --expires-in 1d"}},
+		"revoked, missing scope":                               {"velaflows", deleteLead, revoked("inbox:read", "--expires-in", "90d"), home, "UNAUTHORIZED revoked", "crm:delete", []string{"--scope inbox:read,crm:delete --expires-in 90d"}},
+		"expired, no workspace":                                {"velaflows", harness.Conversations, expired("inbox:read"), none, "UNAUTHORIZED expired", "", []string{"--expires-in 1d", home.ID}},
+		"another workspace, missing scope":                     {"velaflows", deleteLead, harness.IssueToken(t, s, "sk_live_", home.Slug, "crm:read"), other, mismatch, "crm:delete", []string{"--scope crm:read,crm:delete", home.ID}},
+		"a workspace key, user-level route, another workspace": {"velocity", "GET /api/user", harness.IssueToken(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "user:read", []string{"--prefix velu_", "send no"}},
+		"a token of another API":                               {"velocity", "GET /api/user", harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), none, "UNAUTHORIZED unknown", "user:read", []string{"--prefix velu_"}},
+		"a token of another API, another workspace":            {"velocity", "GET /api/issues", harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), other, "UNAUTHORIZED unknown", "issues:read", []string{"--prefix vel_", home.Slug}},
+		"a role too low, missing scope":                        {"velocity", newIssue, personal("issues:read"), other, missingScope, "issues:write", []string{"--scope issues:read,issues:write", "--role member"}},
+		"a user without a workspace":                           {"velocity", "GET /api/issues", personalOf(eve, "issues:read"), none, required, "", []string{": W", "--role guest"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// Undo the fix, so that the requests of other cases do not have what it grants.
+			// Undo the fix, so that it does not affect the requests of other cases.
 			defer func() {
 				harness.Keywicket[registry.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
 				for _, user := range []registry.User{ada, eve} {
-					_ = harness.Command(t.Context(), t, s, "member", "remove", "--workspace", unjoined.Slug, "--user", user.ID).Run() // fails if the user is not a member
+					_ = harness.Command(t.Context(), t, s, "member", "remove", "--workspace", withoutMembers.Slug, "--user", user.ID).Run() // fails if the user is not a member
 				}
 			}()
 			reference := func(w registry.Workspace) string {
@@ -126,7 +126,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 			}
 			workspace, token := reference(c.workspace), c.token.Token
 			if a := client.Send(t, harness.NewRequest(c.api, c.line, token, workspace)); a.HasOutcome(c.outcome, a.RequiredScopes...) != nil {
-				t.Fatalf("before: %s", a.Outcome)
+				t.Fatalf("before the fix: %s", a.Outcome)
 			}
 			args := append([]string{"explain"}, strings.Fields(c.line)...)
 			args = append(args, "--token-id", c.token.ID, "--api", c.api)
@@ -137,28 +137,28 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 			}
 			e := explain(t, s, dir, args...)
 			if e.Allow || e.Code == nil || *e.Code+" "+*e.Reason != c.outcome || strings.Join(e.Missing, " ") != c.missing ||
-				e.Header != header || !aPlace.MatchString(e.Rule) || !aPlace.MatchString(e.Row) || len(e.Held) == 0 {
+				e.Header != header || !sourceLine.MatchString(e.Rule) || !sourceLine.MatchString(e.Row) || len(e.Held) == 0 {
 				t.Errorf("explain returns %+v", e)
 			}
 			steps := strings.Split(e.Fix, "; then ")
 			if len(steps) != len(c.steps) {
-				t.Fatalf("%q is not in %d steps", e.Fix, len(c.steps))
+				t.Fatalf("the fix %q does not have %d steps", e.Fix, len(c.steps))
 			}
 			for i, step := range steps {
 				if !strings.Contains(step, c.steps[i]) {
 					t.Errorf("%q does not contain %q", step, c.steps[i])
 				}
-				if m := aHeader.FindStringSubmatch(step); m != nil {
-					workspace = strings.Replace(m[2], "W", reference(unjoined), 1)
-				} else if noHeader.MatchString(step) {
+				if m := fixHeader.FindStringSubmatch(step); m != nil {
+					workspace = strings.Replace(m[2], "W", reference(withoutMembers), 1)
+				} else if fixNoHeader.MatchString(step) {
 					workspace = ""
-				} else if line := aCommand.FindString(step); line != "" {
-					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+unjoined.Slug+" ").Replace(line)
+				} else if line := fixCommand.FindString(step); line != "" {
+					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+withoutMembers.Slug+" ").Replace(line)
 					if made := runFix(t, s, line); made.Token != "" {
 						token = made.Token
 					}
 				} else {
-					t.Fatalf("the fix is not a command: %s", step)
+					t.Fatalf("the fix is neither a command nor a header: %s", step)
 				}
 			}
 			if a := client.Send(t, harness.NewRequest(c.api, c.line, token, workspace)); a.Outcome != "allow" {
@@ -170,14 +170,14 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	t.Run("no route", func(t *testing.T) {
 		token := harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read")
 		e := explain(t, s, dir, "explain", "GET", "/api/v1/inbox/archive,all", "--token-id", token.ID, "--workspace", other.ID)
-		if e.Allow || *e.Reason != "workspace_mismatch" || e.Row != "" || e.Route != nil || !aPlace.MatchString(e.Rule) {
+		if e.Allow || *e.Reason != "workspace_mismatch" || e.Row != "" || e.Route != nil || !sourceLine.MatchString(e.Rule) {
 			t.Fatalf("explain returns %+v", e)
 		}
 		steps := strings.Split(e.Fix, "; then ")
-		if m := aHeader.FindStringSubmatch(steps[0]); len(steps) != 2 || m == nil || m[2] != home.ID {
+		if m := fixHeader.FindStringSubmatch(steps[0]); len(steps) != 2 || m == nil || m[2] != home.ID {
 			t.Fatalf("the fix is %q", e.Fix)
 		}
-		row := strings.Replace(aRow.FindString(steps[1]), "SCOPE", "inbox:read", 1)
+		row := strings.Replace(fixRow.FindString(steps[1]), "SCOPE", "inbox:read", 1)
 		harness.AppendFile(t, filepath.Join(dir, "apis", "velaflows", "data.yaml"), "  "+row+"\n")
 		again := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir}})
 		client := harness.NewClient(t, again, 1)

@@ -10,8 +10,8 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// explain accepts an app's access token by the ID that is in the log. Its output distinguishes what an operator can do from
-// what the user has to do.
+// explain accepts the ID of an app's access token, as it is in the log. The output says whether an operator can apply the
+// fix, or the user has to.
 func TestExplainAccessToken(t *testing.T) {
 	client := harness.NewClient(t, deployment.Stack, 1)
 	one, two, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
@@ -20,8 +20,8 @@ func TestExplainAccessToken(t *testing.T) {
 		harness.Keywicket[registry.Member](t, deployment.Stack, "member", "set", "--workspace", w.Slug, "--user", ada.ID, "--role", "guest")
 	}
 	const again = "the user has to consent again, in the app"
-	left := harness.CreateWorkspace(t, deployment.Stack)
-	harness.Keywicket[registry.Member](t, deployment.Stack, "member", "set", "--workspace", left.Slug, "--user", ada.ID, "--role", "guest")
+	leftWorkspace := harness.CreateWorkspace(t, deployment.Stack)
+	harness.Keywicket[registry.Member](t, deployment.Stack, "member", "set", "--workspace", leftWorkspace.Slug, "--user", ada.ID, "--role", "guest")
 	db := harness.OpenDatabase(t, deployment.Stack)
 	for name, c := range map[string]struct {
 		line      string
@@ -33,16 +33,16 @@ func TestExplainAccessToken(t *testing.T) {
 		fix       string
 		works     bool // an operator can apply the fix
 	}{
-		"allowed":                        {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
-		"a scope too few":                {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", again + "; the app has to request projects:read", false},
-		"a role too low":                 {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
-		"several, none named":            {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
-		"another workspace":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", again + "; the user has to choose the workspace " + other.Slug, false},
-		"a workspace that the user left": {"GET /api/issues", []string{"issues:read"}, []string{left.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "keywicket member set --workspace " + left.Slug + " --user " + ada.ID + " --role ", false},
-		"an old token":                   {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh the token", false},
-		"a profile, elsewhere":           {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
-		"a grant that is over":           {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", again, false},
-		"an unlisted route":              {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
+		"allowed":                               {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
+		"missing scope":                         {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", again + "; the app has to request projects:read", false},
+		"a role too low":                        {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
+		"several workspaces, no header":         {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
+		"another workspace":                     {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", again + "; the user has to choose the workspace " + other.Slug, false},
+		"a workspace that the user left":        {"GET /api/issues", []string{"issues:read"}, []string{leftWorkspace.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "keywicket member set --workspace " + leftWorkspace.Slug + " --user " + ada.ID + " --role ", false},
+		"an expired token":                      {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh the token", false},
+		"the user's profile, another workspace": {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
+		"a revoked grant":                       {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", again, false},
+		"an unlisted route":                     {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			issued := deployment.Grant(t, ada.ID, c.scopes, c.granted...)
@@ -55,10 +55,10 @@ func TestExplainAccessToken(t *testing.T) {
 			}
 			switch name {
 			case "a workspace that the user left":
-				if err := deployment.Registry.RemoveMember(t.Context(), left.Slug, ada.ID); err != nil {
+				if err := deployment.Registry.RemoveMember(t.Context(), leftWorkspace.Slug, ada.ID); err != nil {
 					t.Fatal(err)
 				}
-			case "an old token":
+			case "an expired token":
 				db.MustExec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp() WHERE id = $1`, id)
 			}
 			harness.Await(t, c.outcome, func() bool {
@@ -80,12 +80,12 @@ func TestExplainAccessToken(t *testing.T) {
 				return
 			}
 			workspace := c.workspace
-			if m := aHeader.FindStringSubmatch(e.Fix); m != nil {
+			if m := fixHeader.FindStringSubmatch(e.Fix); m != nil {
 				workspace = m[2]
-			} else if noHeader.MatchString(e.Fix) {
+			} else if fixNoHeader.MatchString(e.Fix) {
 				workspace = ""
 			} else {
-				runFix(t, deployment.Stack, aCommand.FindString(e.Fix))
+				runFix(t, deployment.Stack, fixCommand.FindString(e.Fix))
 				defer harness.Keywicket[registry.Member](t, deployment.Stack, "member", "set", "--workspace", one.Slug, "--user", ada.ID, "--role", "guest")
 			}
 			if a := client.Send(t, harness.NewRequest("velocity", c.line, issued.Access.Reveal(), workspace)); a.Outcome != "allow" {
@@ -97,10 +97,10 @@ func TestExplainAccessToken(t *testing.T) {
 
 func TestExplainWithoutAToken(t *testing.T) {
 	const (
-		row     = `add the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/velocity/data.yaml of the policies`
-		spelled = `^the table has GET /api/issues \(.*data\.yaml:\d+\): use exactly this case`
+		addRowFix   = `add the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/velocity/data.yaml of the policies`
+		spellingFix = `^the table has GET /api/issues \(.*data\.yaml:\d+\): use exactly this case`
 	)
-	addRow := func(method, path string) string { return regexp.QuoteMeta(fmt.Sprintf(row, method, path)) + "$" }
+	addRow := func(method, path string) string { return regexp.QuoteMeta(fmt.Sprintf(addRowFix, method, path)) + "$" }
 	for _, c := range []struct {
 		args    []string
 		outcome string
@@ -115,9 +115,9 @@ func TestExplainWithoutAToken(t *testing.T) {
 		{[]string{"GET", "/healthz", "--api", "velocity", "--scope", "user:read"}, "", ""},
 		{[]string{"GET", "/api//issues", "--scope", "issues:read"}, "no_route", `^the path has an empty segment`},
 		{[]string{"GET", "/api/v1/tags", "--scope", "issues:read"}, "no_route", `^velaflows has this route \(.*data\.yaml:\d+\): use --api velaflows$`},
-		{[]string{"GET", "/api/issues/", "--scope", "issues:read"}, "no_route", spelled},
-		{[]string{"GET", "/API/issues", "--scope", "issues:read"}, "no_route", spelled},
-		{[]string{"get", "/api/issues", "--scope", "issues:read"}, "no_route", spelled},
+		{[]string{"GET", "/api/issues/", "--scope", "issues:read"}, "no_route", spellingFix},
+		{[]string{"GET", "/API/issues", "--scope", "issues:read"}, "no_route", spellingFix},
+		{[]string{"get", "/api/issues", "--scope", "issues:read"}, "no_route", spellingFix},
 		{[]string{"PUT", "/api/issues", "--scope", "issues:read"}, "no_route", `^the path is listed for GET \(.*data\.yaml:\d+\), POST \(.*data\.yaml:\d+\); to allow PUT, ` + addRow("PUT", "/api/issues")},
 		{[]string{"GET", "/api/a,b:c", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/a,b:c")},
 		{[]string{"get", "/api/new", "--scope", "issues:read"}, "no_route", `^"get" is not a method`},
@@ -137,7 +137,7 @@ func TestExplainWithoutAToken(t *testing.T) {
 	}
 }
 
-// A banned user gets no access with another token.
+// For a banned user, explain proposes no other token, because another token would not help.
 func TestExplainBannedUser(t *testing.T) {
 	user, workspace := deployment.CreateOwner(t)
 	token, _ := deployment.CreateToken(t, "velu_", registry.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, User: user})
@@ -146,7 +146,7 @@ func TestExplainBannedUser(t *testing.T) {
 		db.MustExec(`UPDATE keywicket.users SET banned_until = $1 WHERE id = $2`, until, user)
 		for _, who := range [][]string{{"--token-id", token.ID}, {"--user", user}} {
 			e := explain(t, deployment.Stack, "", append([]string{"explain", "GET", "/api/issues", "--workspace", workspace}, who...)...)
-			if told := strings.HasPrefix(e.Fix, "the user is banned until "); e.Allow == banned || told != banned {
+			if reported := strings.HasPrefix(e.Fix, "the user is banned until "); e.Allow == banned || reported != banned {
 				t.Errorf("%s, %v: %+v", until, who, e)
 			}
 		}

@@ -37,10 +37,10 @@ type fleet struct {
 	pooler   *pgbouncer.Pooler // nil: none
 }
 
-// If there is a pooler, one in every pooledShare sidecars connects through it.
+// If there is a pooler, one of every pooledShare sidecars connects through the pooler.
 const pooledShare = 4
 
-func (f *fleet) pooled(sidecar int) bool {
+func (f *fleet) isPooled(sidecar int) bool {
 	return f.pooler != nil && sidecar%pooledShare == pooledShare-1
 }
 
@@ -50,8 +50,9 @@ type token struct {
 	lookup authz.Lookup
 }
 
-// newFleet starts the sidecars one by one over the duration within, so that they do not all read the log at the same moments.
-func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within time.Duration) *fleet {
+// newFleet starts the sidecars one by one over the time startDuration, so that they do not all read the log at the same
+// moments.
+func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, startDuration time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{name: fmt.Sprintf("fleet_%d_%t_%t", sidecars, hints, pooled)}
 	admin := open(t, server.URL("postgres"))
@@ -84,11 +85,11 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 	}
 	pooledConfig := config
 	if pooled {
-		pooledConfig.URL = f.pool(t)
+		pooledConfig.URL = f.startPooler(t)
 	}
 	for i := range sidecars {
 		config := config
-		if f.pooled(i) {
+		if f.isPooled(i) {
 			config = pooledConfig
 		}
 		d, err := directory.Open(config, nil)
@@ -96,21 +97,22 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 			t.Fatal(err)
 		}
 		f.sidecars = append(f.sidecars, d)
-		time.Sleep(within / time.Duration(sidecars))
+		time.Sleep(startDuration / time.Duration(sidecars))
 	}
 	t.Cleanup(func() {
 		// All sidecars write the usage of the same tokens at the same moment. Some writes may fail, which does not matter here.
-		_ = f.each(func(_ int, d *directory.Directory) error { _ = d.Close(context.Background()); return nil })
+		_ = f.forEach(func(_ int, d *directory.Directory) error { _ = d.Close(context.Background()); return nil })
 	})
-	f.requireEach(t, func(_ int, d *directory.Directory) error {
+	f.requireForEach(t, func(_ int, d *directory.Directory) error {
 		return eventually("the log is read", func() bool { return d.Ready(t.Context()) == nil && d.CacheStats().LeaseLeft > 0 })
 	})
 	return f
 }
 
-// pool starts a pooler in transaction mode, and returns the URL of a sidecar behind it. The URL has its own login: a pooler refuses
-// the startup parameter "role". The login also distinguishes the pooler's connections from others in pg_stat_activity.
-func (f *fleet) pool(t *testing.T) string {
+// startPooler starts a pooler in transaction mode, and returns the database URL for a sidecar behind the pooler. This URL has
+// its own login, because a pooler refuses the startup parameter "role". The login also distinguishes the pooler's connections
+// from other connections in pg_stat_activity.
+func (f *fleet) startPooler(t *testing.T) string {
 	t.Helper()
 	const login = "pooled"
 	password := cryptorand.Text()
@@ -169,8 +171,8 @@ func withParameter(t *testing.T, databaseURL, key, value string) string {
 	return u.String()
 }
 
-// each calls do for every sidecar, a few at a time. After an error it starts no further call.
-func (f *fleet) each(do func(int, *directory.Directory) error) error {
+// forEach calls do for every sidecar, at most 16 at a time. After an error, forEach starts no further call.
+func (f *fleet) forEach(do func(int, *directory.Directory) error) error {
 	var (
 		all    sync.WaitGroup
 		mu     sync.Mutex
@@ -198,18 +200,18 @@ func (f *fleet) each(do func(int, *directory.Directory) error) error {
 	return errors.Join(failed...)
 }
 
-func (f *fleet) requireEach(t *testing.T, do func(int, *directory.Directory) error) {
+func (f *fleet) requireForEach(t *testing.T, do func(int, *directory.Directory) error) {
 	t.Helper()
-	if err := f.each(do); err != nil {
+	if err := f.forEach(do); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func eventually(what string, condition func() bool) error {
-	return within(stepTimeout, what, condition)
+	return eventuallyWithin(stepTimeout, what, condition)
 }
 
-func within(limit time.Duration, what string, condition func() bool) error {
+func eventuallyWithin(limit time.Duration, what string, condition func() bool) error {
 	for end := time.Now().Add(limit); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			return errors.New("timeout: " + what)
@@ -218,8 +220,8 @@ func within(limit time.Duration, what string, condition func() bool) error {
 	return nil
 }
 
-// tokens creates tokens, and waits until every sidecar has read these changes.
-func (f *fleet) tokens(t *testing.T, n int) []token {
+// createTokens creates tokens, and waits until every sidecar has read these changes.
+func (f *fleet) createTokens(t *testing.T, n int) []token {
 	t.Helper()
 	w := f.watch()
 	var all []token
@@ -231,7 +233,7 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 			t.Fatal(err)
 		}
 		all = append(all, token{created.ID, authz.Lookup{Digest: secret.Digest(), API: "velaflows"}})
-		w.commit()
+		w.recordCommit()
 	}
 	if _, _, missed := w.awaitCommits(n); missed > 0 {
 		t.Fatalf("%d changes of new tokens were not read", missed)
@@ -242,7 +244,7 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 // cacheTokens makes every sidecar cache each token as valid.
 func (f *fleet) cacheTokens(t *testing.T, tokens []token) {
 	t.Helper()
-	f.requireEach(t, func(_ int, d *directory.Directory) error {
+	f.requireForEach(t, func(_ int, d *directory.Directory) error {
 		for _, k := range tokens {
 			err := eventually("a valid answer is cached", func() bool {
 				found, err := d.Lookup(t.Context(), k.lookup)
@@ -259,7 +261,7 @@ func (f *fleet) cacheTokens(t *testing.T, tokens []token) {
 // requireRevoked requires every sidecar to deny each token.
 func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 	t.Helper()
-	f.requireEach(t, func(_ int, d *directory.Directory) error {
+	f.requireForEach(t, func(_ int, d *directory.Directory) error {
 		for _, k := range tokens {
 			if found, err := d.Lookup(t.Context(), k.lookup); err != nil || found.Denial != authz.ReasonRevoked {
 				return fmt.Errorf("a revoked token: denial %q, cache %q, error %w", found.Denial, found.Cache, err)
@@ -271,9 +273,9 @@ func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 
 const revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
 
-// revoke revokes the tokens in overlapping transactions. Each transaction writes immediately and stays open for a random time of at
-// most hold, so the order of commits differs from the order of starts. About one transaction in four is rolled back and repeated.
-// committed is called after each COMMIT.
+// revoke revokes the tokens in overlapping transactions. Each transaction writes immediately and stays open for a random time,
+// at most for the duration hold. So the order of commits differs from the order of starts. About one transaction in four is
+// rolled back and repeated. revoke calls the function committed after each COMMIT.
 func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Duration, committed func()) {
 	t.Helper()
 	queue := make(chan token, len(tokens))
@@ -314,7 +316,7 @@ type watch struct {
 	fleet       *fleet
 	before      []uint64 // changes of each sidecar at the start
 	hintsBefore []uint64 // hints (notifications) of each sidecar at the start
-	received    []int    // commits since the start
+	received    []int    // commits that each sidecar has received since the start
 
 	mu        sync.Mutex
 	committed []time.Time // time after each COMMIT
@@ -329,16 +331,16 @@ func (f *fleet) watch() *watch {
 	return w
 }
 
-func (w *watch) commit() {
+func (w *watch) recordCommit() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.committed = append(w.committed, time.Now())
 }
 
-// awaitCommits waits until every sidecar has received that number of commits. It returns the delays of all commits: `took` for
-// direct sidecars, and `pooled` for sidecars behind the pooler. If a sidecar has received n commits, these are the first n
-// commits, because a reading of the log misses no earlier commit.
-func (w *watch) awaitCommits(commits int) (took, pooled []time.Duration, missed int) {
+// awaitCommits waits until every sidecar has received the given number of commits. It returns the delays of all commits:
+// `direct` for direct sidecars, and `pooled` for sidecars behind the pooler. If a sidecar has received n commits, these are the
+// first n commits, because a reading of the log misses no earlier commit.
+func (w *watch) awaitCommits(commits int) (direct, pooled []time.Duration, missed int) {
 	for end := time.Now().Add(stepTimeout); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
 		committed := w.committed
@@ -351,22 +353,22 @@ func (w *watch) awaitCommits(commits int) (took, pooled []time.Duration, missed 
 				// A sidecar receives a change by its hint or by a reading of the log, whichever comes first.
 				received := int(max(changes-w.before[i], hints-w.hintsBefore[i])) //nolint:gosec // some dozens
 				for ; w.received[i] < min(received, len(committed)); w.received[i]++ {
-					if late := now.Sub(committed[w.received[i]]); w.fleet.pooled(i) {
+					if late := now.Sub(committed[w.received[i]]); w.fleet.isPooled(i) {
 						pooled = append(pooled, late)
 					} else {
-						took = append(took, late)
+						direct = append(direct, late)
 					}
 				}
 			}
 			missed += commits - w.received[i]
 		}
 		if missed == 0 || time.Now().After(end) {
-			return took, pooled, missed
+			return direct, pooled, missed
 		}
 	}
 }
 
-// duplicates returns how many changes sidecars have read again.
+// duplicates returns how often sidecars have read a change that they had already read.
 func (w *watch) duplicates() (n int) {
 	for i, d := range w.fleet.sidecars {
 		changes, _ := d.ChangeCounts()
@@ -375,14 +377,14 @@ func (w *watch) duplicates() (n int) {
 	return n
 }
 
-// connections returns the current number of the sidecars' connections to the database: direct ones, and those of the pooler.
+// connections returns the current numbers of connections to the database: direct ones of the sidecars, and those of the pooler.
 func (f *fleet) connections(t *testing.T) (direct, pooled int) {
 	t.Helper()
 	const query = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND `
-	return value[int](t, f.db, query+`application_name = 'keywicket' AND usename <> 'pooled'`), value[int](t, f.db, query+`usename = 'pooled'`)
+	return queryValue[int](t, f.db, query+`application_name = 'keywicket' AND usename <> 'pooled'`), queryValue[int](t, f.db, query+`usename = 'pooled'`)
 }
 
-func value[T any](t *testing.T, db *sqlx.DB, query string) (v T) {
+func queryValue[T any](t *testing.T, db *sqlx.DB, query string) (v T) {
 	t.Helper()
 	if err := db.GetContext(t.Context(), &v, query); err != nil {
 		t.Fatal(err)
@@ -399,15 +401,15 @@ func TestEverySidecarReceivesEveryChange(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d sidecars, hints %t, pooler %t", c.sidecars, c.hints, c.pooled), func(t *testing.T) {
 			f := newFleet(t, c.sidecars, c.hints, c.pooled, time.Second, 0)
-			tokens := f.tokens(t, 16)
+			tokens := f.createTokens(t, 16)
 			f.cacheTokens(t, tokens)
 			w := f.watch()
-			f.revoke(t, tokens, 8, 200*time.Millisecond, w.commit)
+			f.revoke(t, tokens, 8, 200*time.Millisecond, w.recordCommit)
 			if _, _, missed := w.awaitCommits(len(tokens)); missed > 0 {
 				t.Errorf("%d changes were missed", missed)
 			}
 			f.requireRevoked(t, tokens)
-			// With hints, a reading of the log that started before a hint may end after it and repeat its change.
+			// With hints, a reading of the log that started before a hint may end after the hint, and repeat the change of the hint.
 			if n := w.duplicates(); n > 0 && !c.hints {
 				t.Errorf("%d changes were read twice", n)
 			}
@@ -420,7 +422,7 @@ func TestEverySidecarReceivesEveryChange(t *testing.T) {
 				maxDirect -= each * c.sidecars / pooledShare
 			}
 			// A surplus connection stays open for two minutes.
-			if err := within(2*time.Minute+stepTimeout, "the surplus connections are closed", func() bool { direct, _ := f.connections(t); return direct <= maxDirect }); err != nil {
+			if err := eventuallyWithin(2*time.Minute+stepTimeout, "the surplus connections are closed", func() bool { direct, _ := f.connections(t); return direct <= maxDirect }); err != nil {
 				direct, _ := f.connections(t)
 				t.Errorf("%v: %d connections of %d sidecars", err, direct, c.sidecars)
 			}

@@ -15,13 +15,13 @@ import (
 
 var server *postgres.Server
 
-// maxConnections allows three connections for each of 1,000 sidecars, one connection for each that only listens, and
-// connections that are opened while others close.
+// maxConnections is enough for three connections of each of 1,000 sidecars, for one more connection per sidecar that only
+// listens, and for connections that are opened while others close.
 const maxConnections = 4500
 
 const (
 	poolSize    = 40   // connections of a pooler to Postgres
-	poolClients = 4000 // connections of sidecars to a pooler; under load 250 of them have ten each
+	poolClients = 4000 // connections of sidecars to a pooler; under load, 250 sidecars have ten connections each
 )
 
 func TestMain(m *testing.M) {
@@ -48,7 +48,8 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// raiseFileLimit raises the limit of open files to its maximum, for this process and a pooler: each connection is a file.
+// raiseFileLimit raises the limit of open files to its maximum, for this process and a pooler, because each connection is a
+// file.
 func raiseFileLimit() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

@@ -34,8 +34,8 @@ var (
 const figures = "testdata/figures.json"
 
 const (
-	resting    = 30 * time.Second // duration of the measurement at rest: each connection is replaced once
-	openWrites = 20_000           // changes during a transaction that stays open
+	idleDuration = 30 * time.Second // duration of a measurement without changes: each connection is replaced once
+	openWrites   = 20_000           // changes during a transaction that stays open
 )
 
 // figure is the cost of one fleet.
@@ -47,12 +47,12 @@ type figure struct {
 	Date     string `json:"date"`
 	Machine  string `json:"machine"`
 
-	Load        float64 `json:"load"`                 // load average of the machine just before the fleet
-	Cores       float64 `json:"cores"`                // processors that Postgres uses at rest
-	BareCores   float64 `json:"bare_cores,omitempty"` // as Cores, with the same number of connections that run SELECT 1 at the same rate
-	OwnCores    float64 `json:"own_cores"`            // processors that all sidecars use at rest
+	Load        float64 `json:"load"`                 // load average of the machine just before the fleet starts
+	Cores       float64 `json:"cores"`                // processors that Postgres uses without changes
+	BareCores   float64 `json:"bare_cores,omitempty"` // like Cores, for the same number of connections that run SELECT 1 at the same rate
+	OwnCores    float64 `json:"own_cores"`            // processors that all sidecars use without changes
 	Polls       float64 `json:"polls_per_second"`     // readings of the log
-	Connections float64 `json:"connections"`          // connections of each direct sidecar at rest
+	Connections float64 `json:"connections"`          // connections of each direct sidecar without changes
 	Megabytes   float64 `json:"megabytes"`            // memory of Postgres for each sidecar, without shared memory
 
 	Changes       int     `json:"changes"`
@@ -64,13 +64,13 @@ type figure struct {
 	Missed        int     `json:"missed"`
 
 	PoolerConnections int     `json:"pooler_connections,omitempty"` // maximum number of connections of the pooler to Postgres
-	PoolerCores       float64 `json:"pooler_cores,omitempty"`       // processors that the pooler uses at rest
-	PooledP50         float64 `json:"pooled_p50_ms,omitempty"`      // as P50, of the sidecars behind the pooler
+	PoolerCores       float64 `json:"pooler_cores,omitempty"`       // processors that the pooler uses without changes
+	PooledP50         float64 `json:"pooled_p50_ms,omitempty"`      // like P50, for the sidecars behind the pooler
 	PooledP99         float64 `json:"pooled_p99_ms,omitempty"`
 
-	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // as Cores, while changes commit during an open transaction
+	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // like Cores, while changes commit during an open transaction
 	OpenWriteTook  float64 `json:"open_write_s,omitempty"`
-	OpenCores      float64 `json:"open_cores,omitempty"` // as Cores, with the transaction still open
+	OpenCores      float64 `json:"open_cores,omitempty"` // like Cores, with the transaction still open
 	OpenMissed     int     `json:"open_missed,omitempty"`
 
 	Note string `json:"note,omitempty"` // describes the measured code if it is not the current code
@@ -79,7 +79,7 @@ type figure struct {
 // TestMeasure measures the fleets of -measure, which takes some minutes. Its figures are valid only on an otherwise idle machine.
 func TestMeasure(t *testing.T) {
 	if *sizes == "" {
-		t.Skip("make fleet measures")
+		t.Skip("make fleet runs this measurement")
 	}
 	for size := range strings.SplitSeq(*sizes, ",") {
 		sidecars, err := strconv.Atoi(size)
@@ -109,9 +109,9 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	if pooled {
 		m.Pooled = sidecars / pooledShare
 	}
-	tokens, kept := f.tokens(t, 48), f.tokens(t, 2)
+	tokens, kept := f.createTokens(t, 48), f.createTokens(t, 2)
 	f.cacheTokens(t, kept)
-	time.Sleep(10 * time.Second) // until the use of the tokens is written
+	time.Sleep(10 * time.Second) // until the sidecars have recorded the use of the tokens
 
 	m.Megabytes = privateMemory(t) / float64(sidecars)
 	connections := func() (each float64) {
@@ -122,7 +122,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	m.Connections = connections()
 	polls, ownBefore, ofPooler := f.polls(t), ownCPU(t), f.poolerCPU(t)
 	begin := time.Now()
-	m.Cores = cores(t, func() { time.Sleep(resting) })
+	m.Cores = cores(t, func() { time.Sleep(idleDuration) })
 	took := time.Since(begin).Seconds()
 	m.Polls, m.OwnCores = float64(f.polls(t)-polls)/took, (ownCPU(t)-ownBefore).Seconds()/took
 	m.PoolerCores = (f.poolerCPU(t) - ofPooler).Seconds() / took
@@ -135,7 +135,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	var received, receivedPooled []time.Duration
 	m.ChangingCores = cores(t, func() {
 		var writing sync.WaitGroup
-		writing.Go(func() { f.revoke(t, append(tokens, kept[0]), writers, hold, w.commit) })
+		writing.Go(func() { f.revoke(t, append(tokens, kept[0]), writers, hold, w.recordCommit) })
 		received, receivedPooled, m.Missed = w.awaitCommits(len(tokens) + 1)
 		writing.Wait()
 	})
@@ -148,7 +148,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	if len(receivedPooled) > 0 {
 		m.PooledP50, m.PooledP99 = milliseconds(receivedPooled[len(receivedPooled)/2]), milliseconds(receivedPooled[len(receivedPooled)*99/100])
 	}
-	f.requireRevoked(t, kept[:1]) // sends look-ups to each sidecar, so that the fleet is no longer at rest
+	f.requireRevoked(t, kept[:1]) // sends look-ups to each sidecar, so that the fleet is no longer idle
 	connections()
 	if hints && !pooled {
 		m.BareP99 = f.bareListeners(t)
@@ -157,7 +157,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 		t.Errorf("%d changes were read twice", n)
 	}
 	if sidecars >= 1000 && !pooled {
-		f.withOpenTransaction(t, &m, kept[1])
+		f.measureOpenTransaction(t, &m, kept[1])
 	}
 	if m.Missed > 0 || m.OpenMissed > 0 {
 		t.Errorf("changes were missed: %+v", m)
@@ -242,11 +242,11 @@ func barePolls(t *testing.T, connections int, interval time.Duration) float64 {
 			}
 		})
 	}
-	return cores(t, func() { time.Sleep(resting) })
+	return cores(t, func() { time.Sleep(idleDuration) })
 }
 
-// withOpenTransaction revokes the token in a transaction that stays open while many others commit.
-func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
+// measureOpenTransaction revokes the token in a transaction that stays open while many other transactions commit.
+func (f *fleet) measureOpenTransaction(t *testing.T, m *figure, open token) {
 	t.Helper()
 	tx, err := f.db.BeginTxx(t.Context(), nil)
 	if err != nil {
@@ -257,7 +257,7 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 		t.Fatal(err)
 	}
 	const writers = 4
-	busy := f.tokens(t, writers)
+	busy := f.createTokens(t, writers)
 	begin := time.Now()
 	m.OpenWriteCores = cores(t, func() {
 		var writing sync.WaitGroup
@@ -274,7 +274,7 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 		writing.Wait()
 	})
 	m.OpenWriteTook = time.Since(begin).Seconds()
-	m.OpenCores = cores(t, func() { time.Sleep(resting) })
+	m.OpenCores = cores(t, func() { time.Sleep(idleDuration) })
 	before := make([]uint64, len(f.sidecars))
 	for i, d := range f.sidecars {
 		before[i] = d.CacheStats().Changes
@@ -299,11 +299,11 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// polls returns the number of readings of the log so far. Each reading scans the table keywicket.world once, and almost nothing
-// else scans it.
+// polls returns the number of readings of the log so far. Each reading scans the table keywicket.world once, and almost no
+// other query scans this table.
 func (f *fleet) polls(t *testing.T) int {
 	t.Helper()
-	return value[int](t, f.db, `SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relid = 'keywicket.world'::regclass`)
+	return queryValue[int](t, f.db, `SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relid = 'keywicket.world'::regclass`)
 }
 
 // cores returns how many processors Postgres used while f ran.
@@ -380,7 +380,7 @@ func processCPU(pid int) (time.Duration, error) {
 	return time.Duration(used), err
 }
 
-// poolerCPU returns the CPU time of the pooler so far; 0 without one.
+// poolerCPU returns the CPU time of the pooler so far. Without a pooler, it returns 0.
 func (f *fleet) poolerCPU(t *testing.T) time.Duration {
 	t.Helper()
 	if f.pooler == nil {
@@ -434,7 +434,7 @@ func ownCPU(t *testing.T) time.Duration {
 // saveFigure saves the figure, and replaces the earlier figure of the same fleet.
 func saveFigure(t *testing.T, m figure) {
 	t.Helper()
-	all := slices.DeleteFunc(kept(t), func(old figure) bool {
+	all := slices.DeleteFunc(readFigures(t), func(old figure) bool {
 		return old.Sidecars == m.Sidecars && old.Hints == m.Hints && old.Pooled == m.Pooled && old.Bound == m.Bound
 	})
 	all = append(all, m)
@@ -453,7 +453,7 @@ func saveFigure(t *testing.T, m figure) {
 	}
 }
 
-func kept(t *testing.T) (all []figure) {
+func readFigures(t *testing.T) (all []figure) {
 	t.Helper()
 	text, err := os.ReadFile(figures)
 	if errors.Is(err, os.ErrNotExist) {

@@ -10,14 +10,15 @@ import (
 
 const plot = "../../docs/scaling.svg"
 
-// earlierDesign contains figures of an earlier design, in which each sidecar sent nonces (random values) through NOTIFY. They
-// were measured with connections that only listen, for the fleets for which two cores were enough.
+// earlierDesign contains figures of an earlier design, in which each sidecar sent nonces (random values) through NOTIFY. The
+// figures were measured with connections that only listen. They cover only the fleets for which two cores were enough.
 var earlierDesign = []figure{{Sidecars: 10, Cores: 0.02}, {Sidecars: 50, Cores: 0.12}, {Sidecars: 100, Cores: 0.36}}
 
-// The plot and the table of the documents match the figures. `make fleet` updates the plot; the table must be copied by hand.
+// The plot and the tables in docs/scaling.md match the figures. `make fleet` updates the plot, but the tables must be copied by
+// hand.
 func TestDocsShowTheFigures(t *testing.T) {
 	var all, pooled []figure
-	for _, m := range kept(t) {
+	for _, m := range readFigures(t) {
 		if m.Pooled > 0 {
 			pooled = append(pooled, m)
 		} else {
@@ -136,7 +137,8 @@ func draw(all []figure) string {
 	line("log, hints on", "#d55e00", "none", on, 40)
 	line("log, hints off", "#0072b2", "none", off, 60)
 	line("nonces, before", "#777", "6 4", earlierDesign, 80)
-	// With more sidecars, the nonces of the earlier design arrived late. Its cost was at least all available processors.
+	// With more sidecars, the nonces of the earlier design arrived late. The cost of this design was at least all available
+	// processors.
 	put(`<path d="M%.1f %.1fL%.1f %.1fH%.1f" fill="none" stroke="#777" stroke-width="2" stroke-dasharray="2 4"/>`,
 		x(100), y(0.36), x(200), y(highest), x(400))
 	for _, n := range []float64{200, 400} {

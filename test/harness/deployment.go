@@ -27,7 +27,8 @@ type Deployment struct {
 	closers []func() error
 }
 
-// Staleness is the maximum time after a change for which a sidecar with ShortStaleness may still use older data.
+// Staleness is the staleness bound of a sidecar with the setting ShortStaleness: for at most this time after a change, the
+// sidecar may use older data.
 const (
 	Staleness      = 100 * time.Millisecond
 	ShortStaleness = "KEYWICKET_CACHE_STALENESS_BOUND=100ms"

@@ -19,11 +19,11 @@ type Reply struct {
 	JSON   map[string]any // the body, if its type is application/json
 }
 
-// Text returns a member of the JSON body; "" if it is no string.
+// Text returns a member of the JSON body; "" if it is not a string.
 func (r Reply) Text(name string) string { s, _ := r.JSON[name].(string); return s }
 
-// Fetch sends a request with headers. The parameter header alternates names and values. Fetch does not change the case of
-// names.
+// Fetch sends a request. The parameter `header` contains header names, each followed by its value. Fetch does not change
+// the case of the names.
 func Fetch(t testing.TB, client *http.Client, method, address, body string, header ...string) Reply {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(body))

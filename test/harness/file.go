@@ -24,11 +24,11 @@ func AppendFile(t testing.TB, file, text string) {
 	}
 }
 
-// Replace replaces all occurrences of a text. It fails the test if the number of occurrences is different.
+// Replace replaces all occurrences of a text. It fails the test if the text does not occur exactly that many times.
 func Replace(t testing.TB, text []byte, from, to string, occurrences int) []byte {
 	t.Helper()
 	if got := bytes.Count(text, []byte(from)); got != occurrences {
-		t.Fatalf("the text has %q %d times", from, got)
+		t.Fatalf("the text contains %q %d times", from, got)
 	}
 	return bytes.ReplaceAll(text, []byte(from), []byte(to))
 }

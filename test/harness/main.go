@@ -29,7 +29,7 @@ func run(m *testing.M, d **Deployment, prepare []func() error) (code int, err er
 	return m.Run(), nil
 }
 
-// SkipIfShort skips a test that takes minutes if -short is set. `make test-long` runs such tests.
+// SkipIfShort skips the test if -short is set. The test takes minutes. `make test-long` runs such tests.
 func SkipIfShort(t *testing.T) {
 	t.Helper()
 	if testing.Short() {

@@ -34,7 +34,7 @@ func NewRequest(api, line, token, workspace string, more ...[2]string) Request {
 // Conversations is a route of VelaFlows that needs inbox:read.
 const Conversations = "GET /api/v1/inbox/conversations"
 
-// Unavailable is the outcome of a check that could not be decided.
+// Unavailable is the outcome of a check that the sidecar could not decide.
 const Unavailable = "UNAVAILABLE unavailable"
 
 // Response is the result of a request. For a request that was decided in process, only the outcome and the required scopes
@@ -49,7 +49,8 @@ type Response struct {
 	Echo   upstream.Echo // of an allowed request
 }
 
-// challenges: outcome → WWW-Authenticate; %s is the required scopes. WORKSPACE_ACCESS_DENIED has no challenge.
+// challenges maps an outcome to the value of WWW-Authenticate. %s represents the required scopes. WORKSPACE_ACCESS_DENIED
+// has no challenge.
 var challenges = map[string]string{
 	"UNAUTHORIZED missing":    `Bearer realm="keywicket"`,
 	"UNAUTHORIZED malformed":  `Bearer realm="keywicket", error="invalid_token"`,
@@ -71,7 +72,7 @@ func (a Response) HasOutcome(outcome string, required ...string) error {
 	returned := a.RequiredScopes
 	inProcess := a.Header == nil
 	if inProcess && required == nil {
-		returned = nil // a decision in process always has them
+		returned = nil // in process, every response contains the required scopes
 	}
 	switch {
 	case a.Outcome != outcome:

@@ -37,8 +37,8 @@ func StartStack(t testing.TB, c demo.Config) *demo.Stack {
 	return s
 }
 
-// StartRaceStack is StartStack with a sidecar that is built with the race detector. The test fails if the sidecar has a data
-// race.
+// StartRaceStack is like StartStack, but the sidecar is built with the race detector. The test fails if the sidecar has a
+// data race.
 func StartRaceStack(t testing.TB, c demo.Config) *demo.Stack {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -82,7 +82,8 @@ func path(t testing.TB, build func() (string, error)) string {
 	return path
 }
 
-// startRace starts a stack whose sidecar has the race detector. end stops it, and returns an error that shows the data races.
+// startRace starts a stack whose sidecar has the race detector. end stops the stack, and returns an error that shows the
+// data races.
 func startRace(ctx context.Context, c demo.Config) (s *demo.Stack, end func() error, err error) {
 	if c.Keywicket, err = program.RaceKeywicket(); err != nil {
 		return nil, nil, err
@@ -118,8 +119,8 @@ func OpenDatabase(t testing.TB, s *demo.Stack) *sqlx.DB {
 	return db
 }
 
-// Statements returns a function that counts executed statements of the sidecar's login. The condition is SQL. Postgres must
-// run with shared_preload_libraries=pg_stat_statements.
+// Statements returns a function that counts executed statements of the sidecar's login. The parameter `condition` is a
+// condition for rows of pg_stat_statements, in SQL. Postgres must run with shared_preload_libraries=pg_stat_statements.
 func Statements(t *testing.T, s *demo.Stack) (counted func(condition string) int) {
 	t.Helper()
 	db := OpenDatabase(t, s)

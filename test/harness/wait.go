@@ -8,20 +8,20 @@ import (
 )
 
 // Await waits until the condition is true. It fails the test after 30 s.
-func Await(t testing.TB, what string, holds func() bool) {
+func Await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	if err := Poll(t.Context(), what, holds); err != nil {
+	if err := Poll(t.Context(), what, condition); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// Poll is Await for other goroutines: it returns an error.
-func Poll(ctx context.Context, what string, holds func() bool) error {
+// Poll is like Await, but returns an error. So goroutines other than the test's can call Poll.
+func Poll(ctx context.Context, what string, condition func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for !holds() {
+	for !condition() {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("timeout: %s", what)

@@ -1,7 +1,7 @@
-// An independent client of OAuth 2.0: oauth4webapi, which checks that every response conforms to its RFC, and throws if not. This
-// program prints the address that the user has to open. Then it reads from its standard input the address to which the browser was
-// redirected. It continues with: exchange, call, introspect, refresh, revoke. It prints nothing else, and exits with an error if a
-// step fails.
+// A client of OAuth 2.0 that uses an independent library: oauth4webapi. The library throws an error if a response does not conform
+// to its RFC. This program prints the address that the user has to open. Then it reads from its standard input the address to which
+// the browser was redirected. Then it exchanges the code, calls the API, and introspects, refreshes and revokes tokens. It prints
+// nothing else, and exits with an error if a step fails.
 import { createInterface } from "node:readline/promises";
 import * as oauth from "oauth4webapi";
 
@@ -14,14 +14,14 @@ const authentication = {
   client_secret_basic: () => oauth.ClientSecretBasic(CLIENT_SECRET),
 }[AUTHENTICATION]();
 
-function insist(condition, what) {
+function assert(condition, what) {
   if (!condition) throw new Error(what);
 }
 
 const issuer = new URL(ISSUER);
 const server = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer, { algorithm: "oauth2", ...insecure }));
-insist(server.code_challenge_methods_supported.includes("S256"), "the metadata do not list S256");
-insist(server.token_endpoint_auth_methods_supported.includes(AUTHENTICATION), `the metadata do not list ${AUTHENTICATION}`);
+assert(server.code_challenge_methods_supported.includes("S256"), "the metadata do not list S256");
+assert(server.token_endpoint_auth_methods_supported.includes(AUTHENTICATION), `the metadata do not list ${AUTHENTICATION}`);
 
 const verifier = oauth.generateRandomCodeVerifier();
 const state = oauth.generateRandomState();
@@ -35,41 +35,41 @@ const lines = createInterface({ input: process.stdin });
 const { value: redirected } = await lines[Symbol.asyncIterator]().next();
 lines.close();
 
-const parameters = oauth.validateAuthResponse(server, client, new URL(redirected), state); // with iss, RFC 9207
+const parameters = oauth.validateAuthResponse(server, client, new URL(redirected), state); // also checks iss (RFC 9207)
 const tokens = await oauth.processAuthorizationCodeResponse(server, client,
   await oauth.authorizationCodeGrantRequest(server, client, authentication, parameters, REDIRECT_URI, verifier, insecure));
-insist(tokens.token_type === "bearer" && tokens.expires_in === 3600 && tokens.scope === "issues:read issues:write", JSON.stringify(Object.keys(tokens)));
+assert(tokens.token_type === "bearer" && tokens.expires_in === 3600 && tokens.scope === "issues:read issues:write", JSON.stringify(Object.keys(tokens)));
 
 const call = async (token, path) => {
   const response = await oauth.protectedResourceRequest(token, "GET", new URL(path, ISSUER), undefined, undefined, insecure);
   return response.json();
 };
 const seen = await call(tokens.access_token, "/api/issues");
-insist(seen.headers["x-keywicket-kind"][0] === "oauth_token", "the upstream received another kind");
+assert(seen.headers["x-keywicket-kind"][0] === "oauth_token", "the upstream received another x-keywicket-kind");
 const refused = await call(tokens.access_token, "/api/projects").then(() => null, (error) => error);
-insist(refused instanceof oauth.WWWAuthenticateChallengeError && refused.cause[0].scheme === "bearer" &&
+assert(refused instanceof oauth.WWWAuthenticateChallengeError && refused.cause[0].scheme === "bearer" &&
   refused.cause[0].parameters.error === "insufficient_scope" && refused.cause[0].parameters.scope === "projects:read", `not refused as RFC 6750 requires: ${refused}`);
 
 if (CLIENT_SECRET) {
   const introspection = await oauth.processIntrospectionResponse(server, client,
     await oauth.introspectionRequest(server, client, authentication, tokens.access_token, insecure));
-  insist(introspection.active && introspection.client_id === CLIENT_ID && introspection.iss === ISSUER, "the introspection does not return an active token");
+  assert(introspection.active && introspection.client_id === CLIENT_ID && introspection.iss === ISSUER, "the introspection does not return an active token");
 }
 
 const refresh = async (token, scope) => oauth.processRefreshTokenResponse(server, client,
   await oauth.refreshTokenGrantRequest(server, client, authentication, token, { additionalParameters: scope ? { scope } : {}, ...insecure }));
 const narrow = await refresh(tokens.refresh_token, "issues:read");
-insist(narrow.scope === "issues:read" && narrow.refresh_token !== tokens.refresh_token, "the scope is not narrowed, or the refresh token is not rotated");
+assert(narrow.scope === "issues:read" && narrow.refresh_token !== tokens.refresh_token, "the scope is not narrowed, or the refresh token is not rotated");
 const wide = await refresh(narrow.refresh_token, "issues:read projects:read").then(() => null, (error) => error);
-insist(wide instanceof oauth.ResponseBodyError && wide.error === "invalid_scope", `the scope is widened: ${wide}`);
+assert(wide instanceof oauth.ResponseBodyError && wide.error === "invalid_scope", `the scope is widened: ${wide}`);
 const again = await refresh(narrow.refresh_token);
-insist(again.scope === "issues:read issues:write", `the scope is ${again.scope}`);
+assert(again.scope === "issues:read issues:write", `the scope is ${again.scope}`);
 
 await oauth.processRevocationResponse(await oauth.revocationRequest(server, client, authentication, again.refresh_token, insecure));
 const revoked = await refresh(again.refresh_token).then(() => null, (error) => error);
-insist(revoked instanceof oauth.ResponseBodyError && revoked.error === "invalid_grant", `the refresh token is not revoked: ${revoked}`);
-for (const end = Date.now() + 30_000; ;) { // within the sidecar's bound
+assert(revoked instanceof oauth.ResponseBodyError && revoked.error === "invalid_grant", `the refresh token is not revoked: ${revoked}`);
+for (const end = Date.now() + 30_000; ;) { // the revocation takes effect within the sidecar's staleness bound
   const error = await call(again.access_token, "/api/issues").then(() => null, (error) => error);
   if (error instanceof oauth.WWWAuthenticateChallengeError && error.cause[0].parameters.error === "invalid_token") break;
-  insist(Date.now() < end, `the access token still works: ${error}`);
+  assert(Date.now() < end, `the access token still works: ${error}`);
 }

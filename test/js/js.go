@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/internal/modulefile"
 )
 
-// Node returns the path of Node.js. It is .tools/node, which make fetches if PATH has no sufficiently recent Node.js. Otherwise it
-// is the Node.js on PATH.
+// Node returns the path of Node.js. If .tools/node exists, Node uses it. Otherwise Node uses the Node.js on PATH. make
+// fetches .tools/node if PATH has no sufficiently recent Node.js.
 func Node() (string, error) {
 	if path, ok := modulefile.Find(".tools/node/bin/node"); ok {
 		return path, nil

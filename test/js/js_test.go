@@ -25,7 +25,7 @@ func TestNodeFindsThePackages(t *testing.T) {
 	}
 }
 
-func TestMissingPartsAreNamed(t *testing.T) {
+func TestErrorsExplainHowToInstall(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("PATH", "")
 	if _, err := js.Node(); err == nil || !strings.Contains(err.Error(), `run "make .tools/node"`) {

@@ -19,13 +19,14 @@ type meshCase struct {
 	// want maps "MESH PROTOCOL", "MESH" or "PROTOCOL" to the expected outcome. The key "" applies to all other requests.
 	// Without a matching key, the request is allowed.
 	want map[string]string
-	// told contains every trusted header that the upstream receives, except the decision ID: header → value.
-	told map[string]string
+	// identity contains the trusted headers that the upstream receives, except the decision ID: header → value. The
+	// function trusted selects these headers.
+	identity map[string]string
 	// hidden contains the further headers that the upstream receives if Envoy does not send every header with the check.
 	hidden map[string]string
-	// path and at are the path and the host that the upstream receives, if they differ from the path and the host that the
-	// client sent.
-	path, at string
+	// upstreamPath and upstreamHost are the path and the host that the upstream receives, if they differ from the path and
+	// the host that the client sent.
+	upstreamPath, upstreamHost string
 }
 
 func (c meshCase) outcome(mesh, protocol string) string {
@@ -34,8 +35,8 @@ func (c meshCase) outcome(mesh, protocol string) string {
 
 var decisionID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
-// trusted returns the credential, and the headers that a server may take for headers of the sidecar. A server may read any
-// punctuation in a name as a hyphen.
+// trusted returns the credential, and the headers that a server may mistake for headers of the sidecar. A server may read
+// any punctuation in a name as a hyphen.
 func trusted(header map[string][]string) map[string][]string {
 	names := slices.Concat([]string{"authorization", "x-workspace-id", "x-workspace-slug"}, overridingHeaders)
 	found := map[string][]string{}
@@ -48,13 +49,13 @@ func trusted(header map[string][]string) map[string][]string {
 	return found
 }
 
-// differences lists how the upstream's view of an allowed request differs from the expected one.
-func (c meshCase) differences(s wire.Response, everyHeaderIsShown bool) (found []string) {
+// differences lists how the request that the upstream received differs from the expected request.
+func (c meshCase) differences(s wire.Response, sendsEveryHeader bool) (found []string) {
 	want := map[string][]string{}
-	for name, value := range c.told {
+	for name, value := range c.identity {
 		want[name] = []string{value}
 	}
-	if !everyHeaderIsShown {
+	if !sendsEveryHeader {
 		for name, value := range c.hidden {
 			want[name] = []string{value}
 		}
@@ -65,9 +66,9 @@ func (c meshCase) differences(s wire.Response, everyHeaderIsShown bool) (found [
 		found = append(found, fmt.Sprintf("%s %q", id, got[id]))
 	}
 	delete(got, id)
-	want[":path"], got[":path"] = []string{cmp.Or(c.path, c.Target)}, []string{s.Echo.Path}
-	want[":host"], got[":host"] = []string{cmp.Or(c.at, c.Host)}, []string{s.Echo.Host}
-	upstream := map[string]string{"velaflows": "live", "velocity": "sandbox"}[c.told["x-keywicket-api"]]
+	want[":path"], got[":path"] = []string{cmp.Or(c.upstreamPath, c.Target)}, []string{s.Echo.Path}
+	want[":host"], got[":host"] = []string{cmp.Or(c.upstreamHost, c.Host)}, []string{s.Echo.Host}
+	upstream := map[string]string{"velaflows": "live", "velocity": "sandbox"}[c.identity["x-keywicket-api"]]
 	want[":upstream"], got[":upstream"] = []string{upstream}, []string{s.Echo.Upstream}
 	for name := range maps.Keys(want) {
 		if !slices.Equal(got[name], want[name]) {
@@ -106,12 +107,12 @@ func forged(names ...string) (header [][2]string) {
 	return header
 }
 
-// check sends the request, and compares the upstream's view with the expected one.
-func (c meshCase) check(t *testing.T, s *wire.Client, mesh string, everyHeaderIsShown bool) {
+// check sends the request, and compares the request that the upstream received with the expected request.
+func (c meshCase) check(t *testing.T, s *wire.Client, mesh string, sendsEveryHeader bool) {
 	t.Helper()
 	want := c.outcome(mesh, s.Protocol)
 	if got := s.Expect(t, c.name, c.Request, want); got.Outcome == "allow" && want == "allow" {
-		for _, difference := range c.differences(got, everyHeaderIsShown) {
+		for _, difference := range c.differences(got, sendsEveryHeader) {
 			t.Errorf("%s: the upstream saw %s", c.name, difference)
 		}
 	}

@@ -48,7 +48,7 @@ func TestMeshRouteByEnvironment(t *testing.T) {
 					if forged != "" {
 						header = append(header, [2]string{"x-keywicket-environment", forged})
 					}
-					s.Expect(t, asked, keys[key].ask(inboxPath, header...), "allow").CheckUpstream(t, protocol+", "+asked, map[string][]string{
+					s.Expect(t, asked, keys[key].request(inboxPath, header...), "allow").CheckUpstream(t, protocol+", "+asked, map[string][]string{
 						":upstream": {upstream}, "x-keywicket-environment": {key}})
 				}
 				s.Close()

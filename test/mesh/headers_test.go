@@ -16,12 +16,12 @@ import (
 func TestMeshes(t *testing.T) {
 	t.Parallel()
 	for _, variant := range []struct {
-		name, mesh         string
-		edits              []edit
-		everyHeaderIsShown bool // Envoy sends every header with the check
+		name, mesh       string
+		edits            []edit
+		sendsEveryHeader bool // Envoy sends every header with the check
 	}{
-		{name: threats.Istio, mesh: threats.Istio, everyHeaderIsShown: true},
-		{name: threats.Gateway, mesh: threats.Gateway, edits: []edit{everyHeader}, everyHeaderIsShown: true},
+		{name: threats.Istio, mesh: threats.Istio, sendsEveryHeader: true},
+		{name: threats.Gateway, mesh: threats.Gateway, edits: []edit{everyHeader}, sendsEveryHeader: true},
 		{name: threats.Gateway + " with headersToExtAuth", mesh: threats.Gateway},
 	} {
 		t.Run(variant.name, func(t *testing.T) {
@@ -39,7 +39,7 @@ func TestMeshes(t *testing.T) {
 					s := m.sender(protocol)
 					defer s.Close()
 					for _, c := range cases {
-						c.check(t, s, variant.mesh, variant.everyHeaderIsShown)
+						c.check(t, s, variant.mesh, variant.sendsEveryHeader)
 					}
 					for _, threat := range h.Threats() {
 						want := threat.Under(variant.mesh, protocol)
@@ -47,7 +47,7 @@ func TestMeshes(t *testing.T) {
 							continue
 						}
 						seen := threat.Seen
-						if threat.Hidden != nil && !variant.everyHeaderIsShown {
+						if threat.Hidden != nil && !variant.sendsEveryHeader {
 							seen = maps.Clone(seen)
 							maps.Copy(seen, threat.Hidden)
 						}
@@ -57,7 +57,7 @@ func TestMeshes(t *testing.T) {
 					}
 				})
 			}
-			// Without a sidecar, Envoy refuses every request, also to public routes.
+			// Without a sidecar, Envoy refuses every request, even requests to public routes.
 			if err := m.Sidecar.Stop(); err != nil {
 				t.Fatal(err)
 			}
@@ -71,8 +71,9 @@ func TestMeshes(t *testing.T) {
 	}
 }
 
-// If Envoy does not send a workspace header with the check, the header gives no access to a workspace. Headers that the
-// sidecar sets or removes by name are safe. Other spellings that an upstream may treat as equal reach the upstream.
+// If Envoy does not send a workspace header with the check, the header gives no access to a workspace. A client cannot
+// forge the headers that the sidecar sets or removes by name. But other spellings of these names reach the upstream, which
+// may treat them as equal.
 func TestMeshThatHidesHeaders(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, threats.Gateway, noWorkspaceHeader, underscores)
@@ -82,17 +83,17 @@ func TestMeshThatHidesHeaders(t *testing.T) {
 	required := map[string]string{"": "403 WORKSPACE_ACCESS_DENIED workspace_required"}
 	named := forged(slices.Concat(identityHeaders, overridingHeaders)...)
 	cases := []meshCase{
-		{name: "VelaFlows requires a workspace", Request: live.ask(inboxPath, home), want: required},
-		{name: "a workspace's key", Request: key.ask(issuesPath, other), told: key.in(m.home)},
-		{name: "a user's key", Request: personal.ask(issuesPath, other), want: required},
-		{name: "a user's key where no workspace is needed", Request: personal.ask(profilePath, other), told: personal.told},
-		{name: "a public route", Request: wire.Request{Host: velocityHost, Target: publicPath, Header: slices.Concat(named, [][2]string{other})}, told: anonymous("velocity")},
+		{name: "VelaFlows requires a workspace", Request: live.request(inboxPath, home), want: required},
+		{name: "a workspace's key", Request: key.request(issuesPath, other), identity: key.inWorkspace(m.home)},
+		{name: "a user's key", Request: personal.request(issuesPath, other), want: required},
+		{name: "a user's key where no workspace is needed", Request: personal.request(profilePath, other), identity: personal.identity},
+		{name: "a public route", Request: wire.Request{Host: velocityHost, Target: publicPath, Header: slices.Concat(named, [][2]string{other})}, identity: anonymous("velocity")},
 		{name: "a public route of VelaFlows",
-			Request: wire.Request{Host: velaflowsHost, Target: publicPath, Header: slices.Concat(named, [][2]string{home})}, told: anonymous("velaflows")},
-		{name: "identity and overriding headers", Request: key.ask(issuesPath, named...), told: key.in(m.home)},
+			Request: wire.Request{Host: velaflowsHost, Target: publicPath, Header: slices.Concat(named, [][2]string{home})}, identity: anonymous("velaflows")},
+		{name: "identity and overriding headers", Request: key.request(issuesPath, named...), identity: key.inWorkspace(m.home)},
 	}
 	for _, name := range []string{"x-keywicket-role", "x_keywicket_subject", "x_workspace_slug", "x_original_url"} {
-		cases = append(cases, meshCase{name: name, Request: key.ask(issuesPath, forged(name)...), told: key.in(m.home),
+		cases = append(cases, meshCase{name: name, Request: key.request(issuesPath, forged(name)...), identity: key.inWorkspace(m.home),
 			hidden: map[string]string{name: "forged"}})
 	}
 	for _, protocol := range wire.HTTP {
@@ -123,7 +124,7 @@ func TestMeshTestsDetectForgedHeaders(t *testing.T) {
 			}
 			for _, h := range c.Header {
 				name := strings.ToLower(h[0])
-				if c.told[name] == h[1] || len(trusted(map[string][]string{name: nil})) == 0 {
+				if c.identity[name] == h[1] || len(trusted(map[string][]string{name: nil})) == 0 {
 					continue
 				}
 				if name == "x-envoy-original-path" || strings.HasPrefix(c.name, "Connection") {

@@ -28,7 +28,7 @@ const velocityHost = "velocity.test"
 var meshFiles = map[string]string{threats.Istio: "testdata/istio.yaml", threats.Gateway: "testdata/envoy-gateway.yaml"}
 
 // mesh is a stack whose Envoy has the configuration of a mesh. Its route for VelaFlows has the upstream "live". Its route
-// for Velocity, which serves every unknown host too, has the upstream "sandbox".
+// for Velocity also serves every unknown host, and has the upstream "sandbox".
 type mesh struct {
 	*demo.Stack
 	log         syncbuffer.Buffer
@@ -92,8 +92,8 @@ func newMesh(t *testing.T, name string, edits ...edit) *mesh {
 	return m
 }
 
-// meshConfig returns a function that replaces the configuration of deploy/envoy with the mesh's. The addresses stay the
-// same.
+// meshConfig returns a function that replaces the configuration of deploy/envoy with the configuration of the mesh. The
+// addresses stay the same.
 func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 	t.Helper()
 	text, err := os.ReadFile(meshFiles[name])
@@ -133,18 +133,19 @@ func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 	}
 }
 
-// sender returns a sender to the mesh's only listener.
+// sender returns a client of the mesh's only listener.
 func (m *mesh) sender(protocol string) *wire.Client {
 	return &wire.Client{Stack: m.Stack, Protocol: protocol, API: "velaflows", Foreign: true}
 }
 
-// principal is a credential and the identity headers that it results in.
+// principal is a credential, with the identity headers that the sidecar sets for it.
 type principal struct {
-	token string
-	told  map[string]string // identity headers that the upstream receives: header → value
+	token    string
+	identity map[string]string // identity headers that the upstream receives: header → value
 }
 
-// principal creates a credential with the prefix, of the workspace home or of its owner.
+// principal creates a credential with the prefix. It belongs to the owner of the workspace `home` if the prefix is velu_,
+// and to this workspace otherwise.
 func (m *mesh) principal(t *testing.T, prefix string, scopes ...string) principal {
 	t.Helper()
 	n := registry.NewToken{Name: t.Name(), Scopes: scopes, Workspace: m.home.ID}
@@ -156,31 +157,31 @@ func (m *mesh) principal(t *testing.T, prefix string, scopes ...string) principa
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := map[string]string{
+	identity := map[string]string{
 		"x-keywicket-subject": token.ID, "x-keywicket-kind": string(token.Kind), "x-keywicket-api": token.API,
 		"x-keywicket-scopes": strings.Join(scopes, " "), "x-keywicket-environment": string(token.Environment),
 	}
 	if n.User != "" {
-		told["x-keywicket-user-id"] = n.User
+		identity["x-keywicket-user-id"] = n.User
 	}
-	return principal{secret.Reveal(), told}
+	return principal{secret.Reveal(), identity}
 }
 
-// in returns the identity headers of a request that acts in the workspace.
-func (p principal) in(w registry.Workspace) map[string]string {
-	told := maps.Clone(p.told)
-	told["x-keywicket-workspace-id"], told["x-keywicket-workspace-slug"] = w.ID, w.Slug
-	if told["x-keywicket-api"] == "velaflows" {
-		told["x-workspace-id"] = w.ID
+// inWorkspace returns the identity headers of a request that acts in the workspace.
+func (p principal) inWorkspace(w registry.Workspace) map[string]string {
+	identity := maps.Clone(p.identity)
+	identity["x-keywicket-workspace-id"], identity["x-keywicket-workspace-slug"] = w.ID, w.Slug
+	if identity["x-keywicket-api"] == "velaflows" {
+		identity["x-workspace-id"] = w.ID
 	} else {
-		told["x-workspace-slug"] = w.Slug
+		identity["x-workspace-slug"] = w.Slug
 	}
-	return told
+	return identity
 }
 
-// ask returns a request for the path with the principal's credential.
-func (p principal) ask(target string, header ...[2]string) wire.Request {
-	host := map[string]string{"velaflows": velaflowsHost, "velocity": velocityHost}[p.told["x-keywicket-api"]]
+// request returns a request for the path with the principal's credential.
+func (p principal) request(target string, header ...[2]string) wire.Request {
+	host := map[string]string{"velaflows": velaflowsHost, "velocity": velocityHost}[p.identity["x-keywicket-api"]]
 	return wire.Request{Host: host, Target: target, Header: append([][2]string{{"Authorization", "Bearer " + p.token}}, header...)}
 }
 

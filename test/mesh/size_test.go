@@ -20,7 +20,7 @@ func TestMessageTooLargeIsDeniedThroughAMesh(t *testing.T) {
 		edit{fail, strings.Replace(fail, "false", "true", 1)})
 	live := m.principal(t, "sk_live_", "inbox:read")
 	filled := func(values, size int) wire.Request {
-		msg := live.ask(inboxPath, [2]string{"x-workspace-id", m.home.ID})
+		msg := live.request(inboxPath, [2]string{"x-workspace-id", m.home.ID})
 		for i := range values {
 			msg.Header = append(msg.Header, [2]string{fmt.Sprint("x-filler-", i), strings.Repeat("a", size)})
 		}

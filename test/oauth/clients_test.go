@@ -21,7 +21,8 @@ import (
 	"github.com/keywicket/keywicket/test/js"
 )
 
-// golang.org/x/oauth2, unmodified, for a default and a confidential app: authorize, exchange, call, refresh, revoke.
+// The unmodified library golang.org/x/oauth2 works for default apps and for confidential apps. The test asks for consent,
+// exchanges the code, calls the API, refreshes the token, and revokes it.
 func TestGoClient(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t)
@@ -73,12 +74,12 @@ func TestGoClient(t *testing.T) {
 			if r := harness.Fetch(t, http.DefaultClient, "POST", d.Velocity+"/api/oauth/revoke", form.Encode(), "Content-Type", "application/x-www-form-urlencoded"); r.Status != 200 {
 				t.Errorf("%+v", r)
 			}
-			harness.Await(t, "it is revoked", func() bool { return call(again, "/api/issues") == 401 })
+			harness.Await(t, "the token is revoked", func() bool { return call(again, "/api/issues") == 401 })
 		})
 	}
 }
 
-// npm's oauth4webapi, unmodified, checks every response strictly: see test/js/client.js.
+// The unmodified npm package oauth4webapi checks every response strictly: see test/js/client.js.
 func TestJavaScriptClient(t *testing.T) {
 	t.Parallel()
 	node, err := js.Node()

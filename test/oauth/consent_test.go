@@ -17,17 +17,17 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// consentStack is a user's Chromium, an app on this machine, and a deployment behind Envoy where the app asks for the user's
+// consentStack is a user's Chromium, an app on this machine, and a deployment behind Envoy. The app asks for the user's
 // consent.
 type consentStack struct {
 	*demo.Demo
 	browser *browser.Browser
 	app     harness.App
-	native  *httptest.Server // the app's own address
+	native  *httptest.Server // the app's own server
 }
 
-// ask returns the address to which the app sends its user.
-func (c *consentStack) ask(change ...string) string {
+// requestURL returns the URL to which the app sends its user.
+func (c *consentStack) requestURL(change ...string) string {
 	q := url.Values{
 		"client_id": {c.app.ID}, "redirect_uri": {c.native.URL + "/callback"}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
 		"state": {"random_state"}, "code_challenge": {strings.Repeat("c", 43)}, "code_challenge_method": {"S256"},
@@ -38,8 +38,8 @@ func (c *consentStack) ask(change ...string) string {
 	return c.Velocity + "/oauth/consent?" + q.Encode()
 }
 
-// signedIn returns a tab at the app's request, with a signed-in user.
-func (c *consentStack) signedIn(t *testing.T, email, address string) *browser.Page {
+// openSignedIn returns a tab that shows the consent page to a signed-in user.
+func (c *consentStack) openSignedIn(t *testing.T, email, address string) *browser.Page {
 	t.Helper()
 	p := c.browser.Page(t)
 	if status := p.Visit(address); status != http.StatusOK || !strings.Contains(p.URL(), "/login?") {
@@ -54,8 +54,8 @@ func (c *consentStack) signedIn(t *testing.T, email, address string) *browser.Pa
 	return p
 }
 
-// answer returns the query that the app receives after the user has pressed a button.
-func (c *consentStack) answer(t *testing.T, p *browser.Page, status int) url.Values {
+// appQuery returns the query that the app receives after the user has pressed a button.
+func (c *consentStack) appQuery(t *testing.T, p *browser.Page, status int) url.Values {
 	t.Helper()
 	at, err := url.Parse(p.URL())
 	if err != nil || status != http.StatusOK || !strings.HasPrefix(p.URL(), c.native.URL+"/callback?") {
@@ -72,7 +72,7 @@ func (c *consentStack) grants(t *testing.T) int {
 	return len(harness.Keywicket[[]registry.Grant](t, c.Stack, "grant", "list", "--app", c.app.ID))
 }
 
-// The consent page as a user sees it.
+// A user reads and uses the consent page in Chromium.
 func TestConsentPageInChromium(t *testing.T) {
 	t.Parallel()
 	chromium, err := browser.Start(t.Context())
@@ -93,7 +93,7 @@ func TestConsentPageInChromium(t *testing.T) {
 	box := func(n int) string { return fmt.Sprintf("fieldset li:nth-child(%d) input", n) }
 
 	t.Run("approve", func(t *testing.T) {
-		p := c.signedIn(t, ada, c.ask())
+		p := c.openSignedIn(t, ada, c.requestURL())
 		for _, want := range []string{"Allow Planner to act for you?", ada, "Read issues and comments", "Target workspace", "http://127.0.0.1:"} {
 			if text := p.Text("main"); !strings.Contains(text, want) {
 				t.Errorf("%q is missing in %s", want, text)
@@ -103,53 +103,53 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Errorf("without a workspace: %d %s", status, p.Text("main"))
 		}
 		p.Check(box(2))
-		if q := c.answer(t, p, p.Follow(allow)); q.Get("code") == "" || q.Get("error") != "" {
+		if q := c.appQuery(t, p, p.Follow(allow)); q.Get("code") == "" || q.Get("error") != "" {
 			t.Errorf("%v", q)
 		}
 	})
 	t.Run("deny", func(t *testing.T) {
 		before := c.grants(t)
-		p := c.signedIn(t, ada, c.ask())
+		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Check(box(1))
-		if q := c.answer(t, p, p.Follow(deny)); q.Get("error") != "access_denied" || q.Has("code") {
+		if q := c.appQuery(t, p, p.Follow(deny)); q.Get("error") != "access_denied" || q.Has("code") {
 			t.Errorf("%v", q)
 		}
 		if c.grants(t) != before {
-			t.Error("there is a grant")
+			t.Error("a grant was created")
 		}
 	})
 	t.Run("with the keyboard alone", func(t *testing.T) {
-		p := c.signedIn(t, ada, c.ask())
+		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Press("\t \t\t\t") // the first box, the second, Deny, Allow
 		if p.Eval(`document.activeElement.value`, new(string)); p.Focused() != "button" {
 			t.Errorf("the keyboard focus is at %s", p.Focused())
 		}
-		if q := c.answer(t, p, p.Enter()); q.Get("code") == "" {
+		if q := c.appQuery(t, p, p.Enter()); q.Get("code") == "" {
 			t.Errorf("%v", q)
 		}
 	})
 	t.Run("an app with an invalid request", func(t *testing.T) {
 		p := c.browser.Page(t)
-		if status := p.Visit(c.ask("redirect_uri", c.native.URL+"/callback/../else")); status != http.StatusBadRequest || !strings.HasPrefix(p.URL(), c.Velocity) {
+		if status := p.Visit(c.requestURL("redirect_uri", c.native.URL+"/callback/../else")); status != http.StatusBadRequest || !strings.HasPrefix(p.URL(), c.Velocity) {
 			t.Errorf("%d at %s", status, p.URL())
 		}
-		accessible(t, p, "mistake")
+		requireAccessible(t, p, "mistake")
 	})
 	// Chromium applies the page's Content-Security-Policy to every redirect that follows a form.
 	t.Run("an app that redirects again", func(t *testing.T) {
-		elsewhere := c.page(t, "elsewhere.localhost", "Somewhere else.")
+		elsewhere := c.servePage(t, "elsewhere.localhost", "Somewhere else.")
 		native := c.native
 		defer func() { c.native = native }()
 		c.native = httptest.NewServer(http.RedirectHandler(elsewhere, http.StatusFound))
 		defer c.native.Close()
-		p := c.signedIn(t, ada, c.ask())
+		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Check(box(1))
 		if status := p.Follow(allow); status != http.StatusOK || p.URL() != elsewhere {
 			t.Errorf("the user is at %s, %d", p.URL(), status)
 		}
 	})
 	t.Run("signed out meanwhile", func(t *testing.T) {
-		p := c.signedIn(t, ada, c.ask())
+		p := c.openSignedIn(t, ada, c.requestURL())
 		p.SetCookie("sb-demo-auth-token", "over", c.Velocity)
 		if status := p.Follow(deny); status != http.StatusOK && status != http.StatusForbidden {
 			t.Errorf("%d at %s", status, p.URL())
@@ -164,31 +164,31 @@ func TestConsentPageInChromium(t *testing.T) {
 		}
 	})
 	t.Run("framed", func(t *testing.T) {
-		p := c.signedIn(t, ada, c.ask())
-		mistake := c.ask("client_id", "nobody")                                                        // leads to an error page, for which the issuer needs no session
-		for host, framed := range map[string]string{"127.0.0.1": c.ask(), "evil.localhost": mistake} { // another origin of the same site, and another site
+		p := c.openSignedIn(t, ada, c.requestURL())
+		mistake := c.requestURL("client_id", "nobody")                                                        // leads to an error page, for which the issuer needs no session
+		for host, framed := range map[string]string{"127.0.0.1": c.requestURL(), "evil.localhost": mistake} { // another origin of the same site, and another site
 			p := p.Tab()
-			p.Visit(c.page(t, host, `<!doctype html><title>x</title><iframe src="`+html.EscapeString(framed)+`"></iframe>`))
+			p.Visit(c.servePage(t, host, `<!doctype html><title>x</title><iframe src="`+html.EscapeString(framed)+`"></iframe>`))
 			if frames := p.Frames(); len(frames) != 1 || !frames[0].Refused || frames[0].URL != framed {
 				t.Errorf("in a page of %s: %+v", host, frames)
 			}
 		}
 	})
 	t.Run("forged", func(t *testing.T) {
-		p := c.signedIn(t, ada, c.ask())
+		p := c.openSignedIn(t, ada, c.requestURL())
 		before := c.grants(t)
 		var user string
 		p.Eval(`document.querySelector("[name=user]").value`, &user)
 		var workspace string
 		p.Eval(`document.querySelector("[name=workspace]").value`, &workspace)
-		form := `<!doctype html><title>x</title><form method="post" action="` + html.EscapeString(c.ask()) + `">
+		form := `<!doctype html><title>x</title><form method="post" action="` + html.EscapeString(c.requestURL()) + `">
 			<input name="proof" value="guessed"><input name="user" value="` + user + `"><input name="workspace" value="` + workspace + `">
 			<button name="decision" value="approve">Win</button></form>`
-		// From another origin of the same site the browser sends every cookie. From another site it sends no cookie that
+		// From another origin of the same site, the browser sends every cookie. From another site, the browser sends no cookie that
 		// grants access.
 		for host, want := range map[string]string{"127.0.0.1": "403 /oauth/consent", "evil.localhost": "200 /login"} {
 			p := p.Tab()
-			p.Visit(c.page(t, host, form))
+			p.Visit(c.servePage(t, host, form))
 			status := p.Follow("button")
 			at, err := url.Parse(p.URL())
 			if err != nil || fmt.Sprint(status, " ", at.Path) != want {
@@ -196,7 +196,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			}
 		}
 		if c.grants(t) != before {
-			t.Error("there is a grant")
+			t.Error("a grant was created")
 		}
 	})
 	t.Run("accessible on every screen", func(t *testing.T) {
@@ -209,19 +209,19 @@ func TestConsentPageInChromium(t *testing.T) {
 		c.app = harness.Keywicket[harness.App](t, c.Stack, "oauth-app", "create", "--name", strings.Repeat("Unbreakable", 9), "--redirect-uri", "http://127.0.0.1/callback")
 		all := "issues:read issues:write projects:read projects:write documents:read documents:write workspace:read user:read user:write workspaces:list"
 		for who, p := range map[string]*browser.Page{
-			"ada": c.signedIn(t, ada, c.ask()), "grace": c.signedIn(t, grace.Email, c.ask("scope", all)),
+			"ada": c.openSignedIn(t, ada, c.requestURL()), "grace": c.openSignedIn(t, grace.Email, c.requestURL("scope", all)),
 		} {
-			accessible(t, p, "asked-"+who)
+			requireAccessible(t, p, "asked-"+who)
 			if status := p.Follow(allow); status != http.StatusUnprocessableEntity {
 				t.Errorf("%s: %d", who, status)
 			}
-			accessible(t, p, "missing-"+who)
+			requireAccessible(t, p, "missing-"+who)
 		}
 	})
 }
 
 // page serves an HTML page at a host name of this machine, and returns its address.
-func (c *consentStack) page(t *testing.T, host, text string) string {
+func (c *consentStack) servePage(t *testing.T, host, text string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
@@ -231,9 +231,9 @@ func (c *consentStack) page(t *testing.T, host, text string) string {
 	return strings.Replace(s.URL, "127.0.0.1", host, 1) + "/"
 }
 
-// accessible requires that axe-core reports no problem and that the page fits the width of a small telephone. If the
-// environment variable SCREENSHOTS names a folder, accessible writes pictures to it.
-func accessible(t *testing.T, p *browser.Page, name string) {
+// requireAccessible requires that axe-core reports no problem and that the page fits the width of a small telephone. If the
+// environment variable SCREENSHOTS contains a folder, requireAccessible writes pictures to this folder.
+func requireAccessible(t *testing.T, p *browser.Page, name string) {
 	t.Helper()
 	for _, width := range []int{360, 1280} {
 		for _, scheme := range []string{"light", "dark"} {

@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// The test follows the OAuth flow of Velocity's document, step by step, through Envoy. The comment of each step names the
-// lines of the document.
+// The test follows the OAuth flow of Velocity's API documentation, step by step, through Envoy. The comment of each step cites
+// the lines of the documentation.
 func TestVelocityOAuthFlow(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t)
@@ -65,7 +65,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	if _, err := db.Exec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp()`); err != nil {
 		t.Fatal(err)
 	}
-	harness.Await(t, "it has expired", func() bool { return issues(first.Text("access_token")) == "UNAUTHORIZED expired" })
+	harness.Await(t, "the access token has expired", func() bool { return issues(first.Text("access_token")) == "UNAUTHORIZED expired" })
 	// Lines 91 to 98.
 	refresh := fmt.Sprintf(`{"grant_type": "refresh_token", "refresh_token": %q, "client_id": %q}`, first.Text("refresh_token"), a.ID)
 	second := harness.Fetch(t, http.DefaultClient, "POST", token, refresh, "Content-Type", "application/json")
@@ -73,13 +73,13 @@ func TestVelocityOAuthFlow(t *testing.T) {
 		t.Fatalf("%+v", second)
 	}
 	if got := issues(second.Text("access_token")); got != "allow" {
-		t.Errorf("the new one: %s", got)
+		t.Errorf("the new access token: %s", got)
 	}
-	// The old refresh token again, as a thief might send it: all tokens of the grant stop working.
+	// The test sends the old refresh token again, as a thief might do. Then all tokens of the grant stop working.
 	if again := harness.Fetch(t, http.DefaultClient, "POST", token, refresh, "Content-Type", "application/json"); again.Status != http.StatusBadRequest || again.Text("error") != "invalid_grant" {
 		t.Errorf("%+v", again)
 	}
-	harness.Await(t, "it is revoked", func() bool { return issues(second.Text("access_token")) == "UNAUTHORIZED revoked" })
+	harness.Await(t, "the access token is revoked", func() bool { return issues(second.Text("access_token")) == "UNAUTHORIZED revoked" })
 }
 
 // A terminal that closes sends SIGHUP to the processes that were started in it. The servers must ignore this signal.
@@ -104,7 +104,8 @@ func TestServersSurviveTheirTerminal(t *testing.T) {
 	}
 }
 
-// The test checks which requests Envoy routes to the issuer, and for which client address the issuer counts them.
+// The test checks which requests Envoy routes to the issuer. It also checks that the issuer counts requests by the real address
+// of the client.
 func TestIssuerBehindEnvoy(t *testing.T) {
 	t.Parallel()
 	const limit = 8
@@ -148,7 +149,7 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 			t.Errorf("no metric %s", line)
 		}
 	}
-	// Without the issuer, existing tokens continue to work.
+	// Without the issuer, existing tokens still work.
 	if err := d.Issuer.Stop(); err != nil {
 		t.Fatal(err)
 	}

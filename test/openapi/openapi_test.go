@@ -1,5 +1,6 @@
-// Package openapi tests the tables with the documents of two real APIs, which `make .tools/openapi` fetches. The documents have
-// forms of paths that this project did not invent, and enough rows for several to match one path.
+// Package openapi tests route tables that it creates from the OpenAPI documents of two real APIs. `make .tools/openapi` fetches
+// the documents. They contain forms of paths that this project did not invent. They also contain so many rows that several rows
+// can match one path.
 package openapi
 
 import (
@@ -70,8 +71,8 @@ func writePolicy(t *testing.T, api string, all []operation) string {
 
 const pathsPerOperation = 20
 
-// Every operation of GitHub's and of Stripe's API is a row. A path of an operation matches its row, or a row with priority
-// by the documented rule. The sidecar and the stock opa select the same row.
+// Every operation of GitHub's and of Stripe's API is a row. A path of an operation matches its row, or a row that has priority
+// by the documented rule. The sidecar and the unmodified opa select the same row.
 func TestEveryOperationIsARow(t *testing.T) {
 	race.Skip(t)
 	opa, err := program.OPA()
@@ -99,33 +100,33 @@ func TestEveryOperationIsARow(t *testing.T) {
 			if n <= 500 || len(rows) != n {
 				t.Fatalf("%d operations, %d rows", n, len(rows))
 			}
-			c := &comparison{api: api, all: all, siblings: siblingsIn(all), engine: engine, opa: opa, dir: dir, plain: pathsPerOperation}
+			c := &comparison{api: api, all: all, siblings: siblingsIn(all), engine: engine, opa: opa, dir: dir, opaPaths: pathsPerOperation}
 			if testing.Short() {
-				c.plain = 2 // opa tests every row for each path
+				c.opaPaths = 2 // opa tests every row for each path
 			}
 			c.run(t)
 		})
 	}
 }
 
-// comparison compares the rows that the sidecar's engine, the stock opa and the documented rule select for each path.
+// comparison compares the rows that the sidecar's engine, the unmodified opa and the documented rule select for each path.
 type comparison struct {
 	api      string
 	all      []operation
 	siblings siblings
 	engine   *policies.Engine
 	opa, dir string
-	plain    int // number of paths of each operation that opa checks
+	opaPaths int // number of paths of each operation that opa checks
 }
 
-// probe is a path that was generated from a row, and the row that has priority for it.
+// probe is a path that was generated from the row `source`, and the row `want` that has priority for this path.
 type probe struct {
-	own, want operation
-	segments  []string
+	source, want operation
+	segments     []string
 }
 
 func (q probe) String() string {
-	return fmt.Sprintf("%s %q, whose row is %s", q.own.method, target.JoinSegments(q.segments), q.want.name())
+	return fmt.Sprintf("%s %q, whose row is %s", q.source.method, target.JoinSegments(q.segments), q.want.name())
 }
 
 func (c *comparison) run(t *testing.T) {
@@ -149,13 +150,13 @@ func (c *comparison) run(t *testing.T) {
 	}
 	t.Logf("%d paths by the index in %s", len(all), took)
 	took = parallel(t, len(probes), func(worker int) error { return c.checkOPA(t.Context(), probes[worker]) })
-	t.Logf("%d of them by opa in %s", len(c.all)*c.plain, took)
+	t.Logf("%d of them by opa in %s", len(c.all)*c.opaPaths, took)
 
 	outranked := make(map[string]probe)
 	n := 0
 	for _, q := range all {
-		if q.own.name() != q.want.name() {
-			outranked[q.own.name()] = q
+		if q.source.name() != q.want.name() {
+			outranked[q.source.name()] = q
 			n++
 		}
 	}
@@ -167,7 +168,7 @@ func (c *comparison) run(t *testing.T) {
 	}
 }
 
-// parallel runs the workers, waits for all of them, and returns how long they took.
+// parallel runs the workers, waits for all workers, and returns how long they took.
 func parallel(t *testing.T, workers int, work func(worker int) error) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -183,8 +184,8 @@ func parallel(t *testing.T, workers int, work func(worker int) error) time.Durat
 
 // checkSidecar creates a path of the operation. It checks the path in the sidecar with the scope of the row that has priority.
 func (c *comparison) checkSidecar(ctx context.Context, p paths, own operation) (probe, error) {
-	q := probe{own: own, segments: p.pathFor(own)}
-	raw := p.escaped(q.segments)
+	q := probe{source: own, segments: p.pathFor(own)}
+	raw := p.encode(q.segments)
 	read, err := target.Segments(raw, parameters)
 	if err != nil {
 		return q, fmt.Errorf("%s: %q: %w", own.name(), raw, err)
@@ -214,16 +215,16 @@ func (c *comparison) checkSidecar(ctx context.Context, p paths, own operation) (
 	return q, nil
 }
 
-// checkOPA evaluates some of the paths of each operation in the stock opa.
+// checkOPA evaluates some of the paths of each operation in the unmodified opa.
 func (c *comparison) checkOPA(ctx context.Context, all []probe) error {
 	var selected []probe
 	var inputs []any
 	for i, q := range all {
-		if i%pathsPerOperation < c.plain {
+		if i%pathsPerOperation < c.opaPaths {
 			selected = append(selected, q)
 			inputs = append(inputs, map[string]any{
 				"api":     c.api,
-				"request": map[string]any{"method": q.own.method, "path": target.JoinSegments(q.segments), "segments": q.segments},
+				"request": map[string]any{"method": q.source.method, "path": target.JoinSegments(q.segments), "segments": q.segments},
 			})
 		}
 	}

@@ -13,9 +13,10 @@ const (
 	rest
 )
 
-// winners returns the operations whose row has priority for a request, by the rule of docs/policies.md. Segments are compared from
-// the left: first literal text, then a partial segment, then a parameter, then a rest. There are several winners if the rule does
-// not order them. No two partial segments of the documents match the same text, so this function does not order them.
+// winners returns the operations whose row has priority for a request, by the rule of docs/policies.md. It compares segments
+// from the left. Literal text comes first, then text with parameters, then a whole parameter, then the rest of the path. If the
+// rule does not order several rows, all of them are winners. No two segments of the documents that contain text and parameters
+// match the same text, so this function does not order such segments.
 func winners(all []operation, method string, path []string) []operation {
 	var first []operation
 	var best []int

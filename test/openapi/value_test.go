@@ -17,8 +17,8 @@ type paths struct {
 	siblings siblings
 }
 
-// siblings maps a method and the first segments of a path to the continuations of these segments in other rows. It has only
-// continuations that contain literal text.
+// siblings maps a method and the first segments of a path to the continuations of these segments in the rows. It contains only
+// continuations with literal text.
 type siblings map[string][][]string
 
 func siblingsIn(all []operation) siblings {
@@ -62,7 +62,7 @@ func (p paths) pathFor(o operation) []string {
 	var path []string
 	for i, s := range o.segments {
 		if !isParameter(s) {
-			path = append(path, p.fill(o, s))
+			path = append(path, p.replaceParameters(o, s))
 			continue
 		}
 		value := o.schemas[s]
@@ -71,7 +71,7 @@ func (p paths) pathFor(o operation) []string {
 		switch {
 		case isText && sibling != nil && p.IntN(2) == 0: // several rows may match
 			for _, s := range sibling {
-				path = append(path, p.fill(o, s))
+				path = append(path, p.replaceParameters(o, s))
 			}
 		case isText && isRest(s):
 			for range 1 + p.IntN(3) {
@@ -87,8 +87,8 @@ func (p paths) pathFor(o operation) []string {
 	return path
 }
 
-// fill replaces the parameters of a segment with values. A parameter of another operation becomes random text.
-func (p paths) fill(o operation, segment string) string {
+// replaceParameters replaces the parameters of a segment with values. A parameter of another operation becomes random text.
+func (p paths) replaceParameters(o operation, segment string) string {
 	return parameterForm.ReplaceAllStringFunc(segment, func(name string) string {
 		if s, ok := o.schemas[name]; ok {
 			return p.value(s)
@@ -121,13 +121,13 @@ func (p paths) draw(s schema) string {
 		if err != nil {
 			panic(err)
 		}
-		return p.matching(re.Simplify())
+		return p.randomMatch(re.Simplify())
 	case s.Type == "integer":
 		return strconv.FormatInt([]int64{p.Int64N(1000), p.Int64(), 0, -1, math.MaxInt64}[p.IntN(5)], 10)
 	case s.Type == "string":
 		return p.text(s.MaxLength)
 	}
-	panic(fmt.Sprintf("a value of %+v", s))
+	panic(fmt.Sprintf("no random value for the schema %+v", s))
 }
 
 var (
@@ -135,8 +135,8 @@ var (
 	rare   = []rune(" .:;#?+%!$&'()*,=@~^|<>[]{}\"`éßあ漢🙂\u0301\u00a0\u200d\u202e\ufeff\ufffd")
 )
 
-// text returns random text. The text is mostly short, and sometimes has the maximum length. If longest is 0, the maximum length
-// is 255 characters.
+// text returns random text. The text is mostly short, and sometimes has the maximum length. If the parameter longest is 0, the
+// maximum length is 255 characters.
 func (p paths) text(longest int) string {
 	if longest == 0 {
 		longest = 255
@@ -156,8 +156,8 @@ func (p paths) text(longest int) string {
 	return b.String()
 }
 
-// matching returns random text that the pattern matches.
-func (p paths) matching(re *syntax.Regexp) string {
+// randomMatch returns random text that the pattern matches.
+func (p paths) randomMatch(re *syntax.Regexp) string {
 	var b strings.Builder
 	switch re.Op {
 	case syntax.OpBeginText, syntax.OpEndText:
@@ -168,30 +168,30 @@ func (p paths) matching(re *syntax.Regexp) string {
 		b.WriteRune(re.Rune[i] + p.Int32N(re.Rune[i+1]-re.Rune[i]+1))
 	case syntax.OpConcat:
 		for _, sub := range re.Sub {
-			b.WriteString(p.matching(sub))
+			b.WriteString(p.randomMatch(sub))
 		}
 	case syntax.OpPlus:
 		for range 1 + p.IntN(12) {
-			b.WriteString(p.matching(re.Sub[0]))
+			b.WriteString(p.randomMatch(re.Sub[0]))
 		}
 	default:
-		panic(fmt.Sprintf("a text that %s matches", re))
+		panic(fmt.Sprintf("no random text for the pattern %s", re))
 	}
 	return b.String()
 }
 
-// needNoEscape are the characters that a segment may contain without an escape, except for the semicolon.
-const needNoEscape = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@"
+// unescapedCharacters are the characters that a segment may contain without an escape, except for the semicolon.
+const unescapedCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@"
 
-// escaped encodes a path as clients do: with all unnecessary escapes, with some of them, or with none.
-func (p paths) escaped(segments []string) string {
-	chance := p.IntN(3) // probability, in halves, of an unnecessary escape
+// encode encodes a path as clients do: with all unnecessary escapes, with some of them, or with none.
+func (p paths) encode(segments []string) string {
+	chance := p.IntN(3) // an unnecessary escape has the probability chance/2
 	var b strings.Builder
 	for _, s := range segments {
 		b.WriteByte('/')
 		for _, c := range []byte(s) {
 			switch {
-			case strings.IndexByte(needNoEscape, c) >= 0 && p.IntN(2) >= chance:
+			case strings.IndexByte(unescapedCharacters, c) >= 0 && p.IntN(2) >= chance:
 				b.WriteByte(c)
 			case p.IntN(2) == 0:
 				fmt.Fprintf(&b, "%%%02x", c)

@@ -28,11 +28,11 @@ import (
 // Go's net/http, sandbox tokens to Python's http.server.
 type decodedStack struct {
 	*demo.Stack
-	envoyConfig []byte
-	golang      *goUpstream
-	python      *pythonUpstream
-	headers     map[string][2][][2]string // API and scope → the headers of a request to Go and of a request to Python
-	asked       map[string]string         // API, scope and target → outcome of a direct check
+	envoyConfig    []byte
+	golang         *goUpstream
+	python         *pythonUpstream
+	headers        map[string][2][][2]string // API and scope → the headers of a request to Go and of a request to Python
+	directOutcomes map[string]string         // API, scope and target → outcome of a direct check
 }
 
 // startDecodedStack runs a policy folder that newSpelledPolicy created, possibly with changes.
@@ -40,12 +40,13 @@ func startDecodedStack(t *testing.T, config string) *decodedStack {
 	t.Helper()
 	s := &decodedStack{
 		golang: startGoUpstream(t), python: startPythonUpstream(t, ""),
-		headers: make(map[string][2][][2]string), asked: make(map[string]string),
+		headers: make(map[string][2][][2]string), directOutcomes: make(map[string]string),
 	}
 	s.Stack = harness.StartStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config, "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, // for slow machines
 		EnvoyConfig: func(envoy []byte) []byte {
-			// As in newUncheckedStack: Envoy waits for a second on each HTTP/2 connection that it refuses.
+			// As in newUncheckedStack: Envoy would wait for a second before it closes an HTTP/2 connection whose request it
+			// refuses.
 			s.envoyConfig = harness.Replace(t, envoy, "stream_idle_timeout: 60s", "delayed_close_timeout: 0.001s", 2)
 			return s.envoyConfig
 		},
@@ -119,7 +120,7 @@ func (s *decodedStack) serve(t *testing.T, api string, python *pythonUpstream, e
 	}
 }
 
-// try sends each spelling over both wires, with tokens of each scope, to both upstreams.
+// try sends each spelling over both protocols, with tokens of each scope, to both upstreams.
 func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spellings []spelling) (trials []trial) {
 	t.Helper()
 	open := func(protocol string) *wire.Reconnecting {
@@ -139,17 +140,17 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 				for _, scope := range spelledScopes {
 					headers := s.headers[api+" "+scope]
 					key := api + " " + scope + " " + sent.target
-					if s.asked[key] == "" {
-						s.asked[key] = direct.Send(t, wire.Request{API: api, Target: sent.target, Header: headers[0]}).Outcome
+					if s.directOutcomes[key] == "" {
+						s.directOutcomes[key] = direct.Send(t, wire.Request{API: api, Target: sent.target, Header: headers[0]}).Outcome
 					}
-					one := trial{spelling: sent, wire: protocol, scope: scope, direct: s.asked[key]}
+					one := trial{spelling: sent, protocol: protocol, scope: scope, direct: s.directOutcomes[key]}
 					for i, header := range headers {
 						seen := c.Send(t, wire.Request{Target: sent.target, Header: header})
-						one.passages[i].outcome = seen.Outcome
+						one.throughEnvoy[i].outcome = seen.Outcome
 						if seen.Outcome != "allow" {
 							continue
 						}
-						if err := json.Unmarshal(seen.Body, &one.passages[i].reading); err != nil {
+						if err := json.Unmarshal(seen.Body, &one.throughEnvoy[i].reading); err != nil {
 							t.Fatalf("%v in %s", err, seen.Body)
 						}
 					}
@@ -175,14 +176,14 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		s.serve(t, api, s.python)
 		r := rand.New(rand.NewPCG(uint64(seed), 0))
 		trials := s.try(t, api, s.python, append(spellings(r, 120), hostileTargets(r, 60)...))
-		right := judge{special: spelledAPIs[api].special}
-		found := right.faults(trials)
+		correct := judge{special: spelledAPIs[api].special}
+		found := correct.faults(trials)
 		for _, fault := range slices.Sorted(maps.Keys(found)) {
-			of := found[fault]
-			for _, one := range of[:min(len(of), 20)] {
+			withFault := found[fault]
+			for _, one := range withFault[:min(len(withFault), 20)] {
 				t.Errorf("%s: %s: %v", api, fault, one)
 			}
-			t.Errorf("%s: %s: %d of %d trials", api, fault, len(of), len(trials))
+			t.Errorf("%s: %s: %d of %d trials", api, fault, len(withFault), len(trials))
 		}
 		kinds := make(map[string]int)
 		for _, one := range trials {
@@ -190,20 +191,20 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		}
 		t.Logf("%s: %d trials: %v", api, len(trials), kinds)
 		for _, kind := range trialKinds {
-			if kinds[kind] < 50 && (kind != holdsSpecial || right.special != "") {
+			if kinds[kind] < 50 && (kind != hasSpecial || correct.special != "") {
 				t.Errorf("%s: too few requests are %s", api, kind)
 			}
 		}
 
 		// These trials show the difference between the correct judge and each careless judge.
 		for name, careless := range map[string]func(*judge){
-			"compares raw rows":                func(j *judge) { j.rawRows = true },
-			"lets literals go from the right":  func(j *judge) { j.fromTheRight = true },
+			"does not decode rows":             func(j *judge) { j.rawRows = true },
+			"compares segments from the right": func(j *judge) { j.fromTheRight = true },
 			"takes the first row":              func(j *judge) { j.firstRow = true },
 			"takes the last row":               func(j *judge) { j.lastRow = true },
 			"permits other special characters": func(j *judge) { j.special = map[string]string{"plain": "#%?;"}[api] },
 		} {
-			j := right
+			j := correct
 			careless(&j)
 			if found := j.faults(trials); len(found[otherOutcome]) == 0 || len(found[otherDirect]) == 0 {
 				t.Errorf("%s: the trials do not detect a judge that %s", api, name)
@@ -211,7 +212,7 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		}
 	}
 
-	// The test detects an upstream and an Envoy that read paths carelessly.
+	// The test detects an upstream or an Envoy that reads paths in another way.
 	const live, sandbox = "{cluster: upstream_live}", "{cluster: upstream_sandbox}"
 	const forSandbox, forEscapes = "name: x-keywicket-environment, string_match: {exact: sandbox}", `name: ":path", string_match: {contains: "%"}`
 	for _, c := range []struct {
@@ -233,7 +234,7 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		}
 		s.serve(t, "plain", python, c.edits...)
 		for _, fault := range s.notFound(t, python, c.faults...) {
-			t.Errorf("with the upstream %q and Envoy's edits %q no trial has the fault: %s", c.python, c.edits, fault)
+			t.Errorf("with the upstream %q and the edits %q of Envoy's configuration, no trial has the fault: %s", c.python, c.edits, fault)
 		}
 	}
 }
@@ -251,7 +252,7 @@ func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(dir, "keywicket", "route_test.rego")); err != nil { // this test would fail, and the policy would be refused
+	if err := os.Remove(filepath.Join(dir, "keywicket", "route_test.rego")); err != nil { // route_test.rego would fail, and the policy would be refused
 		t.Fatal(err)
 	}
 	s := startDecodedStack(t, config)
@@ -261,7 +262,7 @@ func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	}
 }
 
-// notFound returns those of the given faults that no spelling has.
+// notFound returns the given faults that no trial has.
 func (s *decodedStack) notFound(t *testing.T, python *pythonUpstream, faults ...string) []string {
 	t.Helper()
 	var trials []trial

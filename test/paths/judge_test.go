@@ -20,62 +20,62 @@ type spelling struct {
 // trial is the result of a spelling that was sent over one protocol with tokens of one scope.
 type trial struct {
 	spelling
-	wire, scope string
-	direct      string           // outcome of a direct check of the unchanged target
-	passages    [2]passage       // through Envoy, with a live token and with a sandbox token
-	reached     map[string]int64 // upstream → requests that arrived there
+	protocol, scope string
+	direct          string           // outcome of a direct check of the unchanged target
+	throughEnvoy    [2]envoyResult   // through Envoy, with a live token and with a sandbox token
+	reached         map[string]int64 // upstream → requests that arrived there
 }
 
-// passage is the result of one request.
-type passage struct {
+// envoyResult is the result of one request through Envoy.
+type envoyResult struct {
 	outcome string
 	reading reading // the upstream's reading of an allowed request
 }
 
 func (t trial) String() string {
-	return fmt.Sprintf("%s with %s: %.200q: asked directly %s; live %v; sandbox %v; arrived %v",
-		t.wire, t.scope, t.target, t.direct, t.passages[0], t.passages[1], t.reached)
+	return fmt.Sprintf("%s with %s: %.200q: direct check %s; live %v; sandbox %v; arrived %v",
+		t.protocol, t.scope, t.target, t.direct, t.throughEnvoy[0], t.throughEnvoy[1], t.reached)
 }
 
-func (p passage) String() string {
+func (p envoyResult) String() string {
 	return fmt.Sprintf("%s %.200q %.200q", p.outcome, p.reading.Path, p.reading.Segments)
 }
 
-// refusedByEnvoy reports whether Envoy refused the request without a check.
-func (p passage) refusedByEnvoy() bool {
+// isRefused reports whether Envoy refused the request without a check.
+func (p envoyResult) isRefused() bool {
 	return p.outcome != "allow" && !strings.HasPrefix(p.outcome, "403 ")
 }
 
 // The trials must include many requests of each of these kinds.
 const (
-	isAllowed     = "allowed"
-	isChanged     = "allowed, and changed by Envoy"
-	holdsEscapes  = "allowed, with escapes for the upstream"
-	holdsSpecial  = "allowed, with a special character"
-	lacksScope    = "denied for their scope"
-	hasNoRoute    = "denied for their path"
-	isHostile     = "hostile and denied"
-	isNormalised  = "hostile and allowed"
-	isTurnedAside = "refused by Envoy"
+	isAllowed        = "allowed"
+	isChanged        = "allowed, and changed by Envoy"
+	hasEscapes       = "allowed, with escapes for the upstream"
+	hasSpecial       = "allowed, with a special character"
+	lacksScope       = "denied for their scope"
+	hasNoRoute       = "denied for their path"
+	isHostile        = "hostile and denied"
+	isNormalised     = "hostile and allowed"
+	isRefusedByEnvoy = "refused by Envoy"
 )
 
 var trialKinds = []string{
-	isAllowed, isChanged, holdsEscapes, holdsSpecial, lacksScope, hasNoRoute, isHostile, isNormalised, isTurnedAside,
+	isAllowed, isChanged, hasEscapes, hasSpecial, lacksScope, hasNoRoute, isHostile, isNormalised, isRefusedByEnvoy,
 }
 
 func (t trial) count(kinds map[string]int) {
-	for _, p := range t.passages {
+	for _, p := range t.throughEnvoy {
 		allowed, spelled := p.outcome == "allow", t.segments != nil
 		for kind, is := range map[string]bool{
-			isAllowed:     spelled && allowed,
-			isChanged:     spelled && allowed && t.target != p.reading.Path,
-			holdsEscapes:  spelled && allowed && strings.Contains(p.reading.Path, "%"),
-			holdsSpecial:  spelled && allowed && strings.ContainsAny(strings.Join(t.segments, ""), "#%?;"),
-			lacksScope:    spelled && strings.HasSuffix(p.outcome, " missing_scope"),
-			hasNoRoute:    spelled && p.outcome == wire.NoRoute,
-			isHostile:     !spelled && p.outcome == wire.NoRoute,
-			isNormalised:  !spelled && allowed,
-			isTurnedAside: p.refusedByEnvoy(),
+			isAllowed:        spelled && allowed,
+			isChanged:        spelled && allowed && t.target != p.reading.Path,
+			hasEscapes:       spelled && allowed && strings.Contains(p.reading.Path, "%"),
+			hasSpecial:       spelled && allowed && strings.ContainsAny(strings.Join(t.segments, ""), "#%?;"),
+			lacksScope:       spelled && strings.HasSuffix(p.outcome, " missing_scope"),
+			hasNoRoute:       spelled && p.outcome == wire.NoRoute,
+			isHostile:        !spelled && p.outcome == wire.NoRoute,
+			isNormalised:     !spelled && allowed,
+			isRefusedByEnvoy: p.isRefused(),
 		} {
 			if is {
 				kinds[kind]++
@@ -86,9 +86,9 @@ func (t trial) count(kinds map[string]int) {
 
 // judge computes the correct outcome of a path from the rows of the table, without Rego.
 type judge struct {
-	special string // special characters that a parameter may contain; a semicolon among them is allowed unescaped too
+	special string // special characters that a parameter may contain if they are escaped; a semicolon may also be unescaped
 
-	// Faults of careless judges, which the test has to distinguish from the correct one.
+	// Each of these fields makes a judge wrong on purpose. The test must detect every wrong judge.
 	rawRows      bool // does not decode rows
 	fromTheRight bool // compares literals and parameters from the right
 	firstRow     bool // takes the first row that matches
@@ -97,9 +97,10 @@ type judge struct {
 
 var (
 	pchars = regexp.MustCompile(`\A(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+\z`)
-	// Separators, control characters, and escapes for a server that decodes twice.
-	otherwiseRead = regexp.MustCompile(`[/\\\x00-\x1f\x7f-\x{9f}]|%[0-9A-Fa-f]{2}`)
-	// Dot segments, also for a server that cuts a segment off at ; or parses the path again.
+	// Characters that some servers read in another way: separators, control characters, and escapes, which a server may
+	// decode twice.
+	ambiguousText = regexp.MustCompile(`[/\\\x00-\x1f\x7f-\x{9f}]|%[0-9A-Fa-f]{2}`)
+	// Dot segments, and segments that become a dot segment if a server cuts them at ";" or parses the path again.
 	dotSegment = regexp.MustCompile(`(?s)\A(?:\.\.?|\.?\.?;.*|\.\.?[?#].*)\z`)
 )
 
@@ -120,7 +121,7 @@ func (j judge) segments(target string) (segments []string, ok bool) {
 }
 
 func (j judge) hasOneReading(segment string) bool {
-	return utf8.ValidString(segment) && !otherwiseRead.MatchString(segment) && !dotSegment.MatchString(segment) &&
+	return utf8.ValidString(segment) && !ambiguousText.MatchString(segment) && !dotSegment.MatchString(segment) &&
 		!strings.ContainsFunc(segment, func(r rune) bool {
 			return strings.ContainsRune("#%?;", r) && !strings.ContainsRune(j.special, r)
 		})
@@ -167,8 +168,8 @@ func (j judge) shape(r spelledRow, segments []string) (shape string, matches boo
 	return shape, true
 }
 
-// ofSegments returns the outcome of segments with a token of the scope.
-func (j judge) ofSegments(segments []string, scope string) string {
+// outcomeOfSegments returns the outcome of a request with these segments and a token of the scope.
+func (j judge) outcomeOfSegments(segments []string, scope string) string {
 	switch r, ok := j.row(segments); {
 	case !ok:
 		return wire.NoRoute
@@ -178,13 +179,13 @@ func (j judge) ofSegments(segments []string, scope string) string {
 	return "403 FORBIDDEN missing_scope"
 }
 
-// outcome returns the outcome of an unchanged target.
+// outcome returns the outcome of a target that Envoy does not change.
 func (j judge) outcome(target, scope string) string {
 	segments, ok := j.segments(target)
 	if !ok {
 		return wire.NoRoute
 	}
-	return j.ofSegments(segments, scope)
+	return j.outcomeOfSegments(segments, scope)
 }
 
 // These are the faults that a trial can have.
@@ -193,9 +194,9 @@ const (
 	notOnce       = "an allowed request did not reach its upstream exactly once"
 	twoReadings   = "the path of an allowed request can be read in two ways"
 	otherSegments = "the upstream of an allowed request reads other segments than the target encodes"
-	otherRoute    = "the token of an allowed request may not use the route that the upstream serves"
-	otherDirect   = "the outcome of a direct check is not the table's"
-	otherOutcome  = "the outcome through Envoy is not the table's"
+	otherRoute    = "the upstream serves a route for which the token of the allowed request has no permission"
+	otherDirect   = "a direct check has another outcome than the table requires"
+	otherOutcome  = "a request through Envoy has another outcome than the table requires"
 	otherSpelling = "another spelling of the path has another outcome"
 	unsendable    = "Envoy refuses a path that is in the table"
 )
@@ -205,12 +206,12 @@ func (j judge) faults(trials []trial) map[string][]trial {
 	found := make(map[string][]trial)
 	outcomes := make(map[string]string) // scope and segments → outcome of the first spelling
 	for _, one := range trials {
-		// A gRPC message cannot hold a target that is not UTF-8.
+		// A gRPC message cannot contain a target that is not UTF-8.
 		wrong := map[string]bool{otherDirect: utf8.ValidString(one.target) && one.direct != j.outcome(one.target, one.scope)}
 		j.judgeAllowed(one, wrong)
-		for _, p := range one.passages {
+		for _, p := range one.throughEnvoy {
 			switch {
-			case p.refusedByEnvoy():
+			case p.isRefused():
 				// If the target has a query, Envoy may refuse the request because of the query.
 				wrong[unsendable] = wrong[unsendable] || !strings.Contains(one.target, "?") && j.outcome(one.target, one.scope) != wire.NoRoute
 			case one.segments != nil:
@@ -233,19 +234,19 @@ func (j judge) faults(trials []trial) map[string][]trial {
 
 // judgeAllowed checks which requests the upstreams received, and how they read them.
 func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
-	due := make(map[string]int64) // upstream → requests
-	var read []string             // the segments that the first upstream has read
-	for i, p := range one.passages {
+	wantReached := make(map[string]int64) // upstream → requests
+	var read []string                     // the segments that the first upstream has read
+	for i, p := range one.throughEnvoy {
 		if p.outcome != "allow" {
 			continue
 		}
 		at := p.reading
 		row, found := j.row(at.Segments)
 		server := "python"
-		if i == 0 || found && row.scope == "" { // a credential cannot choose the sandbox on a public route
+		if i == 0 || found && row.scope == "" { // on a public route, the sidecar reads no credential, so Envoy always uses the live upstream
 			server = "go"
 		}
-		due[server]++
+		wantReached[server]++
 		if read == nil {
 			read = at.Segments
 		}
@@ -253,13 +254,13 @@ func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
 			notOnce:       at.Upstream != server,
 			twoReadings:   len(read) == 0 || !slices.Equal(at.Segments, read) || !slices.Equal(at.Whole, read) || !slices.Equal(at.Twice, read),
 			otherSegments: one.segments != nil && !slices.Equal(at.Segments, one.segments),
-			otherRoute:    j.ofSegments(at.Segments, one.scope) != "allow" || j.outcome(at.Path, one.scope) != "allow",
+			otherRoute:    j.outcomeOfSegments(at.Segments, one.scope) != "allow" || j.outcome(at.Path, one.scope) != "allow",
 		} {
 			wrong[fault] = wrong[fault] || is
 		}
 	}
 	for server, arrived := range one.reached {
-		wrong[leaked] = wrong[leaked] || arrived > 0 && due[server] == 0
-		wrong[notOnce] = wrong[notOnce] || due[server] > 0 && arrived != due[server]
+		wrong[leaked] = wrong[leaked] || arrived > 0 && wantReached[server] == 0
+		wrong[notOnce] = wrong[notOnce] || wantReached[server] > 0 && arrived != wantReached[server]
 	}
 }

@@ -30,7 +30,7 @@ func mutatedPath(r *rand.Rand, p string) string {
 	switch r.IntN(8) {
 	case 0:
 		return before + "/" + one(upwards) + "/" + after
-	case 1, 2: // a segment, and behind it a text that may lead up again
+	case 1, 2: // a segment, followed by a text that may remove it again
 		return before + "/" + one(slices.Concat(segments, oddities, upwards)) + "/" + one(upwards) + "/" + after
 	case 3:
 		return before + one(separators) + after
@@ -45,8 +45,8 @@ func mutatedPath(r *rand.Rand, p string) string {
 	}
 }
 
-// mutatedPaths returns n paths. The same seed results in the same paths. The paths are routes and other paths, with up to
-// three changes. The list includes the hostile paths, except paths beyond Envoy's size limit. When Envoy refuses such a
+// mutatedPaths returns n paths: the hostile paths, and paths of the documented routes with up to three random changes. The
+// same seed results in the same paths. Hostile paths beyond Envoy's size limit are left out: when Envoy refuses such a
 // path, it may close the connection before the client has read the response.
 func mutatedPaths(seed uint64, n int) []string {
 	r, routes := rand.New(rand.NewPCG(seed, 0)), product.Documented["velaflows"].Routes()

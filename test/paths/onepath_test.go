@@ -26,11 +26,11 @@ type pathResult struct {
 // These are the faults that a pathResult can have.
 const (
 	leak         = "the path reached the upstream without an allow"
-	otherRefusal = "Envoy refuses the path, and answers differently where it checks"
-	otherAnswer  = "the answer differs from that for the path that Envoy passes on"
-	otherPath    = "the upstream received another path than Envoy passes on"
-	unstable     = "the unchanged path is allowed for a PEP that changes nothing, but Envoy refuses it or passes on another path"
-	nowhere      = "the path is allowed, but it is not a route"
+	otherRefusal = "Envoy alone refuses the path, but answers differently on the listener with the check"
+	otherAnswer  = "the answer differs from the direct check of the path that Envoy alone passes on"
+	otherPath    = "the upstream received another path than Envoy alone passes on"
+	unstable     = "a direct check allows the unchanged path, but Envoy refuses it or passes on another path"
+	notARoute    = "the path is allowed, but it is not a route"
 	ambiguous    = "the path is allowed, but servers can read it in another way"
 )
 
@@ -56,8 +56,8 @@ func (s pathResult) fault() string {
 		return ""
 	case s.reached != 1 || s.checked.Echo.Path != passed:
 		return otherPath
-	case !readable().MatchString(strings.Join(decodedSegments(bare), "/")):
-		return nowhere
+	case !routePaths().MatchString(strings.Join(decodedSegments(bare), "/")):
+		return notARoute
 	case !hasOneReading(bare):
 		return ambiguous
 	}
@@ -77,13 +77,13 @@ func (s pathResult) kind() string {
 }
 
 func (s pathResult) String() string {
-	return fmt.Sprintf("%.200q: Envoy alone %s, %.200q; with the check %s, %.200q; asked directly %s, raw %s", s.path,
+	return fmt.Sprintf("%.200q: Envoy alone %s, %.200q; with the check %s, %.200q; direct check of the passed path %s, of the unchanged path %s", s.path,
 		s.envoy.Outcome, s.envoy.Echo.Path, s.checked.Outcome, s.checked.Echo.Path, s.direct, s.raw)
 }
 
-// readable matches the decoded paths of the GET routes, with exact case. For such a path, a server that ignores case finds
-// the same route.
-var readable = sync.OnceValue(func() *regexp.Regexp {
+// routePaths matches the decoded paths of the GET routes, with exact case. For such a path, even a server that ignores case
+// finds the same route.
+var routePaths = sync.OnceValue(func() *regexp.Regexp {
 	var forms []string
 	for _, r := range product.Documented["velaflows"].Routes() {
 		if r.Method == http.MethodGet && r.Level != product.LevelUnlisted {
@@ -127,8 +127,8 @@ var (
 	}
 )
 
-// hasOneReading reports whether unescaping the path adds no segments, and no reading changes the unescaped path. Several
-// readings in a row do not change it either.
+// hasOneReading reports whether unescaping the path adds no segments, and no reading changes the unescaped path. Then a
+// combination of several readings does not change the path either.
 func hasOneReading(p string) bool {
 	once, err := url.PathUnescape(p)
 	return err == nil && strings.Count(once, "/") == strings.Count(p, "/") &&
@@ -156,7 +156,7 @@ func TestEnvoyAndSidecarSeeTheSamePath(t *testing.T) {
 		}
 	}
 
-	// The test detects an Envoy that reads paths carelessly on one of the listeners.
+	// The test detects an Envoy that handles paths in another way on one of the listeners.
 	for _, c := range []struct{ fault, api, from, to string }{
 		{otherAnswer, "velaflows", "normalize_path: true", "normalize_path: false"},
 		{otherAnswer, "velocity", "merge_slashes: true", "merge_slashes: false"},

@@ -55,8 +55,8 @@ func spelledPath(r *rand.Rand, row spelledRow) []string {
 	return segments
 }
 
-// spell encodes segments. It escapes each byte that a path cannot contain. Of the other bytes, it escapes a part; the
-// parameter escaped is the percentage.
+// spell encodes segments. It escapes each byte that a path cannot contain. It escapes each other byte with a probability of
+// `escaped` percent.
 func spell(r *rand.Rand, segments []string, escaped int) spelling {
 	const raw = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@"
 	var target strings.Builder
@@ -84,16 +84,16 @@ var splitEscapes = []string{
 	"%%32%66", "%%32f", "%2%66", "%%32e%%32e", "%%35c", "%%30%30", "%%32%35", "%25%32%66", "%%33b", "%%32%33",
 }
 
-// crossings are paths that several rows of the table match.
-var crossings = [][]string{
+// overlaps are paths that several rows of the table match.
+var overlaps = [][]string{
 	{"v1", "status", "other", "latest"}, {"v1", "status", "refunds", "latest"}, {"v1", "status", "refunds", "7"},
 	{"v1", "ch_7", "refunds", "latest"}, {"v1", "caf\u00e9", "~root"}, {"v1", "charges:search"}, {"v1", "status"},
 }
 
-// spellings returns several spellings of each path; the parameter paths is the number of paths. One spelling of each path
+// spellings returns three spellings of each path. The parameter `paths` is the number of paths. One spelling of each path
 // has no unnecessary escape.
 func spellings(r *rand.Rand, paths int) (all []spelling) {
-	list := slices.Clone(crossings)
+	list := slices.Clone(overlaps)
 	for _, text := range segmentTexts {
 		list = append(list, []string{"v1", text})
 	}
@@ -108,8 +108,8 @@ func spellings(r *rand.Rand, paths int) (all []spelling) {
 	return all
 }
 
-// hostileTargets returns the hostile targets of other tests, combined with paths of the table. It adds paths with up to
-// three random changes; the parameter twists is their number.
+// hostileTargets returns the hostile targets of other tests, combined with paths of the table. It adds `twists` more paths.
+// Each of them has one to three random changes.
 func hostileTargets(r *rand.Rand, twists int) (all []spelling) {
 	for _, text := range slices.Concat(upwards, separators, oddities, splitEscapes) {
 		all = append(all, spelling{target: "/v1/status" + text}, spelling{target: "/v1/" + text + "/status"})

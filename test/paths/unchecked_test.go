@@ -116,7 +116,7 @@ func (v *uncheckedStack) dial(t *testing.T, protocol, api string) *wire.Reconnec
 	return wire.NewReconnecting(dial)
 }
 
-// view sends the paths to both listeners, and checks them directly.
+// view sends the paths to both listeners. It also makes direct checks of each path, and of the path that Envoy passes on.
 func (v *uncheckedStack) view(t *testing.T, protocol string, paths []string) (all []pathResult) {
 	t.Helper()
 	for batch := range slices.Chunk(paths, 100) { // each batch has its own connections, because a connection's deadline is too short for all

@@ -95,7 +95,7 @@ func startPythonUpstream(t *testing.T, mode string) *pythonUpstream {
 		}
 	})
 	if err != nil {
-		t.Fatalf("upstream.py ends with %q", port)
+		t.Fatalf("upstream.py has exited instead of printing its port: %q", port)
 	}
 	u := &pythonUpstream{net.JoinHostPort("127.0.0.1", strings.TrimSpace(port)), &http.Client{Transport: &http.Transport{}}}
 	t.Cleanup(u.client.CloseIdleConnections)

@@ -39,7 +39,8 @@ const (
 
 // Config configures a pooler. Only Logins is required.
 type Config struct {
-	// Logins are URLs of one server with passwords, one for each login that uses the pooler. The databases in the URLs have no effect.
+	// Logins are URLs with passwords, one for each login that uses the pooler. All URLs have the same server. Their
+	// databases have no effect.
 	Logins []string
 	// Mode is the pooling mode. Default: Transaction.
 	Mode Mode
@@ -47,7 +48,7 @@ type Config struct {
 	PoolSize int
 	// MaxClients is the maximum number of connections of all clients. Each one is an open file. Default: 1000.
 	MaxClients int
-	// Settings are further settings of pgbouncer.ini. They override those of this package.
+	// Settings are further settings of pgbouncer.ini. They cannot override the settings of this package.
 	Settings map[string]string
 	// Restart restarts the pooler if it exits unexpectedly, as an init system does. PgBouncer 1.18 sometimes exits with "bad server
 	// state" when the server disappears.
@@ -68,13 +69,13 @@ type Pooler struct {
 	process  *process.Process
 	closed   bool
 	restarts int
-	failed   error // the error of the last restart
+	failed   error // the error of a restart that failed
 }
 
-// startTimeout is the time limit of a start, which takes some milliseconds.
+// startTimeout is the time limit of a start or stop, which normally takes some milliseconds.
 const startTimeout = 30 * time.Second
 
-var errNone = errors.New(`no PgBouncer: run "make .tools/pgbouncer", or set PGBOUNCER to its binary`)
+var errNotFound = errors.New(`no PgBouncer: run "make .tools/pgbouncer", or set PGBOUNCER to its binary`)
 
 // Start starts a pooler and returns when it listens. It does not check that Postgres can be reached.
 func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
@@ -125,12 +126,13 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 	}
 }
 
-// find locates PgBouncer: the environment's PGBOUNCER, else pgbouncer on PATH, else .tools/pgbouncer of the module.
+// find returns the path of PgBouncer. If the environment variable PGBOUNCER is set, find uses its value. Otherwise find
+// searches PATH for pgbouncer. Then it searches the module's folder for .tools/pgbouncer.
 func (p *Pooler) find() (string, error) {
 	if path := os.Getenv("PGBOUNCER"); path != "" {
 		found, err := exec.LookPath(path)
 		if err != nil {
-			return "", fmt.Errorf("PGBOUNCER=%s cannot be run: %w", path, errNone)
+			return "", fmt.Errorf("PGBOUNCER=%s cannot be run: %w", path, errNotFound)
 		}
 		return filepath.Abs(found)
 	}
@@ -139,12 +141,12 @@ func (p *Pooler) find() (string, error) {
 	}
 	path, ok := modulefile.Find(".tools/pgbouncer")
 	if !ok {
-		return "", errNone
+		return "", errNotFound
 	}
 	if p.user == nil {
 		return path, nil
 	}
-	// The user may not have access to the folder of the module.
+	// The pooler's user may lack access to the module's folder, so the program is copied.
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return "", err
@@ -154,15 +156,15 @@ func (p *Pooler) find() (string, error) {
 	return copied, cmp.Or(err, os.CopyFS(copied+".d", os.DirFS(path+".d")))
 }
 
-// writeLogins writes the names and passwords. The pooler uses them for its clients and for Postgres. Only its user can read
-// the folder.
+// writeLogins writes the names and passwords. The pooler uses them for its clients and for Postgres. Only the pooler's user
+// can read the folder.
 func (p *Pooler) writeLogins() error {
 	var list strings.Builder
 	quote := strings.NewReplacer(`"`, `""`)
 	for _, login := range p.config.Logins {
 		u, err := url.Parse(login)
 		if err != nil || u.Host != p.server.Host {
-			return errors.New("the logins are not all of one server")
+			return errors.New("the logins have different servers")
 		}
 		password, _ := u.User.Password()
 		fmt.Fprintf(&list, `"%s" "%s"`+"\n", quote.Replace(u.User.Username()), quote.Replace(password))
@@ -189,7 +191,7 @@ func (p *Pooler) configure(port string) error {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		fmt.Fprintf(&ini, "%s = %s\n", name, settings[name])
 	}
-	return os.WriteFile(filepath.Join(p.dir, "pgbouncer.ini"), []byte(ini.String()), 0o644) //nolint:gosec // only its user can read the folder
+	return os.WriteFile(filepath.Join(p.dir, "pgbouncer.ini"), []byte(ini.String()), 0o644) //nolint:gosec // only the pooler's user can read the folder
 }
 
 func (p *Pooler) run(ctx context.Context) (err error) {
@@ -211,9 +213,9 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 		select {
 		case <-tick.C:
 		case <-p.process.Done():
-			return cmp.Or(p.process.Err(), errors.New("it exited during the start: "+p.log.String()))
+			return cmp.Or(p.process.Err(), errors.New("the program exited during the start: "+p.log.String()))
 		case <-ctx.Done():
-			return fmt.Errorf("it does not listen: %w: %s", ctx.Err(), p.log.String())
+			return fmt.Errorf("the program does not listen: %w: %s", ctx.Err(), p.log.String())
 		}
 	}
 	return nil

@@ -85,7 +85,7 @@ func TestPooler(t *testing.T) {
 		return p
 	}
 
-	t.Run("one client after another uses the same connection", func(t *testing.T) {
+	t.Run("successive clients use the same connection to Postgres", func(t *testing.T) {
 		p := start(t, pgbouncer.Transaction)
 		var backends [2]string
 		for i := range backends {
@@ -96,10 +96,10 @@ func TestPooler(t *testing.T) {
 			backends[i] = value(t, c, `SELECT pg_backend_pid()`)
 		}
 		if backends[0] != backends[1] {
-			t.Errorf("the backends are %v", backends)
+			t.Errorf("the clients had different connections to Postgres: %v", backends)
 		}
 	})
-	t.Run("a client keeps its connection", func(t *testing.T) {
+	t.Run("a client keeps its connection to Postgres", func(t *testing.T) {
 		p := start(t, pgbouncer.Session)
 		c, err := connect(t, p, login)
 		if err != nil {
@@ -153,7 +153,7 @@ func TestPooler(t *testing.T) {
 	})
 }
 
-func TestMissingPartsAreNamed(t *testing.T) {
+func TestErrorExplainsHowToInstallPgBouncer(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("PATH", "")
 	for _, set := range []string{"", "/nonexistent/pgbouncer"} {

@@ -22,7 +22,7 @@ func TestDeclaredAnswers(t *testing.T) {
 	var log syncbuffer.Buffer
 	s := harness.StartStack(t, demo.Config{
 		Environ:     []string{"KEYWICKET_CONFIG=" + config},
-		EnvoyConfig: func(envoy []byte) []byte { return permitPlan(t, envoy) },
+		EnvoyConfig: func(envoy []byte) []byte { return permitPlanHeader(t, envoy) },
 		Log:         &log,
 	})
 	home := harness.CreateWorkspace(t, s)
@@ -59,10 +59,11 @@ func TestDeclaredAnswers(t *testing.T) {
 			t.Errorf("%s: got %d %v %s", query, r.Status, r.Header, r.Body)
 		}
 		if s.Live.Count() != before {
-			t.Errorf("%s: it reached the upstream", query)
+			t.Errorf("%s: the request reached the upstream", query)
 		}
 	}
-	// Envoy derives the gRPC status from the HTTP status: UNAVAILABLE, which clients retry, and UNKNOWN.
+	// Envoy derives the gRPC status from the HTTP status: 429 becomes UNAVAILABLE (14), which clients retry. 402 becomes
+	// UNKNOWN (2).
 	for query, status := range map[string]string{"quota": "14", "plan": "2"} {
 		if r := send(query, "Content-Type", "application/grpc"); r.Header.Get("Grpc-Status") != status {
 			t.Errorf("%s: gRPC's status is %v", query, r.Header)
@@ -80,17 +81,17 @@ func TestDeclaredAnswers(t *testing.T) {
 		t.Errorf("the metrics are %s", metrics)
 	}
 
-	// A client cannot set the header, in any spelling. This holds where the policy sets it, where the policy does not, and
-	// on a public route.
+	// A client cannot set the header x-plan in any spelling. The policy sets this header for the first request. It does not
+	// set the header for the second request, and on public routes.
 	forged := []string{"X-Plan", "enterprise", "x.plan", "enterprise"}
-	if got := planOf(t, send("header", forged...)); got != "pro" {
+	if got := planHeader(t, send("header", forged...)); got != "pro" {
 		t.Errorf("the upstream saw %q", got)
 	}
-	if got := planOf(t, send("", forged...)); got != "" {
+	if got := planHeader(t, send("", forged...)); got != "" {
 		t.Errorf("the upstream saw %q, which the client sent", got)
 	}
 	for _, base := range []string{s.VelaFlows, s.Velocity} {
-		if got := planOf(t, harness.Get(t, client, base+"/healthz", forged...)); got != "" {
+		if got := planHeader(t, harness.Get(t, client, base+"/healthz", forged...)); got != "" {
 			t.Errorf("on a public route the upstream saw %q", got)
 		}
 	}
@@ -99,7 +100,7 @@ func TestDeclaredAnswers(t *testing.T) {
 	before := time.Now().UnixNano()
 	var at int64
 	var clock [3]int
-	if _, err := fmt.Sscanf(planOf(t, send("time")), "%d [%d, %d, %d]", &at, &clock[0], &clock[1], &clock[2]); err != nil {
+	if _, err := fmt.Sscanf(planHeader(t, send("time")), "%d [%d, %d, %d]", &at, &clock[0], &clock[1], &clock[2]); err != nil {
 		t.Fatal(err)
 	}
 	berlin, err := time.LoadLocation("Europe/Berlin")

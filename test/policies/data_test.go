@@ -20,7 +20,7 @@ const drafts = `
 `
 
 const draftsTest = `
-test_drafts_are_read_with_inbox_read if {
+test_reading_drafts_needs_inbox_read if {
 	allows("GET /api/v1/inbox/drafts/7", ["inbox:read"])
 	not allows("GET /api/v1/inbox/drafts/7", ["inbox:write"])
 }
@@ -78,7 +78,7 @@ test_feeding_needs_both_scopes if {
 }
 `
 
-// A file that has the key apis replaces all built-in APIs.
+// A configuration file with the key `apis` replaces all built-in APIs.
 const zooConfiguration = `
 policies: {dir: DIR}
 apis:
@@ -112,30 +112,30 @@ func TestThirdAPIAddedAsData(t *testing.T) {
 	})
 	home, other := harness.CreateWorkspace(t, s), harness.CreateWorkspace(t, s)
 	client := harness.NewClient(t, s, 1)
-	named := func(workspace string) [2]string { return [2]string{"X-Zoo", workspace} }
+	zooHeader := func(workspace string) [2]string { return [2]string{"X-Zoo", workspace} }
 	reader := harness.IssueToken(t, s, "zoo_", home.Slug, "animals:read", "--config", config)
 	feeder := harness.IssueToken(t, s, "zoo_", home.Slug, "animals:read,animals:feed", "--config", config)
 	keeper := harness.IssueToken(t, s, "zoo_", home.Slug, "zoo:keeper", "--config", config)
-	elsewhere := harness.IssueToken(t, s, "sk_live_", home.Slug, "admin:all", "--config", config)
+	velaflowsKey := harness.IssueToken(t, s, "sk_live_", home.Slug, "admin:all", "--config", config)
 	if !strings.HasPrefix(reader.Token, "zoo_") || !strings.HasPrefix(reader.Token, reader.Prefix) {
 		t.Errorf("the visible prefix of a zoo_ key is %q", reader.Prefix)
 	}
 
 	const zoo = "velocity" // the listener
 	a := client.Expect(t, harness.NewRequest(zoo, "GET /animals", reader.Token, ""), "allow")
-	if told := a.Echo.Headers["x-keywicket-api"]; len(told) != 1 || told[0] != "zoo" {
-		t.Errorf("the upstream received the API %q", told)
+	if received := a.Echo.Headers["x-keywicket-api"]; len(received) != 1 || received[0] != "zoo" {
+		t.Errorf("the upstream received the API %q", received)
 	}
 	client.Expect(t, harness.NewRequest(zoo, "GET /", "", ""), "allow")
 	client.Expect(t, harness.NewRequest(zoo, "GET /animals", "", ""), "UNAUTHORIZED missing")
-	client.Expect(t, harness.NewRequest(zoo, "GET /animals", reader.Token, "", named(home.Slug)), "allow")
-	client.Expect(t, harness.NewRequest(zoo, "GET /animals", reader.Token, "", named(other.Slug)), "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+	client.Expect(t, harness.NewRequest(zoo, "GET /animals", reader.Token, "", zooHeader(home.Slug)), "allow")
+	client.Expect(t, harness.NewRequest(zoo, "GET /animals", reader.Token, "", zooHeader(other.Slug)), "WORKSPACE_ACCESS_DENIED workspace_mismatch")
 	client.Expect(t, harness.NewRequest(zoo, "POST /animals/7/meals", reader.Token, ""), "FORBIDDEN missing_scope", "animals:read", "animals:feed")
 	client.Expect(t, harness.NewRequest(zoo, "POST /animals/7/meals", feeder.Token, ""), "allow")
 	client.Expect(t, harness.NewRequest(zoo, "POST /animals/7/meals", keeper.Token, ""), "allow")
 	client.Expect(t, harness.NewRequest(zoo, "GET /api/issues", keeper.Token, ""), "FORBIDDEN no_route")
-	client.Expect(t, harness.NewRequest(zoo, "GET /animals", elsewhere.Token, ""), "UNAUTHORIZED unknown")
-	client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, elsewhere.Token, home.ID), "allow")
+	client.Expect(t, harness.NewRequest(zoo, "GET /animals", velaflowsKey.Token, ""), "UNAUTHORIZED unknown")
+	client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, velaflowsKey.Token, home.ID), "allow")
 	client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, keeper.Token, home.ID), "UNAUTHORIZED unknown")
 }
 
@@ -145,10 +145,10 @@ func TestPolicyRefusedAtStart(t *testing.T) {
 	for _, broken := range []struct {
 		name, file, text, want string
 	}{
-		{"a test that fails", "apis/velaflows/velaflows_test.rego", strings.Replace(draftsTest, "drafts_are", "drafts_that_are_not_there_are", 1),
-			" test_drafts_that_are_not_there_are_read_with_inbox_read"},
+		{"a test that fails", "apis/velaflows/velaflows_test.rego", strings.Replace(draftsTest, "reading_drafts_needs_inbox_read", "missing_row_is_allowed", 1),
+			" test_missing_row_is_allowed"},
 		{"a rule that does not compile", "keywicket/decision.rego", "\nbroken if nowhere.at_all\n", "nowhere"},
-		{"a row with a scope that there is not", "apis/velaflows/data.yaml", strings.Replace(drafts, "inbox:read", "inbox:reed", 1),
+		{"a row with a scope that is not in the catalogue", "apis/velaflows/data.yaml", strings.Replace(drafts, "inbox:read", "inbox:reed", 1),
 			`apis/velaflows/data.yaml:`},
 	} {
 		t.Run(broken.name, func(t *testing.T) {
@@ -164,10 +164,10 @@ func TestPolicyRefusedAtStart(t *testing.T) {
 			if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 				t.Errorf("got %v, want the exit status 1", err)
 			}
-			said := stderr.String()
-			if stdout.Len() > 0 || strings.Count(said, "\n") != 1 || !strings.HasPrefix(said, "keywicket: policies ("+dir+"): ") || !strings.Contains(said, broken.want) ||
-				strings.Contains(said, "serving") {
-				t.Errorf("standard output: %s; standard error: %s", &stdout, said)
+			message := stderr.String()
+			if stdout.Len() > 0 || strings.Count(message, "\n") != 1 || !strings.HasPrefix(message, "keywicket: policies ("+dir+"): ") || !strings.Contains(message, broken.want) ||
+				strings.Contains(message, "serving") {
+				t.Errorf("standard output: %s; standard error: %s", &stdout, message)
 			}
 		})
 	}

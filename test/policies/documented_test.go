@@ -64,7 +64,7 @@ func TestDocumentedPolicyPassesItsTests(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := rego.Test(t, dir); err == nil {
-				t.Errorf("without the denial number %d of %s.rego no test fails", i, file)
+				t.Errorf("without denial %d of %s.rego, no test fails", i, file)
 			}
 		}
 		if err := os.WriteFile(name, text, 0o644); err != nil {
@@ -87,11 +87,11 @@ func TestDocumentedRules(t *testing.T) {
 	s := harness.StartStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config},
 		EnvoyConfig: func(envoy []byte) []byte {
-			// Both listeners become the zoo's. VelaFlows' listener uses mutual TLS.
+			// Both listeners now serve the API zoo. VelaFlows' listener uses mutual TLS.
 			envoy = harness.Replace(t, envoy, "{api: velocity}", "{api: zoo}", 1)
 			envoy = harness.Replace(t, envoy, "{api: velaflows}", "{api: zoo}", 1)
 			envoy = harness.Replace(t, envoy, "exact: x-workspace-slug", "exact: x-zoo", 1)
-			envoy = permitPlan(t, envoy)
+			envoy = permitPlanHeader(t, envoy)
 			before, after, _ := bytes.Cut(envoy, []byte("- name: velocity\n"))
 			before = harness.Replace(t, before, "        - filters:\n", "        - transport_socket: "+pki.transportSocket(t)+"\n          filters:\n", 1)
 			return append(append(before, "- name: velocity\n"...), after...)
@@ -123,21 +123,21 @@ func TestDocumentedRules(t *testing.T) {
 	overdue := workspace(`{"plan":"pro","overdue":true}`)
 	later := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	limited := workspace(`{"limited_until":"` + later + `"}`)
-	formerly := workspace(`{"limited_until":"2026-01-01T00:00:00Z"}`)
+	expiredLimit := workspace(`{"limited_until":"2026-01-01T00:00:00Z"}`)
 	ofPro, ofFree := bearer(token(pro, `{}`)), bearer(token(free, `{}`))
 	readOnly := bearer(token(pro, `{"read_only":true}`))
 	all := bearer(harness.IssueToken(t, s, "zoo_", pro, "animals:*", "--config", config).Token)
 	reader := bearer(harness.IssueToken(t, s, "zoo_", pro, "animals:read", "--config", config).Token)
 	listed := bearer(token(pro, `{"cages":["7","8"]}`))
 	for rule, c := range map[string]struct {
-		allowed, denied [2]string // a method and an address each
-		as, asDenied    []string  // headers
-		by, byDenied    *http.Client
-		status          int
-		reason          string
+		allowedRequest, deniedRequest [2]string // a method and an address each
+		allowedHeaders, deniedHeaders []string  // headers
+		allowedClient, deniedClient   *http.Client
+		status                        int
+		reason                        string
 	}{
 		"an own code":           {[2]string{"GET", "/animals"}, [2]string{"GET", "/animals"}, ofPro, bearer(token(overdue, `{}`)), plain, plain, 402, "invoice_overdue"},
-		"Retry-After":           {[2]string{"GET", "/animals"}, [2]string{"GET", "/animals"}, bearer(token(formerly, `{}`)), bearer(token(limited, `{}`)), plain, plain, 429, "quota"},
+		"Retry-After":           {[2]string{"GET", "/animals"}, [2]string{"GET", "/animals"}, bearer(token(expiredLimit, `{}`)), bearer(token(limited, `{}`)), plain, plain, 429, "quota"},
 		"a plan":                {[2]string{"GET", "/animals/7/photos/2026/1.jpeg"}, [2]string{"GET", "/animals/7/photos/2026/1.jpeg"}, ofPro, ofFree, plain, plain, 402, "plan_too_small"},
 		"a token's attribute":   {[2]string{"HEAD", "/animals/7"}, [2]string{"POST", "/animals/7:feed"}, readOnly, readOnly, plain, plain, 403, "read_only_token"},
 		"a user's attribute":    {[2]string{"GET", "/vets/7"}, [2]string{"GET", "/vets/7"}, personal("ada", `{"department":"vets"}`), personal("bob", `{"department":"kitchen"}`), plain, plain, 403, "other_department"},
@@ -155,10 +155,10 @@ func TestDocumentedRules(t *testing.T) {
 			}
 			return target
 		}
-		if r := harness.Fetch(t, c.by, c.allowed[0], address(c.allowed[1]), "", c.as...); r.Status != http.StatusOK {
+		if r := harness.Fetch(t, c.allowedClient, c.allowedRequest[0], address(c.allowedRequest[1]), "", c.allowedHeaders...); r.Status != http.StatusOK {
 			t.Errorf("%s: %d %s", rule, r.Status, r.Body)
 		}
-		r := harness.Fetch(t, c.byDenied, c.denied[0], address(c.denied[1]), "", c.asDenied...)
+		r := harness.Fetch(t, c.deniedClient, c.deniedRequest[0], address(c.deniedRequest[1]), "", c.deniedHeaders...)
 		if r.Status != c.status || denialOf(t, r).Reason != c.reason {
 			t.Errorf("%s: %d %s, not %d %s", rule, r.Status, r.Body, c.status, c.reason)
 		}
@@ -168,10 +168,10 @@ func TestDocumentedRules(t *testing.T) {
 	}
 
 	// A header for the upstream, which a client cannot forge.
-	if got := planOf(t, harness.Get(t, plain, s.Velocity+"/animals", append(ofPro, "X-Plan", "enterprise")...)); got != "pro" {
+	if got := planHeader(t, harness.Get(t, plain, s.Velocity+"/animals", append(ofPro, "X-Plan", "enterprise")...)); got != "pro" {
 		t.Errorf("the upstream saw the plan %q", got)
 	}
-	if got := planOf(t, harness.Get(t, plain, s.Velocity+"/animals", append(bearer(token(formerly, `{}`)), "X-Plan", "enterprise")...)); got != "" {
+	if got := planHeader(t, harness.Get(t, plain, s.Velocity+"/animals", append(bearer(token(expiredLimit, `{}`)), "X-Plan", "enterprise")...)); got != "" {
 		t.Errorf("the upstream saw the plan %q, which the client sent", got)
 	}
 	// A change of the plan is effective when the command returns.

@@ -32,15 +32,15 @@ const ownAnswers = `} else := denied("PAYMENT_REQUIRED", "plan_too_small") if {
 	input.request.raw_query == "undeclared"
 } else := object.union(denied("FORBIDDEN", "missing_scope"), {"any_of": ["contacts:read", "admin:all"]}) if {
 	input.request.raw_query == "any"
-} else := object.union(allowed, {"headers": told}) if {
+} else := object.union(allowed, {"headers": answer_headers}) if {
 	permitted
-	count(told) > 0
+	count(answer_headers) > 0
 } else := allowed if {
 	permitted
 `
 
 const ownHeaders = `
-told := {"x-plan": "pro"} if {
+answer_headers := {"x-plan": "pro"} if {
 	input.request.raw_query == "header"
 } else := {"x-role": "confidential"} if {
 	input.request.raw_query == "undeclared-header"
@@ -92,8 +92,8 @@ func ownPolicy(t *testing.T) (dir, config string) {
 	return dir, config
 }
 
-// permitPlan makes the change to Envoy's configuration that docs/configuration.md describes for the header x-plan.
-func permitPlan(t *testing.T, envoy []byte) []byte {
+// permitPlanHeader makes the change to Envoy's configuration that docs/configuration.md describes for the header x-plan.
+func permitPlanHeader(t *testing.T, envoy []byte) []byte {
 	t.Helper()
 	envoy = harness.Replace(t, envoy, `"authorization|x.(keywicket|`, `"authorization|x.plan|x.(keywicket|`, 1)
 	return harness.Replace(t, envoy, `{regex: "x.keywicket..*"}`, `{regex: "x.keywicket..*|x[^-]plan"}`, 1)
@@ -113,8 +113,9 @@ func denialOf(t *testing.T, r harness.Reply) denied {
 	return body.Error
 }
 
-// planOf returns the values of the header x-plan that the upstream received, in any spelling of the name.
-func planOf(t *testing.T, r harness.Reply) string {
+// planHeader returns the values of the header x-plan that the upstream received, in any spelling of the name. The edited
+// policy writes what it has read into this header.
+func planHeader(t *testing.T, r harness.Reply) string {
 	t.Helper()
 	var echo struct{ Headers map[string][]string }
 	if err := json.Unmarshal([]byte(r.Body), &echo); err != nil || r.Status != http.StatusOK {

@@ -1,4 +1,5 @@
-// Package policies tests what docs/policies.md tells the authors of policies: they change data and rules, and no Go code.
+// Package policies tests the instructions of docs/policies.md for authors of policies, who change data and rules, but no Go
+// code.
 package policies
 
 import (

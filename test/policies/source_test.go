@@ -25,7 +25,7 @@ func TestSourceThroughEnvoy(t *testing.T) {
 	s := harness.StartStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config},
 		EnvoyConfig: func(envoy []byte) []byte {
-			envoy = permitPlan(t, envoy)
+			envoy = permitPlanHeader(t, envoy)
 			// Velocity's listener is behind a proxy that appends to x-forwarded-for, or that uses the PROXY protocol.
 			before, after, _ := bytes.Cut(envoy, []byte("- name: velocity\n"))
 			after = harness.Replace(t, after, "use_remote_address: true\n", "use_remote_address: true\n                xff_num_trusted_hops: 1\n", 1)
@@ -52,7 +52,7 @@ func TestSourceThroughEnvoy(t *testing.T) {
 			header = append(header, "X-Forwarded-For", forwarded)
 		}
 		want := fmt.Sprintf(`{"address":"%s","certificate":null,"principal":null}`, want)
-		if got := planOf(t, harness.Get(t, client, s.Velocity+"/api/issues?source", header...)); got != want {
+		if got := planHeader(t, harness.Get(t, client, s.Velocity+"/api/issues?source", header...)); got != want {
 			t.Errorf("x-forwarded-for %q: the policy saw %s, not %s", forwarded, got, want)
 		}
 	}
@@ -71,13 +71,13 @@ func TestSourceThroughEnvoy(t *testing.T) {
 	address := strings.Replace(s.VelaFlows, "http:", "https:", 1) + "/api/v1/inbox/conversations?"
 	header := []string{"Authorization", "Bearer " + token, "X-Workspace-Id", home.ID, "X-Forwarded-For", "6.6.6.6", "X-Forwarded-Client-Cert", "URI=spiffe://evil"}
 	billing := pki.client(t, "billing")
-	got := planOf(t, harness.Get(t, billing, address+"source", header...))
+	got := planHeader(t, harness.Get(t, billing, address+"source", header...))
 	want := `{"address":"127.0.0.1","certificate":{"dns_names":["billing.acme.example"],"subject":"CN=billing","uris":["spiffe://acme.example/billing"]},` +
 		`"principal":"spiffe://acme.example/billing"}`
 	if got != want {
 		t.Errorf("the policy saw %s, not %s", got, want)
 	}
-	if got := planOf(t, harness.Get(t, billing, address+"certificate", header...)); got != "spiffe://acme.example/billing" {
+	if got := planHeader(t, harness.Get(t, billing, address+"certificate", header...)); got != "spiffe://acme.example/billing" {
 		t.Errorf("the policy saw the URIs %q", got)
 	}
 }

@@ -1,5 +1,5 @@
-// Package product contains the facts in the two products' documents, written a second time for tests: the configuration of the
-// APIs, their routes, and their scopes. It follows the documents, not the code.
+// Package product repeats for tests what the documents of the two products define: the configuration of the APIs, their
+// routes, and their scopes. It was written from the documents, not from the code.
 package product
 
 import "github.com/keywicket/keywicket/authz"

@@ -14,7 +14,7 @@ type API struct {
 	User         map[string][]string // scope → the user-level routes that need it
 	base         string              // prefix of the paths in Workspace and User
 	public       []string            // complete paths of public routes
-	unlisted     []string            // complete paths that are similar to listed paths, but that no row lists
+	unlisted     []string            // complete paths that are not listed, but are similar to listed paths
 
 	Prefixes []string // of credentials
 	Override string   // scope that satisfies every workspace-level route
@@ -23,7 +23,7 @@ type API struct {
 // Route is one route. Its scope is empty if the route is public or not listed.
 type Route struct{ Method, Path, Scope, Level string }
 
-// The levels of routes. Routes of the last two levels need no scopes.
+// The levels of routes. Routes of the last two levels have no scope.
 const (
 	LevelWorkspace = "workspace"
 	LevelUser      = "user"

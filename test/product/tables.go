@@ -1,9 +1,9 @@
 package product
 
-// WorkspaceHeaders maps an API to the header that names a workspace, as the document writes it.
+// WorkspaceHeaders maps an API to the header that selects a workspace, with the spelling of the document.
 var WorkspaceHeaders = map[string]string{"velaflows": "x-workspace-id", "velocity": "X-Workspace-Slug"}
 
-// Documented has the routes and scopes of each API, as its document lists them.
+// Documented contains the routes and scopes of each API, as its document lists them.
 var Documented = map[string]API{
 	"velaflows": {
 		Prefixes: []string{"sk_live_", "sk_test_"}, Override: "admin:all",
@@ -75,7 +75,7 @@ var Documented = map[string]API{
 			"workspaces:create": {"POST workspaces"},
 			"workspaces:update": {"PATCH workspaces/{}"},
 			"workspaces:delete": {"DELETE workspaces/{}"},
-			"admin":             nil, // overrides the others, and has no route of its own
+			"admin":             nil, // replaces the other scopes, and has no route of its own
 		},
 		public: []string{
 			"GET /oauth/consent", "POST /oauth/consent", "POST /api/oauth/token", "POST /api/oauth/revoke",

@@ -1,4 +1,5 @@
-// Package program builds the programs that tests run. The packages of `go test ./...` run at the same time and share the result.
+// Package program builds the programs that tests run. The test packages of `go test ./...` run at the same time, and share
+// the programs.
 package program
 
 import (
@@ -21,7 +22,7 @@ var RaceKeywicket = sync.OnceValues(func() (string, error) { return build("race/
 // Keywicket returns the path of keywicket without the race detector. The first call of a process builds it.
 var Keywicket = sync.OnceValues(func() (string, error) { return build("plain/keywicket", ourCommand) })
 
-// OPA returns the path of the stock opa. The first call of a process builds it.
+// OPA returns the path of the official opa. The first call of a process builds it.
 var OPA = sync.OnceValues(func() (string, error) {
 	return build("opa", "github.com/open-policy-agent/opa", "-modfile=tools/opa.mod")
 })
@@ -52,7 +53,7 @@ func build(name, program string, flags ...string) (path string, err error) {
 	return path, nil
 }
 
-// lock waits until no other process has the lock. Otherwise each of them would link the same file.
+// lock waits until no other process has the lock. Without the lock, several processes would link the same file.
 func lock(name string) (unlock func() error, err error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return nil, err

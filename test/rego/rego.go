@@ -1,4 +1,4 @@
-// Package rego makes copies of the built-in policy that a test may change, and tests them with the stock opa.
+// Package rego makes copies of the built-in policy that a test may change, and tests them with the official opa.
 package rego
 
 import (

@@ -21,8 +21,9 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// These tests cause each fault of docs/reliability.md in a running sidecar, one at a time, and check the bound. A request
-// that starts later than the bound after a change was committed is never answered with data from before the change.
+// bound is the staleness bound of the sidecars. These tests cause each fault of docs/reliability.md in a running sidecar, one
+// at a time, and check the bound. A request that starts more than the bound after the commit of a change is never answered with
+// data from before the change.
 const bound = time.Second
 
 // faults is a stack whose sidecar connects to its database through two proxies that can simulate faults.
@@ -35,13 +36,13 @@ type faults struct {
 	client        *harness.Client
 }
 
-// newFaults starts the stack with harness.StartStack or harness.StartRaceStack.
+// newFaults starts the stack with the function start, which is harness.StartStack or harness.StartRaceStack.
 func newFaults(t *testing.T, start func(testing.TB, demo.Config) *demo.Stack, environ ...string) *faults {
 	t.Helper()
 	f := &faults{issuer: supabase.Start()}
 	t.Cleanup(f.issuer.Close)
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	by := func(to **toxiproxy.Proxy, name string, databaseURL string) string {
+	throughProxy := func(to **toxiproxy.Proxy, name string, databaseURL string) string {
 		u, err := url.Parse(databaseURL)
 		if err != nil {
 			t.Fatal(err)
@@ -59,7 +60,7 @@ func newFaults(t *testing.T, start func(testing.TB, demo.Config) *demo.Stack, en
 	f.Stack = start(t, demo.Config{
 		Environ: slices.Concat([]string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, f.issuer.Environ(), environ),
 		Database: func(u string) (lookups, feed string) {
-			return by(&f.lookups, "lookups", u), by(&f.feed, "feed", u)
+			return throughProxy(&f.lookups, "lookups", u), throughProxy(&f.feed, "feed", u)
 		},
 	})
 	f.db = harness.OpenDatabase(t, f.Stack)
@@ -102,8 +103,8 @@ func (f *faults) leaseHeld(t *testing.T) bool {
 	return f.metric(t, "keywicket_cache_lease_seconds") > 0
 }
 
-// warm returns a token of the home workspace that the sidecar has cached: it has answered a request with this token without
-// a query.
+// warm creates a token of the home workspace, and returns the token after the sidecar has cached it: the sidecar has answered a
+// request with this token without a query.
 func (f *faults) warm(t *testing.T) harness.Token {
 	t.Helper()
 	token := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
@@ -125,9 +126,10 @@ func (f *faults) warmUp(t *testing.T, r harness.Request) {
 	})
 }
 
-// requireChange repeats the request from the commit of the change until well after the bound. Every request that starts
-// after the bound has to get the new answer. A request that starts earlier may get the old or the new answer.
-func (f *faults) requireChange(t *testing.T, r harness.Request, committed time.Time, within time.Duration, old, want string) {
+// requireChange repeats the request from the commit of the change until well after the bound. Every request that starts after
+// the bound must get the new answer. A request that starts earlier may get the old or the new answer. The parameter limit is
+// the bound.
+func (f *faults) requireChange(t *testing.T, r harness.Request, committed time.Time, limit time.Duration, old, want string) {
 	t.Helper()
 	var first time.Duration
 	for late := 0; late < 10; {
@@ -136,19 +138,19 @@ func (f *faults) requireChange(t *testing.T, r harness.Request, committed time.T
 		switch {
 		case got == want && first == 0:
 			first = started
-		case got == old && started > within:
+		case got == old && started > limit:
 			t.Errorf("%v after the change the answer is still %s", started, got)
 		case got != want && got != old && got != "UNAVAILABLE unavailable":
 			t.Errorf("%v after the change the answer is %s, neither %s nor %s", started, got, old, want)
 		}
-		if started > within {
+		if started > limit {
 			late++
 		}
 		switch {
 		case got == "UNAVAILABLE unavailable": // the sidecar refuses immediately while the database is gone
-			time.Sleep(within / 50)
-		case started < within:
-			time.Sleep(min(within/50, within-started))
+			time.Sleep(limit / 50)
+		case started < limit:
+			time.Sleep(min(limit/50, limit-started))
 		}
 	}
 	if first == 0 {

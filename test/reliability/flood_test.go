@@ -13,10 +13,11 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-// During a flood of unknown tokens, each of them gets its denial, and valid tokens are allowed.
+// During a flood of unknown tokens, each unknown token is denied, and valid tokens are allowed.
 func TestFloodOfUnknownTokens(t *testing.T) {
 	const flood, callers, cold = 4000, 32, 300
-	// This test checks the answers, not the speed. A check may take four fifths of the time that Envoy waits for it.
+	// This test checks the answers, not the speed. The sidecar limits a check to four fifths of Envoy's timeout: 9.6 s of 12 s. So
+	// the look-up timeout can be 8 s.
 	s := harness.StartRaceStack(t, demo.Config{
 		Environ:     []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=8s"},
 		EnvoyConfig: patientEnvoy,
@@ -63,7 +64,8 @@ func TestFloodOfUnknownTokens(t *testing.T) {
 	others.Wait()
 }
 
-// patientEnvoy raises Envoy's time limits for a check, in total and for each try, above what a busy machine needs.
+// patientEnvoy raises Envoy's timeouts for a check and for each try to 12 s, which is more than a busy machine needs. Envoy
+// uses max_interval of the retry back-off also as the timeout of each try.
 func patientEnvoy(config []byte) []byte {
 	for _, limit := range []string{" timeout: 0.5s", " max_interval: 1s"} {
 		name, _, _ := strings.Cut(limit, ":")

@@ -18,8 +18,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// While the sidecar is frozen, requests wait. After it continues, its cache is too old, its connections have exceeded their
-// time limits, and all waiting requests arrive at the same time.
+// While the sidecar is frozen, requests wait. When the sidecar continues, its cache is too old, its connections have exceeded
+// their time limits, and all waiting requests arrive at the same time.
 func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=5s"}}) // for busy machines
 	home := harness.CreateWorkspace(t, s)
@@ -53,7 +53,7 @@ func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
 		outcomes[outcome]++
 	}
 	check()
-	const frozen, each = 4 * time.Second, 2 * time.Millisecond
+	const freezeTime, requestInterval = 4 * time.Second, 2 * time.Millisecond
 	pid := s.Sidecar.PID()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
 	defer thaw()
 	var asking sync.WaitGroup
 	asked := 1
-	for begin := time.Now(); time.Since(begin) < frozen; time.Sleep(each) {
+	for begin := time.Now(); time.Since(begin) < freezeTime; time.Sleep(requestInterval) {
 		asking.Go(check)
 		asked++
 	}

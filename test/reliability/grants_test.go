@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-// A user's grant to an app ends when the grant or the app is revoked, when its code is used twice, or when the user is
+// A user's grant to an app ends when the grant or the app is revoked, when the grant's code is used twice, or when the user is
 // deleted.
 func TestRevokedGrants(t *testing.T) {
 	t.Parallel()
@@ -29,8 +29,8 @@ func TestRevokedGrants(t *testing.T) {
 	register := func() app {
 		return harness.Keywicket[app](t, f.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "https://planner.example/cb")
 	}
-	// warm returns an access token whose answer the sidecar has cached. The user granted one workspace, so the token implies
-	// it.
+	// warm returns an access token whose answer the sidecar has cached. The user granted one workspace, so requests with the token
+	// need no workspace header.
 	warm := func(a app) (code authz.Secret, issued issuer.Issued, r harness.Request) {
 		approved, err := grants.Approve(t.Context(), issuer.Approval{
 			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},

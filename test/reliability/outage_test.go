@@ -21,19 +21,19 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)
 	key := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
-	works := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)
+	validRequest := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)
 	_, format := product.FormatOf("sk_live_")
 	client := harness.NewClient(t, s, 1)
 
 	const connections = 4
-	many := func() (failed []error) {
+	sendMany := func() (failed []error) {
 		client := harness.NewClient(t, s, connections)
 		var mu sync.Mutex
 		var workers sync.WaitGroup
 		for range connections {
 			workers.Go(func() {
 				for range 100 {
-					if err := client.Send(t, works).HasOutcome("allow"); err != nil {
+					if err := client.Send(t, validRequest).HasOutcome("allow"); err != nil {
 						mu.Lock()
 						failed = append(failed, err)
 						mu.Unlock()
@@ -45,8 +45,8 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 		return failed
 	}
 	// These concurrent requests make the sidecar open several connections before the database stops.
-	harness.Await(t, "all requests are allowed", func() bool { return len(many()) == 0 })
-	client.Expect(t, works, "allow")
+	harness.Await(t, "all requests are allowed", func() bool { return len(sendMany()) == 0 })
+	client.Expect(t, validRequest, "allow")
 
 	if err := s.Postgres.Stop(); err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 	}
 
 	pid := s.Sidecar.PID()
-	back := func(from string) {
+	restartPostgres := func(state string) {
 		t.Helper()
 		if err := s.Postgres.Restart(t.Context()); err != nil {
 			t.Fatal(err)
@@ -100,20 +100,20 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 			code, _ := harness.Probe(t, s, "/readyz")
 			return code == http.StatusOK
 		})
-		// All requests need a new connection at the same time, so on a busy machine a few time out. No request may fail because
-		// of a dead connection.
-		if failed := many(); len(failed) > connections {
-			t.Errorf("after Postgres was %s and restarted, %d requests failed, the first: %v", from, len(failed), failed[0])
+		// All requests need a new connection at the same time, so a few requests time out on a busy machine. No request may fail
+		// because of a dead connection.
+		if failed := sendMany(); len(failed) > connections {
+			t.Errorf("after Postgres was %s and restarted, %d requests failed, the first: %v", state, len(failed), failed[0])
 		}
-		harness.Await(t, "all requests are allowed again", func() bool { return len(many()) == 0 })
+		harness.Await(t, "all requests are allowed again", func() bool { return len(sendMany()) == 0 })
 	}
-	back("stopped")
-	// No request is sent in between, so that all of the sidecar's connections are dead.
+	restartPostgres("stopped")
+	// Between the kill and the restart, no request is sent. So all of the sidecar's connections are dead.
 	if err := syscall.Kill(s.Postgres.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	back("killed")
-	client.Expect(t, works, "allow")
+	restartPostgres("killed")
+	client.Expect(t, validRequest, "allow")
 	if err := syscall.Kill(pid, 0); err != nil || s.Sidecar.PID() != pid {
 		t.Errorf("the sidecar was restarted: %v", err)
 	}
@@ -122,7 +122,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 	}
 }
 
-// Postgres is restarted under load, with a revocation before and after the restart.
+// Postgres is restarted under load. One token is revoked before the restart, and one token after it.
 func TestPostgresRestartsUnderLoad(t *testing.T) {
 	f := newFaults(t, harness.StartRaceStack)
 	kept, before, after := f.warm(t), f.warm(t), f.warm(t)
@@ -152,37 +152,38 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, before.Token, f.home.ID), committed, bound, "allow", "UNAUTHORIZED revoked")
-	var again time.Time
+	var committedAgain time.Time
 	harness.Await(t, "the database takes a change", func() bool {
 		_, err := f.db.ExecContext(t.Context(), revoke, after.ID)
-		again = time.Now()
+		committedAgain = time.Now()
 		return err == nil
 	})
-	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, after.Token, f.home.ID), again, bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, after.Token, f.home.ID), committedAgain, bound, "allow", "UNAUTHORIZED revoked")
 	close(stop)
 	load.Wait()
 	harness.Await(t, "the cache is in use again", func() bool { return f.leaseHeld(t) })
 	f.client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, kept.Token, f.home.ID), "allow")
 }
 
-// With stale_if_error, credentials that were cached before the outage are still allowed, and a metric counts these answers.
+// With stale_if_error, the sidecar still allows credentials that it cached before the outage, and a metric counts these
+// answers.
 func TestStaleIfError(t *testing.T) {
 	f := newFaults(t, harness.StartRaceStack, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
 	token := f.warm(t)
-	of := harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
-	brief := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
-	briefly := harness.NewRequest("velaflows", harness.Conversations, brief.Token, f.home.ID)
-	// The change log contains the creation of the tokens. If the sidecar read that entry after it had cached the tokens, it
-	// would drop the cached answers. So the test waits for a later change.
+	request := harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
+	shortLivedToken := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
+	shortLivedRequest := harness.NewRequest("velaflows", harness.Conversations, shortLivedToken.Token, f.home.ID)
+	// The change log contains the creation of the tokens. If the sidecar read these changes after it had cached the answers, it
+	// would drop the answers. So the test waits for a later change.
 	harness.Keywicket[registry.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
-	f.client.Expect(t, of, "allow")
-	f.client.Expect(t, briefly, "allow")
+	f.client.Expect(t, request, "allow")
+	f.client.Expect(t, shortLivedRequest, "allow")
 	if err := f.Postgres.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	stopped := time.Now()
 	harness.Await(t, "the sidecar's lease has expired", func() bool { return !f.leaseHeld(t) })
-	f.client.Expect(t, of, "allow")
+	f.client.Expect(t, request, "allow")
 	if got := f.client.Send(t, harness.NewRequest("velaflows", harness.Conversations, product.NewKey("sk_live_"), f.home.ID)); got.Status != http.StatusServiceUnavailable {
 		t.Errorf("an uncached token: %s", got.Outcome)
 	}
@@ -192,9 +193,9 @@ func TestStaleIfError(t *testing.T) {
 	for time.Since(stopped) < 4*time.Second {
 		time.Sleep(50 * time.Millisecond)
 	}
-	if got := f.client.Send(t, briefly); got.Status != http.StatusServiceUnavailable {
+	if got := f.client.Send(t, shortLivedRequest); got.Status != http.StatusServiceUnavailable {
 		t.Errorf("a token that has expired meanwhile: %s", got.Outcome)
 	}
-	f.client.Expect(t, of, "allow")
-	f.requireChange(t, of, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")
+	f.client.Expect(t, request, "allow")
+	f.requireChange(t, request, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")
 }

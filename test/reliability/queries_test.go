@@ -17,7 +17,7 @@ func lookups(counted func(condition string) int) int {
 	return counted(`query LIKE '%FROM keywicket.tokens%digest%'`)
 }
 
-// Without a cache, a check makes one query or none.
+// Without a cache, a check makes at most one query.
 func TestOneQueryPerCheck(t *testing.T) {
 	const checks = 1000
 	s := harness.StartRaceStack(t, demo.Config{
@@ -31,11 +31,11 @@ func TestOneQueryPerCheck(t *testing.T) {
 	gone := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
 	harness.Keywicket[harness.ListedToken](t, s, "token", "revoke", gone.ID)
 	revoked := gone.Token
-	brief := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read", "--expires-in", "1ms")
+	expired := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read", "--expires-in", "1ms")
 	foreign := token("vel_", "workspace:admin")
 	_, format := product.FormatOf("sk_live_")
 
-	// The use of tokens is written in batches at intervals, independent of the number of checks. While this write uses a
+	// The sidecar records the use of tokens in batches at intervals, independent of the number of checks. While this write uses a
 	// connection, a look-up may open another connection, for which the sidecar runs three statements.
 	const opens = `(query LIKE 'SELECT current_setting(%pg_backend_pid()%' OR query ~ '^(SET|RESET) lock_timeout')`
 	others := func(counted func(string) int) int {
@@ -66,7 +66,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 	}
 
 	counted := harness.Statements(t, s)
-	before, beside, opened := lookups(counted), others(counted), counted(opens)
+	before, othersBefore, opensBefore := lookups(counted), others(counted), counted(opens)
 	send(checks, []mixed{
 		{harness.NewRequest("velaflows", harness.Conversations, good, home.ID), "allow", nil},
 		{harness.NewRequest("velaflows", harness.Conversations, sandbox, home.ID), "allow", nil},
@@ -75,7 +75,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 		{harness.NewRequest("velaflows", harness.Conversations, good, other.ID), "WORKSPACE_ACCESS_DENIED workspace_mismatch", nil},
 		{harness.NewRequest("velaflows", harness.Conversations, good, ""), "WORKSPACE_ACCESS_DENIED workspace_required", nil},
 		{harness.NewRequest("velaflows", harness.Conversations, revoked, home.ID), "UNAUTHORIZED revoked", nil},
-		{harness.NewRequest("velaflows", harness.Conversations, brief.Token, home.ID), "UNAUTHORIZED expired", nil},
+		{harness.NewRequest("velaflows", harness.Conversations, expired.Token, home.ID), "UNAUTHORIZED expired", nil},
 		{harness.NewRequest("velaflows", harness.Conversations, format.NewKey().Reveal(), home.ID), "UNAUTHORIZED unknown", nil},
 	})
 	// Two simultaneous checks may share a query.
@@ -97,20 +97,20 @@ func TestOneQueryPerCheck(t *testing.T) {
 		{harness.NewRequest("velaflows", harness.Conversations, "e30.e30.c2lnbmF0dXJl", home.ID), "UNAUTHORIZED unknown", nil},
 	})
 	if got := lookups(counted) - before; got != 0 {
-		t.Errorf("requests that need no look-up made %d", got)
+		t.Errorf("requests that need no look-up made %d look-ups", got)
 	}
-	if got := others(counted) - beside; got != 0 {
+	if got := others(counted) - othersBefore; got != 0 {
 		t.Errorf("there were %d statements other than look-ups", got)
 	}
-	if got := counted(opens) - opened; got > 3 {
+	if got := counted(opens) - opensBefore; got > 3 {
 		t.Errorf("%d statements opened connections", got)
 	}
 }
 
-// A warm check (with a cached token) makes no query. A thousand simultaneous first uses of a token make one query.
+// A warm check (with a cached token) makes no query. A thousand first uses of a token at the same time make one query.
 func TestWarmChecksMakeNoQuery(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{
-		// A shared load continues for later callers, also after the first callers have timed out.
+		// A shared load continues for later callers, even after the first callers have timed out.
 		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=10s", "KEYWICKET_CACHE_STALENESS_BOUND=30s"},
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
@@ -132,7 +132,7 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 	}
 	asking.Wait()
 	if got := lookups(counted) - before; got != 1 {
-		t.Errorf("1,000 first uses at once made %d look-ups", got)
+		t.Errorf("1,000 first uses at the same time made %d look-ups", got)
 	}
 	others := 0
 	before = lookups(counted)

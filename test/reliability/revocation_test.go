@@ -16,40 +16,40 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	t.Parallel()
 	f := newFaults(t, harness.StartRaceStack)
 	revoked := "UNAUTHORIZED revoked"
-	of := func(token harness.Token) harness.Request {
+	requestWith := func(token harness.Token) harness.Request {
 		return harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
 	}
 
 	t.Run("by the CLI", func(t *testing.T) {
 		token := f.warm(t)
 		harness.Keywicket[harness.ListedToken](t, f.Stack, "token", "revoke", token.ID)
-		f.requireChange(t, of(token), time.Now(), bound, "allow", revoked)
+		f.requireChange(t, requestWith(token), time.Now(), bound, "allow", revoked)
 	})
 	t.Run("by SQL of any client", func(t *testing.T) {
 		token := f.warm(t)
-		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, requestWith(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
-	t.Run("while it is loaded", func(t *testing.T) {
+	t.Run("while the token is looked up", func(t *testing.T) {
 		token := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
 		f.warm(t) // opens the connections for look-ups
 		heal := toxic(t, f.lookups, "latency", `"latency": 250`)
 		loads := make(chan string)
-		go func() { loads <- f.client.Send(t, of(token)).Outcome }()
+		go func() { loads <- f.client.Send(t, requestWith(token)).Outcome }()
 		time.Sleep(100 * time.Millisecond) // Postgres has read the row, and its answer is on its way
 		committed := f.exec(t, revoke, token.ID)
 		if got := <-loads; got != "allow" {
-			t.Errorf("the load that the revocation overtook: %s", got)
+			t.Errorf("the look-up that began before the revocation: %s", got)
 		}
 		heal()
-		f.requireChange(t, of(token), committed, bound, "allow", revoked)
+		f.requireChange(t, requestWith(token), committed, bound, "allow", revoked)
 	})
-	t.Run("by the CLI, which waits", func(t *testing.T) {
+	t.Run("by the CLI with --wait", func(t *testing.T) {
 		token := f.warm(t)
 		done := harness.Keywicket[struct {
 			Status  string
 			Barrier registry.Barrier
 		}](t, f.Stack, "token", "revoke", token.ID, "--wait")
-		f.client.Expect(t, of(token), revoked)
+		f.client.Expect(t, requestWith(token), revoked)
 		if done.Status != "revoked" || len(done.Barrier.Confirmed) != 1 || len(done.Barrier.Silent) != 0 {
 			t.Errorf("%+v", done)
 		}
@@ -62,7 +62,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		token := f.warm(t)
 		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
-		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, requestWith(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("while everything is frozen", func(t *testing.T) {
 		token := f.warm(t)
@@ -72,7 +72,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		for time.Since(committed) <= bound {
 			time.Sleep(bound / 50)
 		}
-		if got := f.client.Send(t, of(token)); got.Outcome != "UNAVAILABLE unavailable" {
+		if got := f.client.Send(t, requestWith(token)); got.Outcome != "UNAVAILABLE unavailable" {
 			t.Errorf("after the bound the answer is %s", got.Outcome)
 		}
 	})
@@ -85,7 +85,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			t.Fatal(err)
 		}
 		harness.Await(t, "the sidecar has a lease again", func() bool { return f.leaseHeld(t) })
-		f.requireChange(t, of(token), committed, 0, "allow", revoked)
+		f.requireChange(t, requestWith(token), committed, 0, "allow", revoked)
 	})
 	t.Run("in replica mode", func(t *testing.T) {
 		token := f.warm(t)
@@ -95,7 +95,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		f.requireChange(t, of(token), time.Now(), bound, "allow", revoked)
+		f.requireChange(t, requestWith(token), time.Now(), bound, "allow", revoked)
 	})
 	t.Run("with a thousand other changes", func(t *testing.T) {
 		token := f.warm(t)
@@ -103,15 +103,15 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		f.exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
 			SELECT 'velaflows', 'workspace_token', 'live', 'sk_live_', sha256(convert_to('key ' || n, 'UTF8')), 'n', '{}', $1
 			FROM generate_series(1, 1000) n`, f.home.ID)
-		f.requireChange(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
+		f.requireChange(t, requestWith(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
 		if got := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`); got == before || got > before+2 {
-			t.Errorf("two mass changes are %v notifications", got-before) // 1 if the sidecar reads both at the same time
+			t.Errorf("two mass changes caused %v notifications", got-before) // one notification if the sidecar reads both changes at the same time
 		}
 	})
 	t.Run("when every connection of the database is terminated", func(t *testing.T) {
 		token := f.warm(t)
 		f.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'demo_sidecar'`)
-		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, requestWith(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("when the sidecar is stopped in between", func(t *testing.T) {
 		token := f.warm(t)
@@ -147,6 +147,6 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	})
 	t.Run("when every token is deleted", func(t *testing.T) {
 		token := f.warm(t)
-		f.requireChange(t, of(token), f.exec(t, `TRUNCATE keywicket.tokens CASCADE`), bound, "allow", "UNAUTHORIZED unknown")
+		f.requireChange(t, requestWith(token), f.exec(t, `TRUNCATE keywicket.tokens CASCADE`), bound, "allow", "UNAUTHORIZED unknown")
 	})
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// A check is under way when the sidecar gets the signal to stop. The check waits for the database, because a lock delays its
-// query. All of this has to fit into the 0.4 s that a check may take.
+// The sidecar gets the signal to stop while it handles a check. The check waits for the database, because a lock delays its
+// query. All of this must happen within 0.4 s, which is the time limit of a check.
 func TestSidecarDrains(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)
@@ -46,7 +46,7 @@ func TestSidecarDrains(t *testing.T) {
 				return err == nil && waiting
 			}),
 			s.Sidecar.Signal(syscall.SIGTERM),
-			harness.Poll(t.Context(), "the sidecar takes no more connections", func() bool {
+			harness.Poll(t.Context(), "the sidecar accepts no more connections", func() bool {
 				c, err := net.Dial("tcp", s.Sidecar.GRPC)
 				if err == nil {
 					_ = c.Close()
@@ -77,10 +77,10 @@ func TestSidecarDrains(t *testing.T) {
 	}
 	list := harness.Keywicket[[]harness.ListedToken](t, s, "token", "list")
 	if len(list) != 1 || list[0].LastUsedAt == nil {
-		t.Errorf("the use of the token is not written: %+v", list)
+		t.Errorf("the use of the token is not recorded: %+v", list)
 	}
 
-	// Now there is no sidecar that can decide.
+	// Now no sidecar can decide.
 	before := s.Live.Count()
 	a := client.Send(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID))
 	if a.Status != http.StatusServiceUnavailable || a.Outcome != "UNAVAILABLE unavailable" || s.Live.Count() != before {
@@ -88,17 +88,17 @@ func TestSidecarDrains(t *testing.T) {
 	}
 }
 
-// After the first signal to stop, a sidecar immediately reports that it is not ready, and continues to answer. After a
-// second signal, it stops answering without further delay.
+// After the first signal to stop, a sidecar immediately reports that it is not ready, and continues to answer checks. After a
+// second signal, the sidecar stops without further delay.
 func TestLameDuck(t *testing.T) {
 	t.Parallel()
 	log := new(syncbuffer.Buffer)
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=10m"}, Log: log})
 	home := harness.CreateWorkspace(t, s)
 	key := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
-	works := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)
+	validRequest := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)
 	client := harness.NewClient(t, s, 1)
-	client.Expect(t, works, "allow")
+	client.Expect(t, validRequest, "allow")
 	connect := func() *grpc.ClientConn {
 		conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
@@ -107,9 +107,9 @@ func TestLameDuck(t *testing.T) {
 		t.Cleanup(func() { _ = conn.Close() })
 		return conn
 	}
-	known := healthv1.NewHealthClient(connect())
+	health := healthv1.NewHealthClient(connect())
 	harness.Await(t, "the sidecar is serving", func() bool {
-		h, err := known.Check(t.Context(), &healthv1.HealthCheckRequest{})
+		h, err := health.Check(t.Context(), &healthv1.HealthCheckRequest{})
 		return err == nil && h.GetStatus() == healthv1.HealthCheckResponse_SERVING
 	})
 
@@ -117,7 +117,7 @@ func TestLameDuck(t *testing.T) {
 		t.Fatal(err)
 	}
 	harness.Await(t, "health is NOT_SERVING", func() bool {
-		h, err := known.Check(t.Context(), &healthv1.HealthCheckRequest{})
+		h, err := health.Check(t.Context(), &healthv1.HealthCheckRequest{})
 		return err == nil && h.GetStatus() == healthv1.HealthCheckResponse_NOT_SERVING
 	})
 	if code, body := harness.Probe(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "received a stop signal") {
@@ -128,7 +128,7 @@ func TestLameDuck(t *testing.T) {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
 	}
-	client.Expect(t, works, "allow")
+	client.Expect(t, validRequest, "allow")
 	answer, err := authv3.NewAuthorizationClient(connect()).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
 			Method: "GET", Path: harness.Conversations[len("GET "):], Headers: map[string]string{
@@ -155,7 +155,7 @@ func TestLameDuck(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("after two signals to stop, the sidecar did not end")
 	}
-	if said := log.String(); strings.Count(said, "stop signal received: answering checks for another 10m0s") != 1 {
-		t.Errorf("the log does not report exactly once that the sidecar continues to answer: %s", said)
+	if logged := log.String(); strings.Count(logged, "stop signal received: answering checks for another 10m0s") != 1 {
+		t.Errorf("the log does not report exactly once that the sidecar continues to answer: %s", logged)
 	}
 }

@@ -15,8 +15,8 @@ import (
 
 type object = map[string]any
 
-// edited returns the changed configuration of Envoy.
-func edited(t *testing.T, config []byte, change func(document object)) []byte {
+// editConfig returns Envoy's configuration after the change.
+func editConfig(t *testing.T, config []byte, change func(document object)) []byte {
 	t.Helper()
 	var document object
 	if err := yaml.Unmarshal(config, &document); err != nil {
@@ -53,13 +53,13 @@ func removeRetries(document object) {
 // watches.
 type controlPlane struct{ dir string }
 
-func (p controlPlane) watched() string { return filepath.Join(p.dir, "watched") }
+func (p controlPlane) watchedFolder() string { return filepath.Join(p.dir, "watched") }
 
-func (p controlPlane) file() string { return filepath.Join(p.watched(), "endpoints.yaml") }
+func (p controlPlane) file() string { return filepath.Join(p.watchedFolder(), "endpoints.yaml") }
 
-// takeOver changes the configuration so that Envoy gets the endpoints from the control plane, without health checks.
-func (p controlPlane) takeOver(document object) {
-	document["node"] = object{"id": "envoy", "cluster": "envoy"} // otherwise Envoy refuses every delivery
+// configureEnvoy changes the configuration so that Envoy gets the endpoints from the control plane and sends no health checks.
+func (p controlPlane) configureEnvoy(document object) {
+	document["node"] = object{"id": "envoy", "cluster": "envoy"} // without a node, Envoy refuses every delivery
 	for _, c := range document["static_resources"].(object)["clusters"].([]any) {
 		cluster := c.(object)
 		if cluster["name"] != "keywicket" {
@@ -70,12 +70,12 @@ func (p controlPlane) takeOver(document object) {
 		cluster["type"] = "EDS"
 		cluster["eds_cluster_config"] = object{"eds_config": object{
 			"resource_api_version": "V3",
-			"path_config_source":   object{"path": p.file(), "watched_directory": object{"path": p.watched()}},
+			"path_config_source":   object{"path": p.file(), "watched_directory": object{"path": p.watchedFolder()}},
 		}}
 	}
 }
 
-// deliver replaces the endpoints.
+// deliver replaces the endpoints that Envoy uses.
 func (p controlPlane) deliver(t *testing.T, addresses ...string) {
 	t.Helper()
 	var endpoints []any
@@ -96,7 +96,7 @@ func (p controlPlane) deliver(t *testing.T, addresses ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(p.watched(), 0o755); err != nil {
+	if err := os.MkdirAll(p.watchedFolder(), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	next := filepath.Join(p.dir, "next.yaml")

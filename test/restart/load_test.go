@@ -15,20 +15,20 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// rate is how many requests the clients send a second. They do not wait for earlier answers.
+// rate is the number of requests that the clients send per second. The clients do not wait for earlier responses.
 const rate = 500
 
-// load is the clients' requests, from begin to end.
+// load contains the requests that the clients send from startLoad to stopLoad.
 type load struct {
-	stack  *stack
-	client *http.Client
-	began  time.Time
-	stop   chan struct{}
-	done   sync.WaitGroup
+	stack    *stack
+	client   *http.Client
+	began    time.Time
+	stopping chan struct{}
+	done     sync.WaitGroup
 
-	mu       sync.Mutex
-	requests []request
-	steady   time.Duration // requests before this time do not count
+	mu          sync.Mutex
+	requests    []request
+	countedFrom time.Duration // requests that were sent before this time do not count
 }
 
 // request is a request and its result. Times count from the load's beginning.
@@ -37,12 +37,12 @@ type request struct {
 	failure        string // "": the request was allowed
 }
 
-// begin sends requests until end is called. It returns when requests are allowed in time, because by then connections are open
-// and answers are cached. From then on, all requests should be allowed.
-func (s *stack) begin(t *testing.T) *load {
+// startLoad sends requests until stopLoad is called. It returns after one second in which all requests were allowed in time:
+// connections are then open, and answers are cached. From then on, all requests should be allowed.
+func (s *stack) startLoad(t *testing.T) *load {
 	t.Helper()
 	l := &load{
-		stack: s, began: time.Now(), stop: make(chan struct{}),
+		stack: s, began: time.Now(), stopping: make(chan struct{}),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: rate}, Timeout: 30 * time.Second},
 	}
 	t.Cleanup(l.client.CloseIdleConnections)
@@ -51,7 +51,7 @@ func (s *stack) begin(t *testing.T) *load {
 		defer tick.Stop()
 		for sent := 0; ; {
 			select {
-			case <-l.stop:
+			case <-l.stopping:
 				return
 			case <-tick.C:
 			}
@@ -65,12 +65,13 @@ func (s *stack) begin(t *testing.T) *load {
 	return l
 }
 
-// settle drops the recorded requests until, for one second, all requests were allowed in time.
+// settle waits until, for one second, all requests were allowed in time. It drops the requests that were recorded before this
+// second.
 func (l *load) settle(t *testing.T) {
 	t.Helper()
 	for range 60 {
 		l.mu.Lock()
-		l.requests, l.steady = nil, l.now()
+		l.requests, l.countedFrom = nil, l.now()
 		l.mu.Unlock()
 		time.Sleep(time.Second)
 		l.mu.Lock()
@@ -82,7 +83,7 @@ func (l *load) settle(t *testing.T) {
 			return
 		}
 	}
-	t.Fatalf("in no second of a minute, %d requests each took less than %v: run this test alone", rate, slowRequest)
+	t.Fatalf("for one minute, there was no second in which all of the %d requests took less than %v: run this test alone", rate, slowRequest)
 }
 
 // now returns how long ago the load began.
@@ -118,15 +119,15 @@ func (l *load) get(key string) (failure string) {
 	return ""
 }
 
-// end stops sending, and waits for the last answer.
-func (l *load) end() {
-	close(l.stop)
+// stopLoad stops sending, and waits for the last response.
+func (l *load) stopLoad() {
+	close(l.stopping)
 	l.done.Wait()
 	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
 }
 
-// judge reports the failures that are not excused. It also excuses a few failures while the whole machine was busy, and a few
-// look-ups whose timeout the sidecar itself reported.
+// judge reports the failed requests, except those for which the function excused returns true. It also excuses a few failures
+// while the whole machine was busy, and a few look-ups whose timeout the sidecar itself reported.
 func (l *load) judge(t *testing.T, excused func(request) bool) {
 	t.Helper()
 	var failed []string
@@ -153,13 +154,13 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	}
 }
 
-// busy reports whether the machine was busy. It looks at the requests that were sent within 50 ms of the moment when request r
-// was sent or answered. The machine was busy if even the fastest quarter of these requests was slow. A sidecar that does not
-// answer delays at most half of them.
+// busy reports whether the machine was busy when the request r was sent or answered. For each of these two moments, it looks at
+// the requests that were sent within 50 ms of the moment. The machine was busy if even the fastest quarter of these requests
+// was slow. A sidecar that does not answer delays at most half of them.
 func (l *load) busy(r request) bool {
 	const around = 50 * time.Millisecond
 	for _, moment := range []time.Duration{r.sent, r.answered} {
-		if took := l.between([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slowRequest/5 {
+		if took := l.durationsBetween([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slowRequest/5 {
 			return true
 		}
 	}
@@ -173,8 +174,9 @@ const (
 	slowRequest = 100 * time.Millisecond
 )
 
-// between returns the sorted durations of the requests that were sent between m+from and m+to, for any of the moments m.
-func (l *load) between(moments []time.Duration, from, to time.Duration) (took []time.Duration) {
+// durationsBetween returns the sorted durations of the requests that were sent between m+from and m+to, for any of the moments
+// m.
+func (l *load) durationsBetween(moments []time.Duration, from, to time.Duration) (took []time.Duration) {
 	for _, r := range l.requests {
 		if slices.ContainsFunc(moments, func(m time.Duration) bool { return r.sent >= m+from && r.sent < m+to }) {
 			took = append(took, r.answered-r.sent)
@@ -184,23 +186,23 @@ func (l *load) between(moments []time.Duration, from, to time.Duration) (took []
 	return took
 }
 
-// report prints how long requests took before the first of the moments, and in windows of time after each moment.
+// report prints how long requests took at the beginning, and in windows of time after each of the moments.
 func (l *load) report(t *testing.T, what string, moments []time.Duration) {
 	t.Helper()
 	printWindow := func(when string, moments []time.Duration, from, to time.Duration) {
-		if took := l.between(moments, from, to); len(took) > 0 {
+		if took := l.durationsBetween(moments, from, to); len(took) > 0 {
 			t.Logf("%-48s p50 %6.2f ms, p99 %6.2f ms, of %d requests", when,
 				took[len(took)/2].Seconds()*1000, took[len(took)*99/100].Seconds()*1000, len(took))
 		}
 	}
-	printWindow("before", []time.Duration{l.steady}, 0, idleTime)
+	printWindow("before", []time.Duration{l.countedFrom}, 0, idleTime)
 	const step = 250 * time.Millisecond
 	for from := time.Duration(0); from < idleTime; from += step {
 		printWindow(fmt.Sprintf("%v to %v after %s", from, from+step, what), moments, from, from+step)
 	}
 }
 
-// idleTime is the idle time at the beginning, and after the measured event.
+// idleTime is the time without restarts at the beginning, and after the measured event.
 const idleTime = 2 * time.Second
 
 var allowedChecks = regexp.MustCompile(`(?m)^keywicket_checks_total\{.*code="",.*\} (\S+)$`)

@@ -1,5 +1,5 @@
 // Package restart stops, kills and starts sidecars behind a real Envoy while clients send 500 requests a second. It counts
-// the failures that clients see. Envoy runs deploy/envoy with only the addresses changed, unless a test says otherwise.
+// the failures that clients see. Envoy uses deploy/envoy, in which only the addresses are changed, unless a test changes more.
 //
 // The sidecars are built without the race detector, because the tests also print how long requests took. A test never fails
 // because of a duration alone. But a busy machine does not answer 500 requests a second, so run this package alone.
@@ -82,7 +82,7 @@ func start(t *testing.T, c demo.Config) *stack {
 }
 
 // await waits until a stopping sidecar has exited.
-func await(t *testing.T, sidecar *demo.Sidecar) {
+func awaitExit(t *testing.T, sidecar *demo.Sidecar) {
 	t.Helper()
 	select {
 	case <-sidecar.Done():

@@ -8,11 +8,12 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops a sidecar only when the previous one is ready
-// again. No request may fail. The optional functions run just after a sidecar got SIGTERM, and when it is ready.
+// restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops a sidecar only when the previous
+// one is ready again. No request may fail. The optional function stopping runs just after a sidecar got SIGTERM. The optional
+// function ready runs when the sidecar is ready again.
 func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
 	t.Helper()
-	l := s.begin(t)
+	l := s.startLoad(t)
 	time.Sleep(idleTime)
 	var moments []time.Duration
 	var starts time.Duration
@@ -27,7 +28,7 @@ func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*d
 		if stopping != nil {
 			stopping(sidecar)
 		}
-		await(t, sidecar)
+		awaitExit(t, sidecar)
 		ended := l.now()
 		restart(t, sidecar)
 		starts += l.now() - ended
@@ -37,7 +38,7 @@ func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*d
 		moments = append(moments, l.now())
 	}
 	time.Sleep(idleTime)
-	l.end()
+	l.stopLoad()
 	l.judge(t, func(request) bool { return false })
 	t.Logf("%d restarts, each ready after %v; %d requests", restarts, (starts / time.Duration(restarts)).Round(time.Millisecond), len(l.requests))
 	l.report(t, "a sidecar was ready", moments)
@@ -48,27 +49,27 @@ func TestRollingRestarts(t *testing.T) {
 	restartInTurn(t, s, 20, nil, nil)
 }
 
-// Envoy's health checks detect a stopping sidecar before it stops.
+// Without retries, no request fails either, because Envoy's health checks detect a stopping sidecar before it stops.
 func TestRestartsWithoutRetries(t *testing.T) {
 	s := start(t, demo.Config{
 		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"},
 		EnvoyConfig: func(config []byte) []byte {
-			return edited(t, config, func(document object) { removeRetries(document) })
+			return editConfig(t, config, func(document object) { removeRetries(document) })
 		},
 	})
 	restartInTurn(t, s, 4, nil, nil)
 }
 
-// If a control plane removes the endpoint of an unready sidecar, neither retries nor health checks are needed. The lame-duck period
-// is long enough for the control plane.
+// If a control plane removes the endpoint of an unready sidecar, neither retries nor health checks are needed. In the lame-duck
+// period, a stopping sidecar still answers. This period is long enough for the control plane.
 func TestRestartsBehindAControlPlane(t *testing.T) {
 	plane := controlPlane{dir: t.TempDir()}
 	s := start(t, demo.Config{
 		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=1s"},
 		EnvoyConfig: func(config []byte) []byte {
-			return edited(t, config, func(document object) {
+			return editConfig(t, config, func(document object) {
 				removeRetries(document)
-				plane.takeOver(document)
+				plane.configureEnvoy(document)
 				plane.deliver(t, endpointsOf(t, config)...)
 			})
 		},
@@ -87,7 +88,7 @@ func TestRestartsBehindAControlPlane(t *testing.T) {
 // When a sidecar is killed, only the checks that it had received may fail.
 func TestSidecarIsKilled(t *testing.T) {
 	s := start(t, demo.Config{})
-	l := s.begin(t)
+	l := s.startLoad(t)
 	time.Sleep(idleTime)
 	sidecar := s.Sidecars[1]
 	if checksOf(t, sidecar) == 0 {
@@ -106,7 +107,7 @@ func TestSidecarIsKilled(t *testing.T) {
 	if checksOf(t, sidecar) == 0 {
 		t.Error("the sidecar received no check after its restart")
 	}
-	l.end()
+	l.stopLoad()
 	underWay := func(r request) bool { return r.sent <= exited && r.answered >= killed }
 	l.judge(t, underWay)
 	var lost, atRisk int

@@ -1,5 +1,6 @@
 package secrets
 
+// inspections are correct commands. leakStack.placeholders replaces the words in capitals.
 const inspections = `token list
 token list --limit 1 --prefix SECRET
 token list --output json --workspace HOME
@@ -57,7 +58,7 @@ token list --database-url postgres://postgres:PASSWORD@127.0.0.1:1/postgres
 migrate status postgres://postgres:PASSWORD@ADDRESS/postgres
 migrate status host=127.0.0.1 password=PASSWORD`
 
-// misconfigurations are files with which a sidecar refuses to start.
+// misconfigurations are configuration files with which a sidecar refuses to start.
 var misconfigurations = []string{
 	"database: {url: 'postgres://postgres:PASSWORD@ADDRESS:notaport/postgres'}",
 	"database: {url: 'host=127.0.0.1 password=PASSWORD sslmode=sometimes'}",
@@ -73,7 +74,8 @@ var misconfigurations = []string{
 	"apis: {velocity: {workspace: {header: x, by: slug}, credentials: [{kind: workspace_key, prefix: vel_}], session: {issuer: i, jwks_url: 'ftp://u:PASSWORD@ADDRESS'}}}",
 }
 
-// imports are a product's own keys, in every format. badImports contain a line that cannot be imported.
+// imports are files with a product's own keys, one for each format. Each of the badImports contains a line that cannot be
+// imported.
 var imports = map[string]string{
 	"csv": "token,digest,prefix,name,scopes,workspace,revoked_at\n" +
 		"FIRST,,,n,inbox:read,HOME,\n,DIGEST_SECOND,VISIBLE_SECOND,n,inbox:read,HOME,\nTHIRD,,,n,inbox:read,HOME,2020-01-01T00:00:00Z\n",

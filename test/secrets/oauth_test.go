@@ -20,11 +20,11 @@ import (
 	"github.com/keywicket/keywicket/test/program"
 )
 
-// Row 36 of docs/security.md, for the issuer: secrets that users, apps and attackers send and receive are in no log and no
-// metric. This covers Envoy, Postgres, the sidecar and the issuer.
+// Row 36 of docs/security.md, for the issuer: no log and no metric contains a secret that users, apps or attackers send or
+// receive. The test covers Envoy, Postgres, the sidecar and the issuer.
 func TestOAuthSecretsStaySecret(t *testing.T) {
 	t.Parallel()
-	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
+	s := &leakStack{secrets: traces{}, outputs: map[string][]string{}}
 	keywicket, err := program.Keywicket()
 	if err != nil {
 		t.Fatal(err)
@@ -42,11 +42,11 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	s.Stack = d.Stack
 	logins := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindAllStringSubmatch(s.log.String(), -1)
 	if len(logins) != 2 {
-		t.Fatal("the passwords of the database are not found in their places")
+		t.Fatal("the passwords of the database are not in the log")
 	}
 	s.secrets.add("a password", logins[0][1], logins[1][1])
 	secret := func(name, text string) string {
-		if len(text) < trace {
+		if len(text) < traceLength {
 			t.Fatalf("%s is %q", name, text)
 		}
 		s.secrets.add(name, append(encodings([]byte(text)), text)...)
@@ -60,13 +60,13 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	secret("a session", token)
-	made := harness.RegisterApp(t, d.Stack, "--confidential")
-	secret("an app's secret", made.Secret)
+	app := harness.RegisterApp(t, d.Stack, "--confidential")
+	secret("an app's secret", app.Secret)
 	public := harness.RegisterApp(t, d.Stack).ID
 	const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 	verifier, state := secret("a verifier", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"), secret("a state", rand.Text())
 
-	// visit sends a request as the browser does. Its responses are not logged.
+	// visit sends a request as the browser does. The test does not record the responses.
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	visit := func(method, address, form string, cookies ...string) (text string, header http.Header) {
 		t.Helper()
@@ -97,23 +97,23 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		visit("GET", address, "")                                                                         // signed out
 		visit("GET", address, "", session+"x")                                                            // forged
 		visit("GET", strings.Replace(address, "client_id="+clientID, "client_id="+token, 1), "", session) // misplaced
-		text, shown := visit("GET", address, "", session)
+		text, pageHeader := visit("GET", address, "", session)
 		form := url.Values{"decision": {"approve"}}
 		for _, m := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(text, -1) {
 			form.Set(m[1], html.UnescapeString(m[2]))
 		}
 		proof := secret("a form's proof", form.Get("proof"))
 		visit("POST", address, url.Values{"decision": {"approve"}, "proof": {"guessed"}, "user": {token}}.Encode(), session, "keywicket_consent="+proof)
-		_, back := visit("POST", address, form.Encode(), session, strings.Split(shown.Get("Set-Cookie"), ";")[0])
-		at, err := url.Parse(back.Get("Location"))
+		_, redirectHeader := visit("POST", address, form.Encode(), session, strings.Split(pageHeader.Get("Set-Cookie"), ";")[0])
+		redirect, err := url.Parse(redirectHeader.Get("Location"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return secret("a code", at.Query().Get("code"))
+		return secret("a code", redirect.Query().Get("code"))
 	}
 	const formType = "application/x-www-form-urlencoded"
 	endpoint := d.Velocity + "/api/oauth/"
-	basic := [2]string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(made.ID+":"+made.Secret))}
+	basic := [2]string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(app.ID+":"+app.Secret))}
 	secret("an app's credentials", basic[1][len("Basic "):])
 	post := func(path string, want int, form url.Values, header ...[2]string) harness.Reply {
 		t.Helper()
@@ -133,7 +133,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		}
 		return r
 	}
-	exchange := url.Values{"grant_type": {"authorization_code"}, "code": {consent(made.ID)}, "redirect_uri": {harness.AppAddress}, "code_verifier": {verifier}}
+	exchange := url.Values{"grant_type": {"authorization_code"}, "code": {consent(app.ID)}, "redirect_uri": {harness.AppAddress}, "code_verifier": {verifier}}
 	first := post("token", 200, exchange, basic)
 	refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.Text("refresh_token")}}
 	second := post("token", 200, refresh, basic)
@@ -145,38 +145,38 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	post("introspect", 400, url.Values{"token": {second.Text("access_token")}}) // no client authentication
 	post("token", 400, refresh, basic)                                          // a second time
 	post("token", 400, exchange, basic)
-	post("token", 400, url.Values{"grant_type": {made.Secret}, "client_id": {made.ID}, "client_secret": {made.Secret}})
-	post("token", 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {made.Secret}, "client_secret": {verifier}})
-	post("token?client_secret="+made.Secret, 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {made.ID}})
+	post("token", 400, url.Values{"grant_type": {app.Secret}, "client_id": {app.ID}, "client_secret": {app.Secret}})
+	post("token", 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {app.Secret}, "client_secret": {verifier}})
+	post("token?client_secret="+app.Secret, 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {app.ID}})
 	post("revoke", 200, url.Values{"token": {second.Text("refresh_token")}}, basic)
 	post("revoke", 400, url.Values{"token": {post("token", 200, url.Values{ // of another client
 		"grant_type": {"authorization_code"}, "code": {consent(public)}, "redirect_uri": {harness.AppAddress}, "code_verifier": {verifier}, "client_id": {public},
 	}).Text("refresh_token")}}, basic)
 	for _, args := range [][]string{
 		{"grant", "list"}, {"grant", "list", "--user", token}, {"grant", "revoke", second.Text("access_token")}, {"oauth-app", "list"},
-		{"oauth-app", "revoke", made.Secret}, {"oauth-app", "rotate-secret", second.Text("access_token")},
+		{"oauth-app", "revoke", app.Secret}, {"oauth-app", "rotate-secret", second.Text("access_token")},
 		{"oauth-app", "create", "--name", "n", "--redirect-uri", token}, {"oauth-app", "create", "--id", token, "--name", "n", "--redirect-uri", harness.AppAddress},
 	} {
 		s.run(t, !slices.ContainsFunc(args, func(a string) bool { return len(a) > 20 }), "", args...)
 	}
-	s.see("the issuer's metrics", harness.Get(t, http.DefaultClient, "http://"+d.Issuer.Addr+"/metrics").Body)
-	s.see("the sidecar's metrics", harness.Get(t, http.DefaultClient, "http://"+d.Sidecar.Operations+"/metrics").Body)
-	s.see("Envoy's statistics", harness.Get(t, http.DefaultClient, "http://"+d.Envoy.Admin()+"/stats").Body)
-	// Repeats the requests without a database.
+	s.record("the issuer's metrics", harness.Get(t, http.DefaultClient, "http://"+d.Issuer.Addr+"/metrics").Body)
+	s.record("the sidecar's metrics", harness.Get(t, http.DefaultClient, "http://"+d.Sidecar.Operations+"/metrics").Body)
+	s.record("Envoy's statistics", harness.Get(t, http.DefaultClient, "http://"+d.Envoy.Admin()+"/stats").Body)
+	// Repeat the requests without a database.
 	if err := syscall.Kill(d.Postgres.PID(), syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
 	harness.Await(t, "the database cannot be reached", func() bool {
 		return harness.Fetch(t, http.DefaultClient, "POST", endpoint+"token", refresh.Encode(), "Content-Type", formType, basic[0], basic[1]).Status == http.StatusServiceUnavailable
 	})
-	visit("GET", d.Velocity+"/oauth/consent?client_id="+made.ID+"&redirect_uri="+harness.AppAddress+"&state="+state, "", session)
-	_ = d.Close() // completes the logs; it returns an error, because Postgres was stopped before
+	visit("GET", d.Velocity+"/oauth/consent?client_id="+app.ID+"&redirect_uri="+harness.AppAddress+"&state="+state, "", session)
+	_ = d.Close() // completes the logs; Close returns an error, because Postgres was stopped before
 
 	_, log, _ := strings.Cut(s.log.String(), logins[1][0])
-	s.see("the logs", log)
-	for what, texts := range s.seen {
+	s.record("the logs", log)
+	for what, texts := range s.outputs {
 		for _, found := range s.secrets.find(strings.Join(texts, "\n")) {
-			t.Errorf("%s show %s", what, found)
+			t.Errorf("%s contain %s", what, found)
 		}
 	}
 	// The logs contain the expected lines, so the search had input.

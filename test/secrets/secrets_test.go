@@ -19,14 +19,14 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// Row 36 of docs/security.md.
+// Row 36 of docs/security.md: no output of a deployment contains a secret.
 func TestSecretsStaySecret(t *testing.T) {
 	t.Parallel()
-	is, guess := supabase.Start(), rand.Text()
-	defer is.Close()
+	issuer, guess := supabase.Start(), rand.Text()
+	defer issuer.Close()
 	s := newLeakStack(t, demo.Config{
-		Environ: append(is.Environ(), "KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1",
-			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(is.URL, "//", "//keywicket:"+guess+"@", 1)+"?apikey="+guess),
+		Environ: append(issuer.Environ(), "KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1",
+			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(issuer.URL, "//", "//keywicket:"+guess+"@", 1)+"?apikey="+guess),
 		// These settings log every statement without its parameters, because the SQL itself never contains a secret.
 		PostgresSettings: map[string]string{
 			"log_min_duration_statement": "0", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
@@ -37,47 +37,47 @@ func TestSecretsStaySecret(t *testing.T) {
 	login := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindStringSubmatch(s.log.String())
 	admin := regexp.MustCompile(`:(\w+)@([^/]+)/`).FindStringSubmatch(s.DatabaseURL())
 	if login == nil || admin == nil {
-		t.Fatal("the passwords of the database are not found in their places")
+		t.Fatal("the passwords of the database are not in the log or the URL")
 	}
 	s.secrets.add("a password", admin[1], login[1], guess)
-	s.secrets.add("an issuer's secret", append(encodings([]byte(is.Secret)), is.Secret)...)
+	s.secrets.add("an issuer's secret", append(encodings([]byte(issuer.Secret)), issuer.Secret)...)
 
 	home, other := harness.CreateWorkspace(t, s.Stack), harness.CreateWorkspace(t, s.Stack)
 	s.run(t, true, "", "user", "create", "--id", "ada", "--email", "ada@example.com")
 	s.run(t, true, "", "member", "set", "--workspace", home.Slug, "--user", "ada@example.com", "--role", "member")
 	live := s.create(t, "sk_live_", "--workspace", home.Slug, "--scope", "inbox:read")
 	sandbox := s.create(t, "sk_test_", "--workspace", home.Slug, "--scope", "inbox:read")
-	brief := s.create(t, "sk_live_", "--workspace", home.ID, "--scope", "inbox:read", "--expires-in", "1ms")
+	expired := s.create(t, "sk_live_", "--workspace", home.ID, "--scope", "inbox:read", "--expires-in", "1ms")
 	gone := s.create(t, "sk_live_", "--workspace", home.ID, "--scope", "inbox:read")
 	vel := s.create(t, "vel_", "--workspace", home.ID, "--access", "read")
 	velu := s.create(t, "velu_", "--user", "ada@example.com", "--scope", "user:read,issues:read")
 	words := []string{"SECRET", live.Token, "LIVE", live.ID, "GONE", gone.ID, "HOME", home.Slug, "PASSWORD", guess, "ADDRESS", admin[2]}
-	old := map[string]string{} // keys that a product has issued before
+	existing := map[string]string{} // keys that a product has issued before
 	_, format := product.FormatOf("sk_live_")
 	for _, name := range []string{"FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "RACED", "BAD", "UNKNOWN"} {
 		key := authz.Secret("sk_live_" + rand.Text())
-		old[name] = key.Reveal()
+		existing[name] = key.Reveal()
 		s.secrets.addToken(key.Reveal(), format.Visible(key))
 		words = append(words, name, key.Reveal(), "VISIBLE_"+name, format.Visible(key), "DIGEST_"+name, fmt.Sprintf("%x", key.Digest()))
 	}
 	session := func(change supabase.Fields) string {
-		token := is.Token("ada", change)
+		token := issuer.Token("ada", change)
 		s.secrets.addToken(token, "")
 		return token
 	}
 	web, signedOut := session(nil), session(supabase.Fields{"session_id": "over"})
 	forged := web[:len(web)-12] + strings.Repeat("A", 12)
-	stranger := supabase.Sign(jose.ES256, is.EC, "nobody's", supabase.Claims("ada", nil))
+	stranger := supabase.Sign(jose.ES256, issuer.EC, "nobody's", supabase.Claims("ada", nil))
 	s.secrets.addToken(stranger, "")
 	s.run(t, true, "", "session", "revoke", "over")
-	s.fill = strings.NewReplacer(append(words, "JWT", web)...)
-	s.operate(t)
-	s.importBeside(t, old["RACED"])
+	s.placeholders = strings.NewReplacer(append(words, "JWT", web)...)
+	s.runOperatorCommands(t)
+	s.importDuringInsert(t, existing["RACED"])
 
 	chat := func(token string, more ...[2]string) harness.Request {
 		return harness.NewRequest("velaflows", harness.Conversations, token, home.ID, more...)
 	}
-	with := func(authorization string) harness.Request { return chat("", [2]string{"Authorization", authorization}) }
+	withAuthorization := func(authorization string) harness.Request { return chat("", [2]string{"Authorization", authorization}) }
 	var misplaced [][2]string
 	for _, name := range []string{
 		"Cookie", "X-Api-Key", "Proxy-Authorization", "User-Agent", "Referer", "X-Request-Id", "X-Forwarded-For", "Traceparent",
@@ -87,14 +87,14 @@ func TestSecretsStaySecret(t *testing.T) {
 	const token = "?access_token="
 	for outcome, requests := range map[string][]harness.Request{
 		"allow": {
-			chat(live.Token), chat(sandbox.Token), chat(old["FIRST"]), chat(old["SECOND"]), chat(old["FOURTH"]), chat(old["FIFTH"]),
+			chat(live.Token), chat(sandbox.Token), chat(existing["FIRST"]), chat(existing["SECOND"]), chat(existing["FOURTH"]), chat(existing["FIFTH"]),
 			harness.NewRequest("velocity", "GET /api/issues", vel.Token, ""), harness.NewRequest("velocity", "GET /api/issues", velu.Token, home.Slug),
 			harness.NewRequest("velocity", "GET /api/user", velu.Token, ""), harness.NewRequest("velaflows", "GET /healthz", live.Token, home.ID),
 			harness.NewRequest("velocity", "GET /api/user", web, ""), harness.NewRequest("velocity", "GET /api/issues", web, home.Slug),
 			chat(live.Token, misplaced...), harness.NewRequest("velaflows", harness.Conversations+token+live.Token, live.Token, home.ID),
 		},
 		"UNAUTHORIZED missing": {
-			chat(""), with(live.Token), with("Basic " + live.Token), with("Token " + live.Token), chat("", misplaced...),
+			chat(""), withAuthorization(live.Token), withAuthorization("Basic " + live.Token), withAuthorization("Token " + live.Token), chat("", misplaced...),
 			harness.NewRequest("velaflows", harness.Conversations+token+live.Token, "", home.ID),
 		},
 		"UNAUTHORIZED malformed": {
@@ -102,10 +102,10 @@ func TestSecretsStaySecret(t *testing.T) {
 			chat(live.Token, [2]string{"Authorization", "Bearer " + vel.Token}),
 		},
 		"UNAUTHORIZED unknown": {
-			harness.NewRequest("velocity", "GET /api/user", forged, ""), harness.NewRequest("velocity", "GET /api/user", stranger, ""), chat(web), chat(old["UNKNOWN"]), chat(live.Token[:40]), chat(live.Token + "x"), chat(vel.Token),
+			harness.NewRequest("velocity", "GET /api/user", forged, ""), harness.NewRequest("velocity", "GET /api/user", stranger, ""), chat(web), chat(existing["UNKNOWN"]), chat(live.Token[:40]), chat(live.Token + "x"), chat(vel.Token),
 		},
-		"UNAUTHORIZED expired":                       {chat(brief.Token), harness.NewRequest("velocity", "GET /api/user", session(supabase.Fields{"exp": 1}), "")},
-		"UNAUTHORIZED revoked":                       {chat(gone.Token), chat(old["THIRD"]), harness.NewRequest("velocity", "GET /api/user", signedOut, "")},
+		"UNAUTHORIZED expired":                       {chat(expired.Token), harness.NewRequest("velocity", "GET /api/user", session(supabase.Fields{"exp": 1}), "")},
+		"UNAUTHORIZED revoked":                       {chat(gone.Token), chat(existing["THIRD"]), harness.NewRequest("velocity", "GET /api/user", signedOut, "")},
 		"WORKSPACE_ACCESS_DENIED workspace_required": {harness.NewRequest("velaflows", harness.Conversations, live.Token, "")},
 		"WORKSPACE_ACCESS_DENIED workspace_mismatch": {
 			harness.NewRequest("velaflows", harness.Conversations, live.Token, other.ID), harness.NewRequest("velaflows", harness.Conversations, live.Token, live.Token),
@@ -121,21 +121,21 @@ func TestSecretsStaySecret(t *testing.T) {
 		}
 	}
 	s.checkDirectly(t, live.Token, home.ID)
-	is.CloseClientConnections()
-	is.Close()
+	issuer.CloseClientConnections()
+	issuer.Close()
 	cold := product.NewKey("sk_live_") // not cached, so its look-up needs the database
 	s.secrets.addToken(cold, cold[:len("sk_live_")])
-	s.fail(t, chat(cold))
+	s.causeFailures(t, chat(cold))
 	if err := s.Close(); err != nil { // completes the logs
 		t.Fatal(err)
 	}
 
-	// The search skips logged paths up to the query, because they are the client's own text.
+	// The search skips the paths in the log, up to the query, because a path is the client's own text.
 	_, log, _ := strings.Cut(regexp.MustCompile(`"path":"[^"?]*`).ReplaceAllString(s.log.String(), ""), login[0])
-	s.see("the logs", log)
-	for _, what := range slices.Sorted(maps.Keys(s.seen)) {
-		for _, found := range s.secrets.find(strings.Join(s.seen[what], "\n")) {
-			t.Errorf("%s show %s", what, found)
+	s.record("the logs", log)
+	for _, what := range slices.Sorted(maps.Keys(s.outputs)) {
+		for _, found := range s.secrets.find(strings.Join(s.outputs[what], "\n")) {
+			t.Errorf("%s contain %s", what, found)
 		}
 	}
 
@@ -144,7 +144,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	if decision == nil {
 		t.Fatal("the logs have no line of the sidecar")
 	}
-	evidence := log + strings.Join(slices.Concat(s.seen["/metrics"], s.seen["/stats"]), "")
+	evidence := log + strings.Join(slices.Concat(s.outputs["/metrics"], s.outputs["/stats"]), "")
 	for whose, line := range map[string]string{
 		"Envoy":             `"decision_id":"` + decision[1] + `","details":"via_upstream"`,
 		"Postgres":          `duration: .* execute .*\n\s*SELECT .*pg_postmaster_start_time`,
@@ -158,16 +158,16 @@ func TestSecretsStaySecret(t *testing.T) {
 			t.Errorf("no line of %s was recorded", whose)
 		}
 	}
-	for _, out := range s.shown {
+	for _, out := range s.tokenOutputs {
 		if len(s.secrets.find(out)) != 1 {
 			t.Errorf("the search does not find the token in %s", out)
 		}
 	}
-	findsLeaks(t)
+	checkThatLeaksAreFound(t)
 }
 
-// findsLeaks checks that the search finds the secrets that a leaking stack shows.
-func findsLeaks(t *testing.T) {
+// checkThatLeaksAreFound checks that the search finds the secrets in the outputs of a stack that leaks them.
+func checkThatLeaksAreFound(t *testing.T) {
 	t.Helper()
 	s := newLeakStack(t, demo.Config{
 		Environ:          []string{"KEYWICKET_FORWARD_CREDENTIAL=true"},
@@ -182,7 +182,7 @@ func findsLeaks(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	found := strings.Join(s.secrets.find(s.log.String()+strings.Join(s.seen["headers at the upstream"], "\n")), "")
+	found := strings.Join(s.secrets.find(s.log.String()+strings.Join(s.outputs["headers at the upstream"], "\n")), "")
 	for what, leak := range map[string]string{
 		"Envoy's log":    `the token sk_live_.*"method":"Bearer`,
 		"Postgres's log": `a digest: .*DETAIL: .*arameters: `,

@@ -25,27 +25,27 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// leakStack is a stack of which every readable output is recorded.
+// leakStack is a stack. It records every readable output.
 type leakStack struct {
 	*demo.Stack
-	log     syncbuffer.Buffer
-	client  *harness.Client
-	secrets traces
-	shown   []string            // output of the command that shows a token
-	seen    map[string][]string // all outputs, by their source
-	fill    *strings.Replacer   // replaces the words in capitals, such as HOME, in inputs_test.go
+	log          syncbuffer.Buffer
+	client       *harness.Client
+	secrets      traces
+	tokenOutputs []string            // outputs of the commands that show a token
+	outputs      map[string][]string // all outputs, by their source
+	placeholders *strings.Replacer   // replaces the words in capitals, such as HOME, in inputs_test.go
 }
 
 func newLeakStack(t *testing.T, c demo.Config) *leakStack {
 	t.Helper()
-	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
+	s := &leakStack{secrets: traces{}, outputs: map[string][]string{}}
 	c.Log = &s.log
 	s.Stack = harness.StartStack(t, c)
 	s.client = harness.NewClient(t, s.Stack, 1)
 	return s
 }
 
-func (s *leakStack) see(what, text string) { s.seen[what] = append(s.seen[what], text) }
+func (s *leakStack) record(what, text string) { s.outputs[what] = append(s.outputs[what], text) }
 
 // run runs a command, and checks whether it succeeds.
 func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...string) (stdout string) {
@@ -56,39 +56,39 @@ func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...strin
 	if slices.Contains(args, "--config") {
 		c.Env = append(c.Env, "KEYWICKET_DATABASE_URL=") // so that the file's URL is used
 	}
-	var out, said bytes.Buffer
-	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &out, &said
+	var output, stderr bytes.Buffer
+	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &output, &stderr
 	err := c.Run()
 	if (err == nil) != succeeds || ctx.Err() != nil {
-		t.Errorf("keywicket %s: %v: %s", strings.Join(args, " "), err, &said)
+		t.Errorf("keywicket %s: %v: %s", strings.Join(args, " "), err, &stderr)
 	}
-	s.see("standard error of commands", said.String())
-	return out.String()
+	s.record("standard error of commands", stderr.String())
+	return output.String()
 }
 
-// create creates a token, whose key is shown only this once.
-func (s *leakStack) create(t *testing.T, prefix string, more ...string) (made harness.Token) {
+// create creates a token. Only the output of this command contains the token's key.
+func (s *leakStack) create(t *testing.T, prefix string, more ...string) (created harness.Token) {
 	t.Helper()
 	args := append([]string{"token", "create", "--name", "n", "--prefix", prefix, "--output", "json"}, more...)
 	out := s.run(t, true, "", args...)
-	if err := json.Unmarshal([]byte(out), &made); err != nil {
+	if err := json.Unmarshal([]byte(out), &created); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
-	s.shown = append(s.shown, out)
-	s.secrets.addToken(made.Token, made.Prefix)
-	return made
+	s.tokenOutputs = append(s.tokenOutputs, out)
+	s.secrets.addToken(created.Token, created.Prefix)
+	return created
 }
 
-// send sends a request and records the response. It removes from the upstream's echo what Envoy passes on: the client's headers
-// except Authorization, and on a public route Authorization too.
+// send sends a request and records the response. The upstream's echo contains headers of the client, because Envoy passes them
+// on. send removes these headers from the echo: all except Authorization, and on a public route Authorization too.
 func (s *leakStack) send(t *testing.T, r harness.Request, outcome string) {
 	t.Helper()
 	var a harness.Response
 	harness.Await(t, "an answer", func() bool {
 		a = s.client.Send(t, r)
-		s.see("headers of answers", fmt.Sprint(a.Header))
+		s.record("headers of answers", fmt.Sprint(a.Header))
 		if a.Outcome != "allow" {
-			s.see("bodies of answers", a.Body)
+			s.record("bodies of answers", a.Body)
 		}
 		return a.Outcome != harness.Unavailable || outcome == harness.Unavailable // on a slow machine look-ups time out
 	})
@@ -101,22 +101,22 @@ func (s *leakStack) send(t *testing.T, r harness.Request, outcome string) {
 			delete(a.Echo.Headers, strings.ToLower(h[0]))
 		}
 	}
-	s.see("headers at the upstream", fmt.Sprint(a.Echo.Headers))
+	s.record("headers at the upstream", fmt.Sprint(a.Echo.Headers))
 }
 
 func (s *leakStack) fetch(t *testing.T, address string, paths ...string) {
 	t.Helper()
 	for _, path := range paths {
-		s.see(path, s.client.Get(t, "http://"+address+path).Body)
+		s.record(path, s.client.Get(t, "http://"+address+path).Body)
 	}
 }
 
-// operate runs operators' commands, correct and wrong ones.
-func (s *leakStack) operate(t *testing.T) {
+// runOperatorCommands runs commands of operators, correct and wrong ones.
+func (s *leakStack) runOperatorCommands(t *testing.T) {
 	t.Helper()
 	run := func(succeeds bool, stdin string, args ...string) {
 		t.Helper()
-		s.see("standard output of commands", s.run(t, succeeds, s.fill.Replace(stdin), args...))
+		s.record("standard output of commands", s.run(t, succeeds, s.placeholders.Replace(stdin), args...))
 	}
 	for _, format := range []string{"csv", "ndjson"} {
 		args := []string{"token", "import", "--prefix", "sk_live_", "--format", format}
@@ -126,21 +126,21 @@ func (s *leakStack) operate(t *testing.T) {
 		}
 	}
 	for line := range strings.Lines(inspections) {
-		run(true, "", strings.Fields(s.fill.Replace(line))...)
+		run(true, "", strings.Fields(s.placeholders.Replace(line))...)
 	}
 	for line := range strings.Lines(mistakes) {
-		run(false, "", strings.Fields(s.fill.Replace(line))...)
+		run(false, "", strings.Fields(s.placeholders.Replace(line))...)
 	}
 	for _, text := range misconfigurations {
 		file := filepath.Join(t.TempDir(), "keywicket.yaml")
-		harness.AppendFile(t, file, s.fill.Replace(text))
+		harness.AppendFile(t, file, s.placeholders.Replace(text))
 		run(false, "", "serve", "--config", file)
 	}
 }
 
-// importBeside runs an import while another client creates one of the imported tokens. Postgres refuses the second insert, and logs
-// it.
-func (s *leakStack) importBeside(t *testing.T, key string) {
+// importDuringInsert runs an import while another client creates one of the imported tokens. Postgres refuses the second
+// insert, and logs an error.
+func (s *leakStack) importDuringInsert(t *testing.T, key string) {
 	t.Helper()
 	db := harness.OpenDatabase(t, s.Stack)
 	tx, err := db.BeginTxx(t.Context(), nil)
@@ -163,7 +163,7 @@ func (s *leakStack) importBeside(t *testing.T, key string) {
 			return err == nil && waiting
 		}), tx.Commit())
 	}()
-	s.run(t, false, s.fill.Replace("token,name,scopes,workspace\nRACED,n,inbox:read,HOME\n"), "token", "import", "--prefix", "sk_live_")
+	s.run(t, false, s.placeholders.Replace("token,name,scopes,workspace\nRACED,n,inbox:read,HOME\n"), "token", "import", "--prefix", "sk_live_")
 	if err := <-committed; err != nil {
 		t.Fatal(err)
 	}
@@ -179,15 +179,15 @@ func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 	defer func() { _ = conn.Close() }()
 	pdp := authv3.NewAuthorizationClient(conn)
 	bearer := &corev3.HeaderValue{Key: "authorization", RawValue: []byte("Bearer " + token)}
-	named := &corev3.HeaderValue{Key: "x-workspace-id", Value: workspace}
+	workspaceHeader := &corev3.HeaderValue{Key: "x-workspace-id", Value: workspace}
 	for _, c := range []struct {
 		api, path string
 		header    []*corev3.HeaderValue
 		want      string
 	}{
-		{"velaflows", "/api/v1/inbox/conversations", []*corev3.HeaderValue{bearer, named}, "allow"},
-		{"velaflows", "/api/v1/inbox/conversations", []*corev3.HeaderValue{bearer, bearer, named}, "401 UNAUTHORIZED malformed"},
-		{"velaflows", "/" + token + "\x00?access_token=" + token, []*corev3.HeaderValue{bearer, named}, "403 FORBIDDEN no_route"},
+		{"velaflows", "/api/v1/inbox/conversations", []*corev3.HeaderValue{bearer, workspaceHeader}, "allow"},
+		{"velaflows", "/api/v1/inbox/conversations", []*corev3.HeaderValue{bearer, bearer, workspaceHeader}, "401 UNAUTHORIZED malformed"},
+		{"velaflows", "/" + token + "\x00?access_token=" + token, []*corev3.HeaderValue{bearer, workspaceHeader}, "403 FORBIDDEN no_route"},
 		{"velaflows", token, []*corev3.HeaderValue{{Key: token, Value: token}}, "401 UNAUTHORIZED missing"},
 		{"zoo", "/", []*corev3.HeaderValue{bearer}, "503 UNAVAILABLE unavailable"},
 	} {
@@ -202,14 +202,15 @@ func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.see("checks, with their metadata,", answer.String())
+			s.record("checks, with their metadata,", answer.String())
 			return wire.OutcomeOf(t, answer) == c.want
 		})
 	}
 }
 
-// fail makes look-ups time out, fail, and find no server. The sidecar then cannot write when tokens were last used.
-func (s *leakStack) fail(t *testing.T, r harness.Request) {
+// causeFailures sends the request three times: while a lock delays look-ups, without a database, and without a sidecar. Before
+// the third time, the sidecar stops, and cannot write when tokens were last used.
+func (s *leakStack) causeFailures(t *testing.T, r harness.Request) {
 	t.Helper()
 	tx, err := harness.OpenDatabase(t, s.Stack).BeginTxx(t.Context(), nil)
 	if err != nil {

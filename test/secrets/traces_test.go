@@ -9,16 +9,16 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// traces maps each run of 12 characters of a secret, in every encoding, to the secret's name. It finds parts of a secret,
-// and needs one pass over a text. It does not contain a token's visible prefix.
+// traces maps each substring of 12 characters of a secret to the secret's name. It contains the substrings of every encoding of
+// the secret, but not a token's visible prefix. A search finds parts of a secret, and needs one pass over a text.
 type traces map[string]string
 
-const trace = 12
+const traceLength = 12
 
 func (known traces) add(name string, forms ...string) {
 	for _, form := range forms {
-		for i := range len(form) - trace + 1 {
-			known[form[i:i+trace]] = name
+		for i := range len(form) - traceLength + 1 {
+			known[form[i:i+traceLength]] = name
 		}
 	}
 }
@@ -49,8 +49,8 @@ func encodings(b []byte) []string {
 // find returns the secrets in a text, each with its line.
 func (known traces) find(text string) (found []string) {
 	for line := range strings.Lines(text) {
-		for i := range len(line) - trace + 1 {
-			if name, ok := known[line[i:i+trace]]; ok && !slices.Contains(found, name+": "+line) {
+		for i := range len(line) - traceLength + 1 {
+			if name, ok := known[line[i:i+traceLength]]; ok && !slices.Contains(found, name+": "+line) {
 				found = append(found, name+": "+line)
 			}
 		}

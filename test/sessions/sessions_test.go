@@ -22,59 +22,59 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// TestSessionsThroughEnvoy tests the three algorithms, and tokens that are almost valid.
+// TestSessionsThroughEnvoy tests valid tokens of the three algorithms, and tokens that are almost valid.
 func TestSessionsThroughEnvoy(t *testing.T) {
 	user, workspace := deployment.CreateOwner(t)
 	client := harness.NewClient(t, deployment.Stack, 1)
-	is := deployment.Sessions
+	issuer := deployment.Sessions
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.MarshalPKIXPublicKey(&is.EC.PublicKey)
+	der, err := x509.MarshalPKIXPublicKey(&issuer.EC.PublicKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-	good, secret, now := supabase.Claims(user, nil), []byte(is.Secret), time.Now().Unix()
-	genuine := strings.Split(is.Token(user, nil), ".")
-	with := func(change supabase.Fields) string { return is.Token(user, change) }
+	good, secret, now := supabase.Claims(user, nil), []byte(issuer.Secret), time.Now().Unix()
+	genuine := strings.Split(issuer.Token(user, nil), ".")
+	tokenWith := func(change supabase.Fields) string { return issuer.Token(user, change) }
 	text, err := json.Marshal(good)
 	if err != nil {
 		t.Fatal(err)
 	}
-	twice := supabase.Sign(jose.ES256, is.EC, "ec", []byte(`{"sub":"eve",`+string(text[1:])))
+	twice := supabase.Sign(jose.ES256, issuer.EC, "ec", []byte(`{"sub":"eve",`+string(text[1:])))
 	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + genuine[1] + "."
 
 	for _, c := range []struct{ name, token, outcome string }{
 		{"HS256", supabase.Sign(jose.HS256, secret, "", good), "allow"},
-		{"ES256", supabase.Sign(jose.ES256, is.EC, "ec", good), "allow"},
-		{"RS256", supabase.Sign(jose.RS256, is.RSA, "rsa", good), "allow"},
-		{"nearly expired", with(supabase.Fields{"exp": now + 30}), "allow"},
-		{"nearly over-long", with(supabase.Fields{"x": strings.Repeat("x", 5000)}), "allow"},
+		{"ES256", supabase.Sign(jose.ES256, issuer.EC, "ec", good), "allow"},
+		{"RS256", supabase.Sign(jose.RS256, issuer.RSA, "rsa", good), "allow"},
+		{"nearly expired", tokenWith(supabase.Fields{"exp": now + 30}), "allow"},
+		{"almost too long", tokenWith(supabase.Fields{"x": strings.Repeat("x", 5000)}), "allow"},
 
-		{"a session without a level", with(supabase.Fields{"aal": nil}), "allow"},
+		{"a session without a level", tokenWith(supabase.Fields{"aal": nil}), "allow"},
 
-		{"an app's", with(supabase.Fields{"client_id": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "scope": "openid"}), "UNAUTHORIZED app_token"},
-		{"none", unsigned, "UNAUTHORIZED unsupported_algorithm"},
+		{"a token of an app", tokenWith(supabase.Fields{"client_id": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "scope": "openid"}), "UNAUTHORIZED app_token"},
+		{"the algorithm none", unsigned, "UNAUTHORIZED unsupported_algorithm"},
 		{"HS256 with the public key", supabase.Sign(jose.HS256, public, "ec", good), "UNAUTHORIZED unknown"},
-		{"wrong kid", supabase.Sign(jose.ES256, is.EC, "rsa", good), "UNAUTHORIZED unknown"},
-		{"unknown kid", supabase.Sign(jose.ES256, is.EC, "nobody's", good), "UNAUTHORIZED unknown"},
+		{"wrong kid", supabase.Sign(jose.ES256, issuer.EC, "rsa", good), "UNAUTHORIZED unknown"},
+		{"unknown kid", supabase.Sign(jose.ES256, issuer.EC, "nobody's", good), "UNAUTHORIZED unknown"},
 		{"wrong curve", supabase.Sign(jose.ES384, p384, "ec", good), "UNAUTHORIZED unsupported_algorithm"},
-		{"PS256", supabase.Sign(jose.PS256, is.RSA, "rsa", good), "UNAUTHORIZED unsupported_algorithm"},
+		{"PS256", supabase.Sign(jose.PS256, issuer.RSA, "rsa", good), "UNAUTHORIZED unsupported_algorithm"},
 		{"HS512", supabase.Sign(jose.HS512, append(secret, secret...), "", good), "UNAUTHORIZED unsupported_algorithm"},
-		{"another's key", supabase.Sign(jose.ES256, supabase.NewEC(), "ec", good), "UNAUTHORIZED unknown"},
-		{"expired", with(supabase.Fields{"exp": now - 60}), "UNAUTHORIZED expired"},
-		{"not yet valid", with(supabase.Fields{"nbf": now + 60}), "UNAUTHORIZED unknown"},
-		{"wrong issuer", with(supabase.Fields{"iss": "https://evil.example/auth/v1"}), "UNAUTHORIZED unknown"},
-		{"wrong audience", with(supabase.Fields{"aud": "anon"}), "UNAUTHORIZED unknown"},
-		{"two audiences", with(supabase.Fields{"aud": []string{"authenticated", "other"}}), "UNAUTHORIZED unknown"},
-		{"missing exp", with(supabase.Fields{"exp": nil}), "UNAUTHORIZED malformed"},
-		{"anonymous", with(supabase.Fields{"is_anonymous": true}), "UNAUTHORIZED unknown"},
-		{"service_role", with(supabase.Fields{"role": "service_role"}), "UNAUTHORIZED unknown"},
+		{"the key of another issuer", supabase.Sign(jose.ES256, supabase.NewEC(), "ec", good), "UNAUTHORIZED unknown"},
+		{"expired", tokenWith(supabase.Fields{"exp": now - 60}), "UNAUTHORIZED expired"},
+		{"not yet valid", tokenWith(supabase.Fields{"nbf": now + 60}), "UNAUTHORIZED unknown"},
+		{"wrong issuer", tokenWith(supabase.Fields{"iss": "https://evil.example/auth/v1"}), "UNAUTHORIZED unknown"},
+		{"wrong audience", tokenWith(supabase.Fields{"aud": "anon"}), "UNAUTHORIZED unknown"},
+		{"two audiences", tokenWith(supabase.Fields{"aud": []string{"authenticated", "other"}}), "UNAUTHORIZED unknown"},
+		{"missing exp", tokenWith(supabase.Fields{"exp": nil}), "UNAUTHORIZED malformed"},
+		{"anonymous", tokenWith(supabase.Fields{"is_anonymous": true}), "UNAUTHORIZED unknown"},
+		{"service_role", tokenWith(supabase.Fields{"role": "service_role"}), "UNAUTHORIZED unknown"},
 		{"a claim twice", twice, "UNAUTHORIZED malformed"},
-		{"over-long", with(supabase.Fields{"x": strings.Repeat("x", 6200)}), "UNAUTHORIZED malformed"},
-		{"a user who does not exist", is.Token("nobody", nil), "UNAUTHORIZED unknown"},
+		{"too long", tokenWith(supabase.Fields{"x": strings.Repeat("x", 6200)}), "UNAUTHORIZED malformed"},
+		{"a user who does not exist", issuer.Token("nobody", nil), "UNAUTHORIZED unknown"},
 	} {
 		before := deployment.Reached()
 		q := harness.NewRequest("velocity", "POST /api/issues", c.token, workspace)
@@ -89,28 +89,29 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 			t.Errorf("%s: %d requests reached the upstream", c.name, reached)
 		}
 	}
-	if got, _ := client.SendWithRetry(t, harness.NewRequest("velaflows", harness.Conversations, is.Token(user, nil), "")); got.Outcome != "UNAUTHORIZED unknown" {
+	if got, _ := client.SendWithRetry(t, harness.NewRequest("velaflows", harness.Conversations, issuer.Token(user, nil), "")); got.Outcome != "UNAUTHORIZED unknown" {
 		t.Errorf("the other API: %s", got.Outcome)
 	}
 }
 
-// A failure to reach an issuer is reported to operators. Sessions whose key is known are still allowed.
+// If the sidecar cannot reach an issuer, /readyz and the metrics report this failure. Sessions whose key is known are still
+// allowed, until the keys are too old.
 func TestIssuerThatCannotBeReached(t *testing.T) {
 	t.Parallel()
-	is := supabase.Start()
-	defer is.Close()
-	s := harness.StartStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_JWKS_MAX_AGE=8s")})
+	issuer := supabase.Start()
+	defer issuer.Close()
+	s := harness.StartStack(t, demo.Config{Environ: append(issuer.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_JWKS_MAX_AGE=8s")})
 	user := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "ada@example.com")
 	client := harness.NewClient(t, s, 1)
 	profile := func() harness.Request {
-		return harness.NewRequest("velocity", "GET /api/user", is.Token(user.ID, nil), "")
+		return harness.NewRequest("velocity", "GET /api/user", issuer.Token(user.ID, nil), "")
 	}
 	client.Expect(t, profile(), "allow")
-	is.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
-	harness.Await(t, "/readyz reports it", func() bool {
+	issuer.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	harness.Await(t, "/readyz reports the failed fetch", func() bool {
 		code, body := harness.Probe(t, s, "/readyz")
 		return code == http.StatusOK && strings.Contains(body, "apis.velocity.session: the keys of sessions are") &&
-			strings.Contains(body, "could not be fetched again: the answer is 500")
+			strings.Contains(body, "could not be fetched again: the response has the status 500")
 	})
 	client.Expect(t, profile(), "allow")
 	harness.Await(t, "the keys are too old", func() bool { return client.Send(t, profile()).Outcome == harness.Unavailable })
@@ -126,7 +127,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	if code, body := harness.Probe(t, s, "/readyz"); code != http.StatusOK || !strings.Contains(body, "too old") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
-	is.ServeInstead(nil)
+	issuer.ServeInstead(nil)
 	harness.Await(t, "sessions are accepted again", func() bool { return client.Send(t, profile()).Outcome == "allow" })
 }
 
@@ -134,21 +135,21 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 // The upstream receives the session's assurance level. The log contains the reason for the denial, but no token.
 func TestSecondFactorThroughEnvoy(t *testing.T) {
 	t.Parallel()
-	is := supabase.Start()
-	defer is.Close()
+	issuer := supabase.Start()
+	defer issuer.Close()
 	log := &syncbuffer.Buffer{}
-	s := harness.StartStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_REQUIRE_AAL2=enrolled", harness.ShortStaleness), Log: log})
+	s := harness.StartStack(t, demo.Config{Environ: append(issuer.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_REQUIRE_AAL2=enrolled", harness.ShortStaleness), Log: log})
 	user := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "ada@example.com")
 	client := harness.NewClient(t, s, 1)
 	db := harness.OpenDatabase(t, s)
 	profile := func(change supabase.Fields) harness.Request {
-		return harness.NewRequest("velocity", "GET /api/user", is.Token(user.ID, change), "")
+		return harness.NewRequest("velocity", "GET /api/user", issuer.Token(user.ID, change), "")
 	}
 	one, two, none := supabase.Fields{"aal": "aal1"}, supabase.Fields{"aal": "aal2"}, supabase.Fields{"aal": nil}
-	for change, want := range map[string]supabase.Fields{"aal1": one, "aal2": two, "": none} {
-		a := client.Send(t, profile(want))
-		if got := strings.Join(a.Echo.Headers["x-keywicket-aal"], "|"); a.Outcome != "allow" || got != change {
-			t.Errorf("%q: %s, and the upstream sees %q", change, a.Outcome, got)
+	for wantLevel, claims := range map[string]supabase.Fields{"aal1": one, "aal2": two, "": none} {
+		a := client.Send(t, profile(claims))
+		if got := strings.Join(a.Echo.Headers["x-keywicket-aal"], "|"); a.Outcome != "allow" || got != wantLevel {
+			t.Errorf("%q: %s, and the upstream sees %q", wantLevel, a.Outcome, got)
 		}
 	}
 	db.MustExec(`UPDATE keywicket.users SET mfa_enrolled = true`)
@@ -164,8 +165,8 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 	harness.Await(t, "the user is banned", func() bool { return client.Send(t, profile(two)).Outcome == "UNAUTHORIZED revoked" })
 
 	tokens := []string{
-		supabase.Sign(jose.HS512, []byte(is.Secret+is.Secret), "", supabase.Claims(user.ID, nil)),
-		is.Token(user.ID, supabase.Fields{"client_id": "planner"}), is.Token(user.ID, supabase.Fields{"iss": nil}),
+		supabase.Sign(jose.HS512, []byte(issuer.Secret+issuer.Secret), "", supabase.Claims(user.ID, nil)),
+		issuer.Token(user.ID, supabase.Fields{"client_id": "planner"}), issuer.Token(user.ID, supabase.Fields{"iss": nil}),
 	}
 	for _, token := range tokens {
 		client.Send(t, harness.NewRequest("velocity", "GET /api/user", token, ""))
@@ -180,8 +181,8 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 	}
 }
 
-// A request that names no API is a configuration error. The log says how to correct it.
-func TestRequestThatNamesNoAPIIsLogged(t *testing.T) {
+// If Envoy sends a request without an API, this is a configuration error. The log says how to correct it.
+func TestLogShowsHowToSelectAnAPI(t *testing.T) {
 	t.Parallel()
 	log := &syncbuffer.Buffer{}
 	s := harness.StartStack(t, demo.Config{Log: log, EnvoyConfig: func(config []byte) []byte {
@@ -191,5 +192,5 @@ func TestRequestThatNamesNoAPIIsLogged(t *testing.T) {
 	if a := client.Send(t, harness.NewRequest("velaflows", harness.Conversations, "", "")); a.Status != http.StatusServiceUnavailable || a.Outcome != harness.Unavailable {
 		t.Errorf("%d %s", a.Status, a.Outcome)
 	}
-	harness.Await(t, "the log names the key", func() bool { return strings.Contains(log.String(), "set default_api to one of velaflows, velocity") })
+	harness.Await(t, "the log contains the setting", func() bool { return strings.Contains(log.String(), "set default_api to one of velaflows, velocity") })
 }

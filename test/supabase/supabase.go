@@ -1,5 +1,5 @@
-// Package supabase is a session issuer for tests. It creates its tokens with go-jose, which shares no code with the verifier under
-// test. Functions panic if they cannot create their result.
+// Package supabase is a session issuer for tests. It creates its tokens with go-jose, which shares no code with the verifier
+// under test. If a function cannot create its result, it panics.
 package supabase
 
 import (
@@ -28,10 +28,10 @@ type Issuer struct {
 	fetches atomic.Int64
 	mu      sync.Mutex
 	keys    []jose.JSONWebKey
-	answer  http.HandlerFunc // serves requests instead of the keys; nil: the keys
+	handler http.HandlerFunc // serves requests instead of the keys; nil: the keys
 }
 
-// Name is the issuer's name in its tokens.
+// Name is the claim iss of the issuer's tokens.
 const Name = "https://auth.example/auth/v1"
 
 // Start creates keys and serves them. The caller must Close the issuer.
@@ -41,10 +41,10 @@ func Start() *Issuer {
 	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		i.fetches.Add(1)
 		i.mu.Lock()
-		answer, set := i.answer, jose.JSONWebKeySet{Keys: i.keys}
+		handler, set := i.handler, jose.JSONWebKeySet{Keys: i.keys}
 		i.mu.Unlock()
-		if answer != nil {
-			answer(w, r)
+		if handler != nil {
+			handler(w, r)
 			return
 		}
 		_ = json.NewEncoder(w).Encode(set)
@@ -68,11 +68,12 @@ func (i *Issuer) Publish(keys ...jose.JSONWebKey) {
 	i.keys = keys
 }
 
-// ServeInstead makes the issuer serve another response instead of the keys. nil restores the keys.
-func (i *Issuer) ServeInstead(answer http.HandlerFunc) {
+// ServeInstead makes the issuer serve requests with the handler instead of the keys. With nil, the issuer serves the keys
+// again.
+func (i *Issuer) ServeInstead(handler http.HandlerFunc) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.answer = answer
+	i.handler = handler
 }
 
 // Token returns a valid token of the user, signed with the key "ec".
@@ -98,7 +99,7 @@ type Fields = map[string]any
 // Session is the ID of the session in Claims.
 const Session = "0b5a2b3c-1111-2222-3333-444455556666"
 
-// Claims returns the claims of a Supabase access token, with changes. nil removes a claim.
+// Claims returns the claims of a Supabase access token, with changes. A change to nil removes the claim.
 func Claims(user string, change Fields) Fields {
 	now := time.Now().Unix()
 	c := Fields{
@@ -124,7 +125,7 @@ func Sign(alg jose.SignatureAlgorithm, key any, kid string, payload any) string 
 	return SignWith(alg, key, options, payload)
 }
 
-// SignWith creates a token with its own header options.
+// SignWith creates a token with the given header options.
 func SignWith(alg jose.SignatureAlgorithm, key any, options *jose.SignerOptions, payload any) string {
 	text, ok := payload.([]byte)
 	if !ok {

@@ -31,14 +31,14 @@ func TestDirectChecks(t *testing.T) {
 	}
 
 	contact := &authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/api/v1/contacts/7", Host: "api.example"}
-	with := func(h *authv3.AttributeContext_HttpRequest, path string, headers ...*corev3.HeaderValue) *authv3.AttributeContext_HttpRequest {
+	request := func(h *authv3.AttributeContext_HttpRequest, path string, headers ...*corev3.HeaderValue) *authv3.AttributeContext_HttpRequest {
 		return &authv3.AttributeContext_HttpRequest{
 			Method: h.GetMethod(), Path: path, Host: h.GetHost(), HeaderMap: &corev3.HeaderMap{Headers: headers},
 		}
 	}
 	bearer := &corev3.HeaderValue{Key: "authorization", RawValue: []byte("Bearer " + key)}
 	workspace := &corev3.HeaderValue{Key: "x-workspace-id", Value: home.ID}
-	cooked := func(headers map[string]string) *authv3.AttributeContext_HttpRequest {
+	withJoinedHeaders := func(headers map[string]string) *authv3.AttributeContext_HttpRequest {
 		return &authv3.AttributeContext_HttpRequest{Method: "GET", Path: contact.GetPath(), Headers: headers}
 	}
 	velaflows := map[string]string{"api": "velaflows"}
@@ -49,30 +49,30 @@ func TestDirectChecks(t *testing.T) {
 		want       string
 	}
 	checks := []check{
-		{"needless escapes", with(contact, "/%61pi/v1/contacts/%37", bearer, workspace), velaflows, "allow"},
-		{"needless escapes in a public route", with(contact, "/%68ealthz"), velaflows, "allow"},
-		{"an ordinary one", with(contact, "/api/v1/contacts/7?a=/../b", bearer, workspace), velaflows, "allow"},
-		{"headers that are joined", cooked(map[string]string{"authorization": "Bearer " + key, "x-workspace-id": home.ID}), velaflows, "allow"},
-		{"two tokens, joined", cooked(map[string]string{"authorization": "Bearer " + key + ",Bearer " + key, "x-workspace-id": home.ID}), velaflows,
+		{"needless escapes", request(contact, "/%61pi/v1/contacts/%37", bearer, workspace), velaflows, "allow"},
+		{"needless escapes in a public route", request(contact, "/%68ealthz"), velaflows, "allow"},
+		{"dot segments in the query", request(contact, "/api/v1/contacts/7?a=/../b", bearer, workspace), velaflows, "allow"},
+		{"joined headers", withJoinedHeaders(map[string]string{"authorization": "Bearer " + key, "x-workspace-id": home.ID}), velaflows, "allow"},
+		{"two tokens, joined", withJoinedHeaders(map[string]string{"authorization": "Bearer " + key + ",Bearer " + key, "x-workspace-id": home.ID}), velaflows,
 			"401 UNAUTHORIZED malformed"},
-		{"the same token twice", with(contact, contact.GetPath(), bearer, bearer, workspace), velaflows, "401 UNAUTHORIZED malformed"},
-		{"a token beside an empty one", with(contact, contact.GetPath(), &corev3.HeaderValue{Key: "authorization"}, bearer, workspace), velaflows,
+		{"the same token twice", request(contact, contact.GetPath(), bearer, bearer, workspace), velaflows, "401 UNAUTHORIZED malformed"},
+		{"a token beside an empty one", request(contact, contact.GetPath(), &corev3.HeaderValue{Key: "authorization"}, bearer, workspace), velaflows,
 			"401 UNAUTHORIZED malformed"},
-		{"a token twice, in two spellings", with(contact, contact.GetPath(), bearer, &corev3.HeaderValue{Key: "Authorization", Value: "Bearer " + key}, workspace), velaflows,
+		{"a token twice, in two spellings", request(contact, contact.GetPath(), bearer, &corev3.HeaderValue{Key: "Authorization", Value: "Bearer " + key}, workspace), velaflows,
 			"401 UNAUTHORIZED malformed"},
-		{"a token with a byte that is no text", with(contact, contact.GetPath(), &corev3.HeaderValue{Key: "authorization", RawValue: []byte("Bearer " + key + "\xff")}, workspace), velaflows,
+		{"a token with a byte that is not UTF-8", request(contact, contact.GetPath(), &corev3.HeaderValue{Key: "authorization", RawValue: []byte("Bearer " + key + "\xff")}, workspace), velaflows,
 			"401 UNAUTHORIZED malformed"},
-		{"a workspace twice", with(contact, contact.GetPath(), bearer, workspace, workspace), velaflows, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch"},
-		{"an API that there is not", with(contact, contact.GetPath(), bearer, workspace), map[string]string{"api": "zoo"}, "503 UNAVAILABLE unavailable"},
-		{"no API", with(contact, contact.GetPath(), bearer, workspace), nil, "503 UNAVAILABLE unavailable"},
-		{"a public route of no API", with(contact, "/healthz"), nil, "503 UNAVAILABLE unavailable"},
+		{"a workspace twice", request(contact, contact.GetPath(), bearer, workspace, workspace), velaflows, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch"},
+		{"an unknown API", request(contact, contact.GetPath(), bearer, workspace), map[string]string{"api": "zoo"}, "503 UNAVAILABLE unavailable"},
+		{"no API", request(contact, contact.GetPath(), bearer, workspace), nil, "503 UNAVAILABLE unavailable"},
+		{"a public route without an API", request(contact, "/healthz"), nil, "503 UNAVAILABLE unavailable"},
 		{"no headers", nil, velaflows, "401 UNAUTHORIZED missing"},
 	}
 	for _, path := range HostilePaths {
 		name := path[:min(len(path), 60)]
 		checks = append(checks,
-			check{name, with(contact, path), velaflows, "401 UNAUTHORIZED missing"},
-			check{name, with(contact, path, bearer, workspace), velaflows, "403 FORBIDDEN no_route"})
+			check{name, request(contact, path), velaflows, "401 UNAUTHORIZED missing"},
+			check{name, request(contact, path, bearer, workspace), velaflows, "403 FORBIDDEN no_route"})
 	}
 	for _, c := range checks {
 		answer, err := pdp.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
@@ -89,7 +89,7 @@ func TestDirectChecks(t *testing.T) {
 
 	// The sidecar denies a message that is larger than the limit for a check.
 	answer, err := pdp.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
-		Request:           &authv3.AttributeContext_Request{Http: with(contact, "/"+strings.Repeat("a", 1<<20), bearer, workspace)},
+		Request:           &authv3.AttributeContext_Request{Http: request(contact, "/"+strings.Repeat("a", 1<<20), bearer, workspace)},
 		ContextExtensions: velaflows,
 	}})
 	if err != nil {

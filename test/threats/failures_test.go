@@ -13,10 +13,10 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// Row 28: an operator disables the check for one route of Envoy.
+// Row 28 of docs/security.md: an operator disables the check for one route of Envoy.
 func TestRouteWithoutACheck(t *testing.T) {
 	t.Parallel()
-	open := func(match string) func([]byte) []byte {
+	disableCheck := func(match string) func([]byte) []byte {
 		return func(config []byte) []byte {
 			const whole = "- match: {prefix: /}\n"
 			unchecked := "- {match: {" + match + ": /public}, route: {cluster: upstream_live}, typed_per_filter_config: {" +
@@ -29,10 +29,10 @@ func TestRouteWithoutACheck(t *testing.T) {
 			"/public": "allow", "/public/x": "allow", "/public-admin": wire.Missing, "/publican": wire.Missing,
 			"/public/../api/v1/admin": wire.Missing, "/public/%2e%2e/api/v1/admin": wire.Missing, "/public%2f..%2fadmin": wire.Refused,
 		},
-		// A route that matches by prefix is a mistake: these two requests then pass unchecked.
+		// A route that matches by prefix is a mistake: the requests for /public-admin and /publican then pass unchecked.
 		"prefix": {"/public": "allow", "/public-admin": "allow", "/publican": "allow", "/public/../api/v1/admin": wire.Missing},
 	} {
-		s := harness.StartStack(t, demo.Config{EnvoyConfig: open(match)})
+		s := harness.StartStack(t, demo.Config{EnvoyConfig: disableCheck(match)})
 		for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
 			for target, want := range want {
 				c := wire.Protocols[protocol](t, s, "velaflows")
@@ -45,7 +45,8 @@ func TestRouteWithoutACheck(t *testing.T) {
 	}
 }
 
-// Rows 25 and 33: for every fault of a policy the client gets the sidecar's own 503, and other requests are not affected.
+// Rows 25 and 33 of docs/security.md: for every fault of a policy, the client gets the sidecar's own 503, and other requests
+// are not affected.
 func TestPolicyThatFails(t *testing.T) {
 	t.Parallel()
 	dir := rego.Folder(t)
@@ -82,8 +83,8 @@ decision := denied("FORBIDDEN", "missing_scope") if input.request.path == "/conf
 			if got.Outcome != "503 UNAVAILABLE unavailable" || s.Live.Count() != before {
 				t.Errorf("%s, %s: %s, and %d requests reached the upstream", name, target, got.Outcome, s.Live.Count()-before)
 			}
-			if name != "direct" && target != "/slow" && !bytes.Contains(got.Body, []byte(`"decision_id"`)) { // Envoy's own 503, which may be faster than /slow, has none
-				t.Errorf("%s, %s: it is not the sidecar's answer: %s", name, target, got.Body)
+			if name != "direct" && target != "/slow" && !bytes.Contains(got.Body, []byte(`"decision_id"`)) { // Envoy's own 503 has no decision_id, and may be faster than the answer for /slow
+				t.Errorf("%s, %s: the response is not the sidecar's: %s", name, target, got.Body)
 			}
 			harness.Await(t, "another request is allowed", func() bool {
 				return c.Send(t, wire.Request{Target: "/api/v1/tags", Header: header}).Outcome == "allow"

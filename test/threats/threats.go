@@ -22,13 +22,13 @@ type Threat struct {
 	row int
 	wire.Request
 	envoy  string              // the outcome over HTTP/1.1 and HTTP/2
-	h1, h2 string              // the outcome over one of them, if it differs; "-": it cannot be sent over it
-	direct string              // the outcome of a direct check; empty: as through Envoy
+	h1, h2 string              // the outcome over HTTP/1.1 alone and HTTP/2 alone, if the two differ; "-": the protocol cannot send the request
+	direct string              // the outcome of a direct check; empty: the same as through Envoy
 	Seen   map[string][]string // what the upstream receives with an allowed request: header, :path or :host → values
 
-	// The outcomes through an Envoy as a mesh configures it (package mesh), if they differ.
+	// The outcomes through Envoy with the configuration of a mesh (package mesh), if they differ from deploy/envoy.
 	istio, gateway string
-	// What the upstream receives instead if Envoy does not send every header with the check.
+	// Hidden is what the upstream receives instead of Seen if Envoy does not send every header with the check.
 	Hidden map[string][]string
 }
 
@@ -46,152 +46,154 @@ func (h Inputs) Threats() []Threat {
 	const inbox = "/api/v1/inbox/conversations"
 	bearer := func(token string) [2]string { return [2]string{"Authorization", "Bearer " + token} }
 	home := [2]string{"x-workspace-id", h.Home}
-	good := func(target string) wire.Request {
+	withInboxToken := func(target string) wire.Request {
 		return wire.Request{Target: target, Header: [][2]string{bearer(h.Inbox), home}}
 	}
-	path := func(target string) wire.Request {
+	withAdminToken := func(target string) wire.Request {
 		return wire.Request{Target: target, Header: [][2]string{bearer(h.All), home}}
 	}
-	with := func(header ...[2]string) wire.Request { return wire.Request{Target: inbox, Header: header} }
-	beside := func(header ...[2]string) wire.Request { return with(append(header, bearer(h.Inbox), home)...) }
-	value := func(authorization string) wire.Request { return with([2]string{"Authorization", authorization}, home) }
+	withHeader := func(header ...[2]string) wire.Request { return wire.Request{Target: inbox, Header: header} }
+	withExtraHeader := func(header ...[2]string) wire.Request { return withHeader(append(header, bearer(h.Inbox), home)...) }
+	withAuthorization := func(authorization string) wire.Request {
+		return withHeader([2]string{"Authorization", authorization}, home)
+	}
 	method := func(name, target string) wire.Request {
-		m := path(target)
+		m := withAdminToken(target)
 		m.Method = name
 		return m
 	}
 	half := len(h.Inbox) / 2
 
 	all := []Threat{
-		{row: 1, Request: path("/api/v1/inbox/../admin/audit"), envoy: "allow", direct: wire.NoRoute,
+		{row: 1, Request: withAdminToken("/api/v1/inbox/../admin/audit"), envoy: "allow", direct: wire.NoRoute,
 			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
-		{row: 1, Request: path("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "allow", direct: wire.NoRoute,
+		{row: 1, Request: withAdminToken("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "allow", direct: wire.NoRoute,
 			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
-		{row: 1, Request: good("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "403 FORBIDDEN missing_scope", direct: wire.NoRoute},
-		{row: 1, Request: path("/api/v1/inbox/..;/admin/audit"), envoy: "allow", direct: wire.NoRoute,
+		{row: 1, Request: withInboxToken("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "403 FORBIDDEN missing_scope", direct: wire.NoRoute},
+		{row: 1, Request: withAdminToken("/api/v1/inbox/..;/admin/audit"), envoy: "allow", direct: wire.NoRoute,
 			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
-		{row: 1, Request: path("/api/v1/inbox/..;a=b/admin/audit"), envoy: "allow", direct: wire.NoRoute,
+		{row: 1, Request: withAdminToken("/api/v1/inbox/..;a=b/admin/audit"), envoy: "allow", direct: wire.NoRoute,
 			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
-		{row: 1, Request: path("/api/v1/tags/../inbox/./conversations"), envoy: "allow", direct: wire.NoRoute,
+		{row: 1, Request: withAdminToken("/api/v1/tags/../inbox/./conversations"), envoy: "allow", direct: wire.NoRoute,
 			Seen: map[string][]string{":path": {inbox}}},
-		{row: 2, Request: path("/api/v1//inbox/conversations"), envoy: "allow", direct: wire.NoRoute, istio: wire.NoRoute,
+		{row: 2, Request: withAdminToken("/api/v1//inbox/conversations"), envoy: "allow", direct: wire.NoRoute, istio: wire.NoRoute,
 			Seen: map[string][]string{":path": {inbox}}},
-		{row: 2, Request: path("//api/v1/inbox/conversations"), envoy: "allow", direct: wire.NoRoute, istio: wire.NoRoute,
+		{row: 2, Request: withAdminToken("//api/v1/inbox/conversations"), envoy: "allow", direct: wire.NoRoute, istio: wire.NoRoute,
 			Seen: map[string][]string{":path": {inbox}}},
-		{row: 2, Request: path("//admin/x"), envoy: wire.NoRoute},
-		{row: 5, Request: path("/api/v1/contacts/%72oot"), envoy: "allow",
+		{row: 2, Request: withAdminToken("//admin/x"), envoy: wire.NoRoute},
+		{row: 5, Request: withAdminToken("/api/v1/contacts/%72oot"), envoy: "allow",
 			Seen: map[string][]string{":path": {"/api/v1/contacts/root"}}},
-		{row: 5, Request: path("/api/v1/%69nbox/%63onversations"), envoy: "allow",
+		{row: 5, Request: withAdminToken("/api/v1/%69nbox/%63onversations"), envoy: "allow",
 			Seen: map[string][]string{":path": {inbox}}},
-		{row: 5, Request: good("/api/v1/%61dmin/audit"), envoy: "403 FORBIDDEN missing_scope"},
-		{row: 7, Request: path(`/api/v1\inbox\conversations`), envoy: "allow", direct: wire.NoRoute,
+		{row: 5, Request: withInboxToken("/api/v1/%61dmin/audit"), envoy: "403 FORBIDDEN missing_scope"},
+		{row: 7, Request: withAdminToken(`/api/v1\inbox\conversations`), envoy: "allow", direct: wire.NoRoute,
 			Seen: map[string][]string{":path": {inbox}}},
-		{row: 7, Request: path("*"), envoy: wire.Refused, h2: "closed", direct: wire.NoRoute},
-		{row: 7, Request: path("api/v1/contacts"), envoy: wire.Refused, h2: "closed", direct: wire.NoRoute},
-		{row: 7, Request: path("/api/v1/contacts/\u00e9"), h1: wire.Refused, h2: "allow", direct: wire.NoRoute,
+		{row: 7, Request: withAdminToken("*"), envoy: wire.Refused, h2: "closed", direct: wire.NoRoute},
+		{row: 7, Request: withAdminToken("api/v1/contacts"), envoy: wire.Refused, h2: "closed", direct: wire.NoRoute},
+		{row: 7, Request: withAdminToken("/api/v1/contacts/\u00e9"), h1: wire.Refused, h2: "allow", direct: wire.NoRoute,
 			Seen: map[string][]string{":path": {"/api/v1/contacts/%C3%A9"}}},
-		{row: 8, Request: path("http://evil.test/api/v1/admin"), envoy: wire.NoRoute, h2: "closed", istio: wire.NoHost, gateway: wire.NoHost},
-		{row: 8, Request: path("http://evil.test" + inbox), envoy: "allow", h2: "closed", direct: wire.NoRoute, istio: wire.NoHost, gateway: wire.NoHost,
+		{row: 8, Request: withAdminToken("http://evil.test/api/v1/admin"), envoy: wire.NoRoute, h2: "closed", istio: wire.NoHost, gateway: wire.NoHost},
+		{row: 8, Request: withAdminToken("http://evil.test" + inbox), envoy: "allow", h2: "closed", direct: wire.NoRoute, istio: wire.NoHost, gateway: wire.NoHost,
 			Seen: map[string][]string{":path": {inbox}, ":host": {"evil.test"}}},
-		{row: 9, Request: good(inbox + "?x=/../admin"), envoy: "allow",
+		{row: 9, Request: withInboxToken(inbox + "?x=/../admin"), envoy: "allow",
 			Seen: map[string][]string{":path": {inbox + "?x=/../admin"}}},
-		{row: 9, Request: good("/api/v1/admin?x=" + inbox), envoy: wire.NoRoute},
+		{row: 9, Request: withInboxToken("/api/v1/admin?x=" + inbox), envoy: wire.NoRoute},
 		{row: 9, Request: wire.Request{Target: inbox + "?access_token=" + h.Inbox, Header: [][2]string{home}}, envoy: wire.Missing},
 
-		{row: 10, Request: with(bearer(h.Inbox), bearer("junk"), home), envoy: wire.Malformed},
-		{row: 10, Request: with(bearer("junk"), bearer(h.Inbox), home), envoy: wire.Malformed},
-		{row: 10, Request: with(bearer(h.Inbox), bearer(h.Inbox), home), envoy: wire.Malformed},
-		{row: 10, Request: with([2]string{"AUTHORIZATION", "Bearer " + h.Inbox}, [2]string{"authorization", "bearer junk"}, home), envoy: wire.Malformed},
-		{row: 10, Request: value("Bearer " + h.Inbox + ",Bearer " + h.Inbox), envoy: wire.Malformed},
-		{row: 10, Request: with([2]string{"Authorization", ""}, bearer(h.Inbox), home), envoy: "allow", direct: wire.Malformed},
-		{row: 11, Request: value("bearer " + h.Inbox), envoy: "allow"},
-		{row: 11, Request: value("BEARER " + h.Inbox), envoy: "allow"},
-		{row: 11, Request: value("Bearer\t" + h.Inbox), envoy: wire.Malformed},
-		{row: 11, Request: value("Bearer"), envoy: wire.Malformed},
-		{row: 11, Request: value(""), envoy: wire.Missing},
-		{row: 12, Request: value("  Bearer " + h.Inbox), envoy: "allow", h2: wire.Missing, direct: wire.Missing},
-		{row: 12, Request: value("Bearer " + h.Inbox + "\t"), envoy: "allow", h2: wire.Malformed, direct: wire.Malformed},
-		{row: 13, Request: value("Bearer " + h.Inbox + "\x00"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
-		{row: 13, Request: value("Bearer " + h.Inbox + "\x01"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
-		{row: 13, Request: value("Bearer " + h.Inbox + "\x7f"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
+		{row: 10, Request: withHeader(bearer(h.Inbox), bearer("junk"), home), envoy: wire.Malformed},
+		{row: 10, Request: withHeader(bearer("junk"), bearer(h.Inbox), home), envoy: wire.Malformed},
+		{row: 10, Request: withHeader(bearer(h.Inbox), bearer(h.Inbox), home), envoy: wire.Malformed},
+		{row: 10, Request: withHeader([2]string{"AUTHORIZATION", "Bearer " + h.Inbox}, [2]string{"authorization", "bearer junk"}, home), envoy: wire.Malformed},
+		{row: 10, Request: withAuthorization("Bearer " + h.Inbox + ",Bearer " + h.Inbox), envoy: wire.Malformed},
+		{row: 10, Request: withHeader([2]string{"Authorization", ""}, bearer(h.Inbox), home), envoy: "allow", direct: wire.Malformed},
+		{row: 11, Request: withAuthorization("bearer " + h.Inbox), envoy: "allow"},
+		{row: 11, Request: withAuthorization("BEARER " + h.Inbox), envoy: "allow"},
+		{row: 11, Request: withAuthorization("Bearer\t" + h.Inbox), envoy: wire.Malformed},
+		{row: 11, Request: withAuthorization("Bearer"), envoy: wire.Malformed},
+		{row: 11, Request: withAuthorization(""), envoy: wire.Missing},
+		{row: 12, Request: withAuthorization("  Bearer " + h.Inbox), envoy: "allow", h2: wire.Missing, direct: wire.Missing},
+		{row: 12, Request: withAuthorization("Bearer " + h.Inbox + "\t"), envoy: "allow", h2: wire.Malformed, direct: wire.Malformed},
+		{row: 13, Request: withAuthorization("Bearer " + h.Inbox + "\x00"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
+		{row: 13, Request: withAuthorization("Bearer " + h.Inbox + "\x01"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
+		{row: 13, Request: withAuthorization("Bearer " + h.Inbox + "\x7f"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
 		// A carriage return is not part of a credential: the upstream receives no carriage return in either case.
-		{row: 13, Request: value("Bearer " + h.Inbox[:half] + "\r" + h.Inbox[half:]), h1: "allow", h2: "closed", direct: wire.Malformed},
-		{row: 13, Request: value("Bearer " + h.Inbox[:half] + "\r\n " + h.Inbox[half:]), h1: wire.Malformed, h2: "closed", direct: wire.Malformed},
-		{row: 14, Request: value("Bearer " + h.Inbox + "\xff"), envoy: wire.Malformed},
-		{row: 14, Request: value("Bearer " + h.Inbox[:half] + "\xff" + h.Inbox[half+1:]), envoy: wire.Malformed},
-		{row: 15, Request: value("Bearer sk_live_" + strings.Repeat("a", 505)), envoy: wire.Malformed},
-		{row: 15, Request: value("Bearer " + strings.Repeat("a", 8<<10-3) + ".b.c"), envoy: wire.Malformed},
-		{row: 15, Request: value("Bearer " + strings.Repeat("a", 20<<10)), envoy: wire.TooLarge, h2: "reset", direct: wire.Malformed, istio: wire.Malformed, gateway: wire.Malformed},
-		{row: 15, Request: value("Bearer " + strings.Repeat("a", 1<<20)), envoy: "-", direct: "431 REQUEST_TOO_LARGE too_large"},
+		{row: 13, Request: withAuthorization("Bearer " + h.Inbox[:half] + "\r" + h.Inbox[half:]), h1: "allow", h2: "closed", direct: wire.Malformed},
+		{row: 13, Request: withAuthorization("Bearer " + h.Inbox[:half] + "\r\n " + h.Inbox[half:]), h1: wire.Malformed, h2: "closed", direct: wire.Malformed},
+		{row: 14, Request: withAuthorization("Bearer " + h.Inbox + "\xff"), envoy: wire.Malformed},
+		{row: 14, Request: withAuthorization("Bearer " + h.Inbox[:half] + "\xff" + h.Inbox[half+1:]), envoy: wire.Malformed},
+		{row: 15, Request: withAuthorization("Bearer sk_live_" + strings.Repeat("a", 505)), envoy: wire.Malformed},
+		{row: 15, Request: withAuthorization("Bearer " + strings.Repeat("a", 8<<10-3) + ".b.c"), envoy: wire.Malformed},
+		{row: 15, Request: withAuthorization("Bearer " + strings.Repeat("a", 20<<10)), envoy: wire.TooLarge, h2: "reset", direct: wire.Malformed, istio: wire.Malformed, gateway: wire.Malformed},
+		{row: 15, Request: withAuthorization("Bearer " + strings.Repeat("a", 1<<20)), envoy: "-", direct: "431 REQUEST_TOO_LARGE too_large"},
 
-		{row: 16, Request: with(bearer(h.Inbox), home, home), envoy: wire.Mismatch},
-		{row: 16, Request: with(bearer(h.Inbox), home, [2]string{"X-Workspace-Id", h.Other}), envoy: wire.Mismatch},
-		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", ""}, home), envoy: wire.Mismatch},
-		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", ""}), envoy: wire.Mismatch},
-		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", strings.ToUpper(h.Home)}), envoy: wire.Mismatch},
-		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", h.Home + "," + h.Home}), envoy: wire.Mismatch},
-		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", h.Home[:23]}), envoy: wire.Mismatch},
-		{row: 17, Request: with(bearer(h.Inbox), [2]string{"x_workspace_id", h.Home}), h1: wire.Refused, h2: "reset",
+		{row: 16, Request: withHeader(bearer(h.Inbox), home, home), envoy: wire.Mismatch},
+		{row: 16, Request: withHeader(bearer(h.Inbox), home, [2]string{"X-Workspace-Id", h.Other}), envoy: wire.Mismatch},
+		{row: 16, Request: withHeader(bearer(h.Inbox), [2]string{"x-workspace-id", ""}, home), envoy: wire.Mismatch},
+		{row: 16, Request: withHeader(bearer(h.Inbox), [2]string{"x-workspace-id", ""}), envoy: wire.Mismatch},
+		{row: 16, Request: withHeader(bearer(h.Inbox), [2]string{"x-workspace-id", strings.ToUpper(h.Home)}), envoy: wire.Mismatch},
+		{row: 16, Request: withHeader(bearer(h.Inbox), [2]string{"x-workspace-id", h.Home + "," + h.Home}), envoy: wire.Mismatch},
+		{row: 16, Request: withHeader(bearer(h.Inbox), [2]string{"x-workspace-id", h.Home[:23]}), envoy: wire.Mismatch},
+		{row: 17, Request: withHeader(bearer(h.Inbox), [2]string{"x_workspace_id", h.Home}), h1: wire.Refused, h2: "reset",
 			direct: "403 WORKSPACE_ACCESS_DENIED workspace_required", istio: "403 WORKSPACE_ACCESS_DENIED workspace_required"},
-		{row: 18, Request: beside([2]string{"Connection", "authorization, x-workspace-id"}), envoy: wire.Missing, h2: "closed",
+		{row: 18, Request: withExtraHeader([2]string{"Connection", "authorization, x-workspace-id"}), envoy: wire.Missing, h2: "closed",
 			direct: "-"},
-		{row: 19, Request: beside([2]string{"X-Keywicket-Subject", "evil"}, [2]string{"x-keywicket-subject", "worse"},
+		{row: 19, Request: withExtraHeader([2]string{"X-Keywicket-Subject", "evil"}, [2]string{"x-keywicket-subject", "worse"},
 			[2]string{"x-keywicket-kind", ""}, [2]string{"x-keywicket-role", "owner"}, [2]string{"x-keywicket-else", "x"}), envoy: "allow",
 			Seen:   map[string][]string{"x-keywicket-scopes": {"inbox:read"}, "x-keywicket-kind": {"workspace_token"}, "x-keywicket-role": nil, "x-keywicket-else": nil},
 			Hidden: map[string][]string{"x-keywicket-role": {"owner"}, "x-keywicket-else": {"x"}}},
-		{row: 20, Request: beside([2]string{"x-envoy-original-path", "/healthz"}, [2]string{"x-original-url", "/healthz"},
+		{row: 20, Request: withExtraHeader([2]string{"x-envoy-original-path", "/healthz"}, [2]string{"x-original-url", "/healthz"},
 			[2]string{"x-rewrite-url", "/healthz"}, [2]string{"x-http-method-override", "DELETE"}), envoy: "allow",
 			Seen: map[string][]string{"x-envoy-original-path": nil, "x-original-url": nil, "x-rewrite-url": nil, "x-http-method-override": nil}},
-		{row: 20, Request: beside([2]string{"x-http-method", "DELETE"}, [2]string{"X-Method-Override", "DELETE"}), envoy: "allow",
+		{row: 20, Request: withExtraHeader([2]string{"x-http-method", "DELETE"}, [2]string{"X-Method-Override", "DELETE"}), envoy: "allow",
 			Seen: map[string][]string{"x-http-method": nil, "x-method-override": nil}},
 		{row: 20, Request: wire.Request{Target: inbox, Header: [][2]string{{"x-envoy-original-path", "/healthz"}, {"x-original-url", "/healthz"}}}, envoy: wire.Missing},
 		{row: 21, Request: method("get", inbox), envoy: wire.Refused, h2: wire.NoRoute, direct: wire.NoRoute},
 		{row: 21, Request: method("FOO", inbox), envoy: wire.Refused, h2: wire.NoRoute, direct: wire.NoRoute},
 		{row: 21, Request: method("TRACE", inbox), envoy: wire.NoRoute},
 		{row: 21, Request: wire.Request{Method: "OPTIONS", Target: inbox, Header: [][2]string{{"Origin", "https://evil.test"}, {"Access-Control-Request-Method", "GET"}}}, envoy: wire.Missing},
-		{row: 22, Request: wire.Request{Target: inbox, Host: "A.TEST.:80", Header: good(inbox).Header}, envoy: "allow",
+		{row: 22, Request: wire.Request{Target: inbox, Host: "A.TEST.:80", Header: withInboxToken(inbox).Header}, envoy: "allow",
 			istio: wire.NoHost, gateway: wire.NoHost, Seen: map[string][]string{":host": {"A.TEST"}}},
-		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test", Header: append([][2]string{{"Host", "b.test"}}, good(inbox).Header...)}, envoy: wire.NoRoute, h2: "allow", direct: "-",
+		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test", Header: append([][2]string{{"Host", "b.test"}}, withInboxToken(inbox).Header...)}, envoy: wire.NoRoute, h2: "allow", direct: "-",
 			istio: wire.NoHost, gateway: wire.NoHost, Seen: map[string][]string{":host": {"a.test"}}},
-		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test,b.test", Header: good(inbox).Header}, envoy: wire.NoRoute, istio: wire.NoHost, gateway: wire.NoHost},
-		{row: 23, Request: wire.Request{Method: "CONNECT", Target: "api.test:443", Host: "api.test:443", Header: good("").Header}, envoy: wire.NotFound, direct: wire.NoRoute},
-		{row: 23, Request: wire.Request{Method: "CONNECT", Protocol: "websocket", Target: inbox, Header: good("").Header}, h1: "-", h2: "closed", direct: wire.NoRoute},
-		{row: 23, Request: beside([2]string{"Connection", "Upgrade"}, [2]string{"Upgrade", "websocket"}), h1: "403 ERROR error", h2: "closed", direct: "allow",
+		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test,b.test", Header: withInboxToken(inbox).Header}, envoy: wire.NoRoute, istio: wire.NoHost, gateway: wire.NoHost},
+		{row: 23, Request: wire.Request{Method: "CONNECT", Target: "api.test:443", Host: "api.test:443", Header: withInboxToken("").Header}, envoy: wire.NotFound, direct: wire.NoRoute},
+		{row: 23, Request: wire.Request{Method: "CONNECT", Protocol: "websocket", Target: inbox, Header: withInboxToken("").Header}, h1: "-", h2: "closed", direct: wire.NoRoute},
+		{row: 23, Request: withExtraHeader([2]string{"Connection", "Upgrade"}, [2]string{"Upgrade", "websocket"}), h1: "403 ERROR error", h2: "closed", direct: "allow",
 			istio: "200", gateway: "200"},
 		{row: 24, Request: wire.Request{Method: "POST", Target: inbox, Header: [][2]string{home}, Body: "{}", Trailer: [][2]string{bearer(h.All)}}, envoy: wire.Missing, direct: wire.Missing},
-		{row: 24, Request: wire.Request{Method: "PATCH", Target: "/api/v1/tags/7", Header: good("").Header, Trailer: [][2]string{bearer(h.All)}, Body: "{}"}, envoy: "403 FORBIDDEN missing_scope"},
-		{row: 29, Request: path("/%2fevil.example"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /evil.example"},
-		{row: 29, Request: path("/%5c%5cevil.example/%2e%2e"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 //"},
-		{row: 29, Request: path("/x%2f..%5c%2fevil.example"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /evil.example"},
-		{row: 30, Request: wire.Request{Method: "POST", Target: "/api/v1/tags", Header: path("").Header, Body: strings.Repeat("x", 1<<17)}, envoy: "allow"},
-		{row: 30, Request: wire.Request{Method: "POST", Target: "/api/v1/tags", Header: good("").Header, Body: strings.Repeat("x", 1<<17)}, envoy: "403 FORBIDDEN missing_scope"},
-		{row: 31, Request: with([2]string{"Content-Type", "application/grpc"}, home), envoy: "grpc 16", direct: wire.Missing},
-		{row: 31, Request: wire.Request{Target: "/x.Y/Z", Header: append([][2]string{{"Content-Type", "application/grpc"}}, good("").Header...)}, envoy: "grpc 7", direct: wire.NoRoute},
-		{row: 32, Request: good("/api/v1/tags"), envoy: "403 FORBIDDEN missing_scope"},
-		{row: 32, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", h.Other}), envoy: wire.Mismatch},
-		{row: 32, Request: with(bearer(h.Contacts), home), envoy: "403 FORBIDDEN missing_scope"},
-		{row: 38, Request: beside([2]string{"x-keywicket-environment", "sandbox"}, [2]string{"X-Keywicket-Environment", "sandbox"}), envoy: "allow",
+		{row: 24, Request: wire.Request{Method: "PATCH", Target: "/api/v1/tags/7", Header: withInboxToken("").Header, Trailer: [][2]string{bearer(h.All)}, Body: "{}"}, envoy: "403 FORBIDDEN missing_scope"},
+		{row: 29, Request: withAdminToken("/%2fevil.example"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /evil.example"},
+		{row: 29, Request: withAdminToken("/%5c%5cevil.example/%2e%2e"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 //"},
+		{row: 29, Request: withAdminToken("/x%2f..%5c%2fevil.example"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /evil.example"},
+		{row: 30, Request: wire.Request{Method: "POST", Target: "/api/v1/tags", Header: withAdminToken("").Header, Body: strings.Repeat("x", 1<<17)}, envoy: "allow"},
+		{row: 30, Request: wire.Request{Method: "POST", Target: "/api/v1/tags", Header: withInboxToken("").Header, Body: strings.Repeat("x", 1<<17)}, envoy: "403 FORBIDDEN missing_scope"},
+		{row: 31, Request: withHeader([2]string{"Content-Type", "application/grpc"}, home), envoy: "grpc 16", direct: wire.Missing},
+		{row: 31, Request: wire.Request{Target: "/x.Y/Z", Header: append([][2]string{{"Content-Type", "application/grpc"}}, withInboxToken("").Header...)}, envoy: "grpc 7", direct: wire.NoRoute},
+		{row: 32, Request: withInboxToken("/api/v1/tags"), envoy: "403 FORBIDDEN missing_scope"},
+		{row: 32, Request: withHeader(bearer(h.Inbox), [2]string{"x-workspace-id", h.Other}), envoy: wire.Mismatch},
+		{row: 32, Request: withHeader(bearer(h.Contacts), home), envoy: "403 FORBIDDEN missing_scope"},
+		{row: 38, Request: withExtraHeader([2]string{"x-keywicket-environment", "sandbox"}, [2]string{"X-Keywicket-Environment", "sandbox"}), envoy: "allow",
 			Seen: map[string][]string{":upstream": {"live"}, "x-keywicket-environment": {"live"}}},
 	}
-	// Envoy passes these targets on unchanged, so the policies have to refuse them.
+	// Envoy passes these targets on unchanged, so the policies must refuse them.
 	for row, targets := range map[int][]string{
 		4: {"/api/v1/inbox;jsessionid=1/conversations", "/api/v1/contacts/a;b"},
 		5: {"/api/v1/contacts/a%252fb", "/api/v1/contacts/%zz", "/api/v1/contacts/%C0%AF", "/api/v1/contacts/a%23b", "/api/v1/contacts/a%3fb"},
 		6: {"/API/V1/Inbox/Conversations", inbox + ".", inbox + "/"},
 	} {
 		for _, target := range targets {
-			all = append(all, Threat{row: row, Request: path(target), envoy: wire.NoRoute})
+			all = append(all, Threat{row: row, Request: withAdminToken(target), envoy: wire.NoRoute})
 		}
 	}
 	for target, gateway := range map[string]string{
 		"/api/v1/inbox%2Fconversations": "/api/v1/inbox/conversations", "/api/v1/inbox%5Cconversations": "/api/v1/inbox/conversations",
 		"/api/v1/inbox%2f..%2fadmin%2faudit": "/api/v1/admin/audit",
 	} {
-		all = append(all, Threat{row: 3, Request: path(target), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 " + gateway})
+		all = append(all, Threat{row: 3, Request: withAdminToken(target), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 " + gateway})
 	}
 	all = append(all,
-		Threat{row: 5, Request: path("/api/v1/contacts/a%00b"), envoy: wire.Refused, direct: wire.NoRoute},
-		Threat{row: 7, Request: path("/api/v1/contacts/a#f"), envoy: wire.Refused, direct: wire.NoRoute, istio: "allow",
+		Threat{row: 5, Request: withAdminToken("/api/v1/contacts/a%00b"), envoy: wire.Refused, direct: wire.NoRoute},
+		Threat{row: 7, Request: withAdminToken("/api/v1/contacts/a#f"), envoy: wire.Refused, direct: wire.NoRoute, istio: "allow",
 			Seen: map[string][]string{":path": {"/api/v1/contacts/a"}}},
 	)
 	for _, target := range []string{"/api/v1/contacts/..", "/api/v1/contacts/%2e%2e", "/api/v1/contacts/%zz"} {
@@ -206,14 +208,14 @@ func (h Inputs) Threats() []Threat {
 		20: {"x_original_url", "X_Http_Method_Override", "x-http_method"},
 	} {
 		for _, name := range names {
-			all = append(all, Threat{row: row, Request: beside([2]string{name, "forged"}), h1: wire.Refused, h2: "reset", direct: "allow", istio: "allow",
+			all = append(all, Threat{row: row, Request: withExtraHeader([2]string{name, "forged"}), h1: wire.Refused, h2: "reset", direct: "allow", istio: "allow",
 				Seen: map[string][]string{strings.ToLower(name): nil}, Hidden: map[string][]string{strings.ToLower(name): {"forged"}}})
 		}
 	}
 	return all
 }
 
-// On returns the outcome over the wire; "-" if the threat cannot be sent over it.
+// On returns the outcome over the protocol, or "-" if the protocol cannot send the threat.
 func (h Threat) On(protocol string) string {
 	switch protocol {
 	case "HTTP/1.1":
@@ -224,8 +226,8 @@ func (h Threat) On(protocol string) string {
 	return cmp.Or(h.direct, h.envoy)
 }
 
-// Under returns the outcome over the wire through a mesh's Envoy, whose own responses have another body. A request that
-// HTTP/2 itself forbids closes the connection in every configuration.
+// Under returns the outcome over the protocol through the Envoy of a mesh. There, Envoy's own responses have another body. If
+// HTTP/2 itself forbids a request, every Envoy closes the connection.
 func (h Threat) Under(mesh, protocol string) string {
 	other := map[string]string{Istio: h.istio, Gateway: h.gateway}[mesh]
 	if other != "" && h.On(protocol) != "closed" {
@@ -234,9 +236,9 @@ func (h Threat) Under(mesh, protocol string) string {
 	return strings.NewReplacer(wire.Refused, "400", wire.NotFound, "404", wire.TooLarge, "431").Replace(h.On(protocol))
 }
 
-// servedOnlyByMesh reports whether a mesh's Envoy serves a request that deploy/envoy refuses, in another form than it
-// was checked.
-func (h Threat) servedOnlyByMesh() bool {
+// onlyMeshServes reports whether the Envoy of a mesh serves a request that deploy/envoy refuses. It returns false for a threat
+// with Seen, because the upstream then receives the form that the sidecar checked.
+func (h Threat) onlyMeshServes() bool {
 	return slices.ContainsFunc([]string{Istio, Gateway}, func(mesh string) bool {
 		return slices.ContainsFunc(wire.HTTP, func(protocol string) bool {
 			served := []string{"allow", "200"}

@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// The test sends every threat over every protocol. A denied request does not reach an upstream. The next request reaches the
-// upstream, on the same connection, or on a new connection if Envoy has closed the first.
+// The test sends every threat over every protocol. A denied request does not reach an upstream. The next valid request reaches
+// the upstream, on the same connection, or on a new connection if Envoy has closed the first.
 func TestThreats(t *testing.T) {
 	home, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
 	token := func(scope string) string {
@@ -46,7 +46,7 @@ func TestSidecarAcceptsWhatEnvoySends(t *testing.T) {
 	defer func() { _ = c.Close() }()
 	c.Send(t, wire.Request{Method: "POST", Target: "/grpc.health.v1.Health/Check", Header: [][2]string{{"content-type", "application/grpc"}}, Body: "\x00\x00\x00\x00\x00"})
 	if c.Limit != 0 && c.Limit < 1024 { // max_requests in deploy/envoy
-		t.Errorf("the sidecar takes %d streams at a time", c.Limit)
+		t.Errorf("the sidecar accepts only %d concurrent streams", c.Limit)
 	}
 }
 
@@ -57,9 +57,9 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	type results struct {
-		envoy, direct string
-		hidden        bool // the protection needs all headers in the check
-		weak          bool // the protection needs the Envoy configuration of deploy/envoy
+		envoy, direct    string
+		needsAllHeaders  bool // the protection needs all headers in the check
+		needsDeployEnvoy bool // the protection needs the Envoy configuration of deploy/envoy
 	}
 	tested := map[string]results{}
 	result := regexp.MustCompile(`\b[2345]\d\d\b|\bgrpc-status \d+\b|\b(?:closed|reset)\b`)
@@ -74,9 +74,9 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		r := tested[row]
 		r.envoy += " " + h.envoy + " " + h.On("HTTP/1.1") + " " + h.On("HTTP/2")
 		r.direct += " " + h.On("direct")
-		r.hidden = r.hidden || h.Hidden != nil
+		r.needsAllHeaders = r.needsAllHeaders || h.Hidden != nil
 		// Row 38 needs deploy/envoy too: TestMeshRouteByEnvironment tests it.
-		r.weak = r.weak || h.servedOnlyByMesh() || h.row == 38
+		r.needsDeployEnvoy = r.needsDeployEnvoy || h.onlyMeshServes() || h.row == 38
 		tested[row] = r
 	}
 	rows := 0
@@ -86,23 +86,23 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 			continue
 		}
 		rows++
-		row, holds := strings.TrimSpace(cells[1]), cells[5]
-		if !strings.Contains(holds, "any Envoy") && !strings.Contains(holds, "deploy/envoy") {
-			t.Errorf("row %s has the condition %q", row, holds)
+		row, condition := strings.TrimSpace(cells[1]), cells[5]
+		if !strings.Contains(condition, "any Envoy") && !strings.Contains(condition, "deploy/envoy") {
+			t.Errorf("row %s has the condition %q", row, condition)
 		}
 		if !strings.Contains(cells[6], "TestThreats") {
 			continue
 		}
 		r := tested[row]
 		if got, want := all(cells[3]), all(r.envoy); got != want {
-			t.Errorf("row %s, through Envoy: documented are %s, tested are %s", row, got, want)
+			t.Errorf("row %s, through Envoy: docs/security.md lists %s, the tests require %s", row, got, want)
 		}
 		if got, want := all(cells[4]), all(r.direct); got != want {
-			t.Errorf("row %s, direct: documented are %s, tested are %s", row, got, want)
+			t.Errorf("row %s, direct: docs/security.md lists %s, the tests require %s", row, got, want)
 		}
-		if !strings.Contains(holds, "any Envoy") || strings.Contains(holds, "deploy/envoy") != (r.weak || r.hidden) ||
-			strings.Contains(holds, "every header") != r.hidden {
-			t.Errorf("row %s has the condition %q; tested are %+v", row, holds, r)
+		if !strings.Contains(condition, "any Envoy") || strings.Contains(condition, "deploy/envoy") != (r.needsDeployEnvoy || r.needsAllHeaders) ||
+			strings.Contains(condition, "every header") != r.needsAllHeaders {
+			t.Errorf("row %s has the condition %q; the tests require %+v", row, condition, r)
 		}
 		delete(tested, row)
 	}
@@ -110,6 +110,6 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		t.Errorf("the table has only %d rows", rows)
 	}
 	for row := range tested {
-		t.Errorf("row %s is tested and not documented", row)
+		t.Errorf("row %s has tests, but is not in docs/security.md", row)
 	}
 }

@@ -41,7 +41,7 @@ type Client struct {
 	API      string // the API whose listener is used
 	Foreign  bool   // the stack's Envoy does not have the configuration of deploy/envoy
 
-	conn Conn // nil: none yet, or closed
+	conn Conn // nil: not yet opened, or closed
 }
 
 func (c *Client) open(t *testing.T) {
@@ -55,15 +55,15 @@ func (c *Client) open(t *testing.T) {
 	}
 }
 
-// Expect compares the outcome with the wanted one. An allowed request increases the upstreams' counters by one. Any other
-// request does not change them.
+// Expect sends the request, and compares the outcome with the wanted outcome. It also checks that an allowed request
+// increases the upstreams' counters by one, and that other requests do not change them.
 func (c *Client) Expect(t *testing.T, what string, m Request, want string) Response {
 	t.Helper()
 	if c.conn == nil {
 		c.open(t)
 	}
 	reached := func() int64 { return c.Stack.Live.Count() + c.Stack.Sandbox.Count() }
-	before, moved := reached(), int64(0)
+	before, wantReached := reached(), int64(0)
 	s := c.conn.Send(t, m)
 	// A look-up may take too long on a busy machine.
 	for try := 0; s.Status == 503 && !strings.HasPrefix(want, "503") && try < 10; try++ {
@@ -74,9 +74,9 @@ func (c *Client) Expect(t *testing.T, what string, m Request, want string) Respo
 		t.Errorf("%s: %s, not %s", what, s.Outcome, want)
 	}
 	if c.Protocol != "direct" && (s.Outcome == "allow" || s.Outcome == "200") {
-		moved = 1
+		wantReached = 1
 	}
-	if got := reached() - before; got != moved {
+	if got := reached() - before; got != wantReached {
 		t.Errorf("%s: %s, and %d requests reached an upstream", what, s.Outcome, got)
 	}
 	if !s.alive {

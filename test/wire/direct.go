@@ -14,7 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// OutcomeOf reads the answer as Envoy does: the answer's status decides. The rest of the answer must agree with the status.
+// OutcomeOf returns the outcome of an answer. As in Envoy, the outcome depends on the answer's status. The rest of the
+// answer must agree with the status.
 func OutcomeOf(t *testing.T, answer *authv3.CheckResponse) string {
 	t.Helper()
 	denied := answer.GetDeniedResponse()

@@ -56,8 +56,8 @@ func (c *HTTP1) Send(t *testing.T, m Request) Response {
 	return s
 }
 
-// Receive reads the response to a request with the method, without judging it. It returns false if the other end has closed the
-// connection.
+// Receive reads the response to a request with the method, without checking it. It returns false if the other end has
+// closed the connection.
 func (c *HTTP1) Receive(t *testing.T, method string) (Response, bool) {
 	t.Helper()
 	response, err := http.ReadResponse(c.r, &http.Request{Method: method})

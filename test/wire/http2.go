@@ -33,7 +33,7 @@ func DialHTTP2(t *testing.T, address string) *HTTP2 {
 	h := &HTTP2{Conn: c, framer: http2.NewFramer(c, bufio.NewReader(c)), next: 1}
 	h.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	_, err := io.WriteString(c, http2.ClientPreface)
-	// The window is larger than any answer, so that no update is necessary.
+	// The window is larger than any answer, so that no update of the window is necessary.
 	err = errors.Join(err, h.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}))
 	if err = errors.Join(err, h.framer.WriteWindowUpdate(0, 1<<30)); err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func DialHTTP2(t *testing.T, address string) *HTTP2 {
 	return h
 }
 
-// block returns a header block with unchanged fields, including those that HTTP/2 forbids.
+// block returns a header block with unchanged fields, including fields that HTTP/2 forbids.
 func block(fields ...[2]string) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
@@ -112,7 +112,7 @@ func (c *HTTP2) answer(t *testing.T, stream uint32) Response {
 		case *http2.PingFrame:
 			err = c.framer.WritePing(true, f.Data)
 		case *http2.GoAwayFrame:
-			if f.ErrCode != http2.ErrCodeNo { // the connection is closed a second later
+			if f.ErrCode != http2.ErrCodeNo { // the other end closes the connection a second later
 				return Response{Outcome: "closed"}
 			}
 			s.alive = false

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Punctuation is what servers may read as a hyphen in the name of a header.
+// Punctuation matches the characters in the name of a header that servers may read as a hyphen.
 var Punctuation = regexp.MustCompile(`[^a-z0-9]`)
 
 // Outcomes of requests, with the status.
@@ -22,8 +22,8 @@ const (
 	NoHost    = "503 UNAVAILABLE unavailable" // for a request to a host that no API has
 )
 
-// CheckUpstream compares what reached the upstream with the expected headers, and requires that no credential has reached
-// it. A direct check has only headers.
+// CheckUpstream compares what the upstream received with the expected headers. It fails the test if the upstream received a
+// credential. The names :path, :host and :upstream in `want` are not compared for a direct check.
 func (s Response) CheckUpstream(t *testing.T, what string, want map[string][]string) {
 	t.Helper()
 	if s.Outcome != "allow" {

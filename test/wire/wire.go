@@ -40,9 +40,9 @@ type Request struct {
 
 // Response is the result of a request.
 type Response struct {
-	// "allow", "403 FORBIDDEN no_route", "grpc 16", or, without an answer, "closed" (the connection was closed) or "reset"
-	// (the stream was reset). The outcome of a foreign Envoy's own answer is its status, and the address of a redirect:
-	// "404", "307 /a".
+	// "allow", "403 FORBIDDEN no_route" or "grpc 16". Without an answer, the outcome is "closed" (the connection was
+	// closed), "reset" (the stream was reset), or, for a direct check, "rpc Unavailable". If a foreign Envoy answers
+	// itself, the outcome is the status, followed by the address of a redirect: "404", "307 /a".
 	Outcome string
 	Status  int
 	Header  http.Header
@@ -82,18 +82,19 @@ func Address(s *demo.Stack, api string) (address string) {
 // Dial connects to an address. The connection has a deadline.
 func Dial(t *testing.T, address string) net.Conn {
 	t.Helper()
-	const patience = 20 * time.Second
-	c, err := net.DialTimeout("tcp", address, patience)
+	const timeout = 20 * time.Second
+	c, err := net.DialTimeout("tcp", address, timeout)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
-// read reads an HTTP answer. Every error must have the product's format, except those of a foreign Envoy.
+// read sets the outcome from an HTTP answer. Every error must have the product's format, except the errors of a foreign
+// Envoy.
 func (s *Response) read(t *testing.T, foreign bool) {
 	t.Helper()
 	if code := s.Header.Get("grpc-status"); code != "" {

@@ -1,5 +1,5 @@
-// Command prose checks the English of this repository: comments and documents. Readers whose first language is not English
-// should not have to read a sentence twice. It reports sentences of more than [maxWords] words, and words of [unwanted].
+// Command prose checks the English of the comments and documents in this repository. Readers whose first language is not English
+// should not have to read a sentence twice. Prose reports sentences of more than [maxWords] words, and words of [unwanted].
 //
 //	prose [PATH...]
 //

@@ -39,7 +39,7 @@ var (
 	wordPattern = regexp.MustCompile(`[\p{L}\p{N}][\p{L}\p{N}'’\-_./=:@]*`)
 )
 
-// problems returns a line for each rule that the paragraph breaks, with the line's number in front.
+// problems returns a line of text for each problem of the paragraph. The text begins with the line number of the paragraph.
 func (p paragraph) problems() (found []string) {
 	text := link.ReplaceAllString(code.ReplaceAllString(p.text, "CODE"), "$1")
 	text = shortForm.ReplaceAllString(text, "$1")
@@ -52,7 +52,7 @@ func (p paragraph) problems() (found []string) {
 		lower := " " + strings.ToLower(strings.Join(words, " ")) + " "
 		for _, word := range slices.Sorted(maps.Keys(unwanted)) {
 			if strings.Contains(lower, " "+word+" ") {
-				found = append(found, fmt.Sprintf("%d: %q, rather %q: %s", p.line, word, unwanted[word], whole))
+				found = append(found, fmt.Sprintf("%d: %q, use %q instead: %s", p.line, word, unwanted[word], whole))
 			}
 		}
 	}

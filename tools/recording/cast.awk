@@ -1,5 +1,6 @@
 # Reads the output of `keywicket demo --once`, and prints it as an asciicast (version 2), one step after another. Each step has
-# two lines: what it shows, and the request with the response that was seen. The other columns are too wide for a page.
+# two lines: the purpose of the request, and the request with the status of its response. The other columns are too wide for a
+# page.
 
 function show(text) {
 	gsub(/\\/, "\\\\", text)

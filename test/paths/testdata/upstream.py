@@ -1,7 +1,7 @@
 """An HTTP/1.1 server that answers with the path segments that it reads. Its first line of output is its port.
 
-An argument selects a fault: "plus" reads a + as a space, "denies" refuses every request as keywicket would, and
-"retried" refuses every other request with 503.
+An argument selects a fault: "plus" reads a + as a space, "denies" refuses every request with an
+answer like keywicket's, and "retried" refuses every other request with 503.
 """
 
 import json

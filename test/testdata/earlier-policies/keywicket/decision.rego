@@ -1,13 +1,13 @@
 # METADATA
 # title: keywicket
 # description: |
-#   Decides one request: allow, or deny with a code and a reason. The input and the decision are described in
-#   docs/policies.md. The first line of `decision` that holds is the answer, so the order below is the product's:
+#   Decides one request: allow, or deny with a code and a reason. docs/policies.md describes the input and the
+#   decision. The first branch of `decision` that is true applies. The product defines the order of the branches:
 #   public route, credential, workspace, scope, route.
 package keywicket
 
 # METADATA
-# description: The answer to the request. Whatever no line covers is denied by the last one.
+# description: The decision on the request. The last branch denies every request that no other branch covers.
 # entrypoint: true
 decision := allowed if {
 	public
@@ -26,27 +26,27 @@ decision := allowed if {
 } else := denied("FORBIDDEN", "no_route")
 
 # METADATA
-# description: The route is open to everybody, whatever credential or workspace the request has.
+# description: The route is open to every request, with or without a credential and a workspace.
 public if route.public == true
 
 # METADATA
-# description: Kinds of credential that belong to one workspace, and act in no other.
+# description: Kinds of credential that belong to one workspace, and can act only there.
 workspace_kinds := {"workspace_token", "workspace_key"}
 
 # METADATA
-# description: Kinds of credential that act for a user, in every workspace that the user is a member of.
+# description: Kinds of credential that act for a user, in every workspace of which the user is a member.
 user_kinds := {"personal_key", "oauth_token", "session"}
 
 # METADATA
-# description: The request cannot be meant for no workspace.
+# description: The request needs a workspace.
 workspace_needed if input.principal.kind in workspace_kinds
 
 workspace_needed if route.level == "workspace"
 
 # METADATA
 # description: |
-#   The principal may do what the route is for. A workspace's credential needs the scopes of a workspace-level route, and
-#   never opens a user-level one.
+#   The principal may use the route. A workspace's credential needs the scopes of a workspace-level route, and can never
+#   use a user-level route.
 permitted if {
 	route.level == "workspace"
 	input.workspace.granted
@@ -54,7 +54,7 @@ permitted if {
 	covers(input.principal.scopes, route.overrides.workspace)
 }
 
-# A user's credential can do in a workspace what both its own scopes and the user's role there allow.
+# In a workspace, a user's credential needs the scopes of the route, and the user's role must permit the route.
 permitted if {
 	route.level == "workspace"
 	input.workspace.granted
@@ -63,7 +63,7 @@ permitted if {
 	covers(route.roles[input.workspace.role], route.overrides.workspace)
 }
 
-# What a user does as such, no role limits.
+# On a user-level route, the role has no effect.
 permitted if {
 	route.level == "user"
 	input.principal.kind in user_kinds
@@ -71,7 +71,7 @@ permitted if {
 }
 
 # METADATA
-# description: The scopes hold every one that the route requires, or an override, which stands for all of them.
+# description: The scopes include all scopes that the route requires, or an override, which replaces all of them.
 covers(scopes, _) if {
 	every scope in route.scopes {
 		scope in scopes
@@ -84,7 +84,7 @@ covers(scopes, overrides) if {
 }
 
 # METADATA
-# description: The decision that lets the request in.
+# description: The decision that allows the request.
 allowed := {
 	"allow": true,
 	"code": null,
@@ -94,7 +94,7 @@ allowed := {
 }
 
 # METADATA
-# description: The decision that refuses the request, for a reason under one of the codes of the API documents.
+# description: The decision that denies the request, with a code from the API documents and a reason.
 denied(code, reason) := {
 	"allow": false,
 	"code": code,
@@ -104,7 +104,7 @@ denied(code, reason) := {
 }
 
 # METADATA
-# description: The route, or an empty object where there is none.
+# description: The route, or an empty object if the request addresses no route.
 default addressed := {}
 
 addressed := route

@@ -1,4 +1,4 @@
-# The product's settled decisions, one test each.
+# One test for each access decision that the product has defined.
 package keywicket_test
 
 import data.keywicket
@@ -16,9 +16,9 @@ outcome(request) := "allow" if {
 	decision := keywicket.decision with input as request
 }
 
-# --- the document
+# --- the keys of the decision
 
-test_decision_that_allows_is_whole if {
+test_allowing_decision_has_every_key if {
 	keywicket.decision == {
 		"allow": true,
 		"code": null,
@@ -28,7 +28,7 @@ test_decision_that_allows_is_whole if {
 	} with input as fixture.at(fixture.by(inbox, fixture.workspace_token(["inbox:read"])), fixture.granted)
 }
 
-test_decision_that_denies_is_whole if {
+test_denying_decision_has_every_key if {
 	keywicket.decision == {
 		"allow": false,
 		"code": "FORBIDDEN",
@@ -38,7 +38,7 @@ test_decision_that_denies_is_whole if {
 	} with input as fixture.at(fixture.by(inbox, fixture.workspace_token(["crm:read"])), fixture.granted)
 }
 
-test_decision_without_a_route_is_whole if {
+test_decision_without_a_route_has_every_key if {
 	keywicket.decision == {
 		"allow": false,
 		"code": "UNAUTHORIZED",
@@ -58,16 +58,16 @@ test_public_route_is_open_without_a_credential if {
 	outcome(fixture.anonymous("velocity", "POST /api/oauth/token")) == "allow"
 }
 
-test_public_route_is_open_beside_a_bad_credential if {
+test_public_route_is_open_with_an_invalid_credential if {
 	some denial in ["malformed", "unknown", "expired", "revoked"]
 	outcome(fixture.refused(fixture.anonymous("velocity", "GET /healthz"), denial)) == "allow"
 }
 
-test_public_route_is_open_whatever_workspace_is_asked_for if {
+test_public_route_ignores_the_workspace_header if {
 	outcome(fixture.at(fixture.anonymous("velaflows", "GET /healthz"), fixture.elsewhere)) == "allow"
 }
 
-test_public_is_true_and_nothing_else if {
+test_only_true_makes_a_route_public if {
 	every public in ["no", "yes", "true", "", null, 0, 1, {}, []] {
 		apis := {"zoo": {"routes": [{"method": "GET", "path": "/animals", "public": public, "scopes": ["a"]}]}}
 		request := fixture.anonymous("zoo", "GET /animals")
@@ -81,19 +81,19 @@ test_public_route_is_closed_to_other_methods if {
 
 # --- order: credential, workspace, route and scope
 
-test_credential_goes_before_workspace if {
+test_credential_is_checked_before_the_workspace if {
 	every denial in ["missing", "malformed", "unknown", "expired", "revoked"] {
 		request := fixture.at(fixture.refused(inbox, denial), fixture.elsewhere)
 		outcome(request) == concat(" ", ["UNAUTHORIZED", denial])
 	}
 }
 
-test_workspace_goes_before_scope if {
+test_workspace_is_checked_before_the_scope if {
 	request := fixture.by(inbox, fixture.workspace_token([]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 }
 
-test_workspace_goes_before_route if {
+test_workspace_is_checked_before_the_route if {
 	request := fixture.by(fixture.anonymous("velaflows", "GET /nothing"), fixture.workspace_token(["admin:all"]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 	outcome(fixture.at(request, fixture.nowhere)) == "WORKSPACE_ACCESS_DENIED workspace_required"
@@ -106,7 +106,7 @@ test_override_opens_every_route_of_its_workspace if {
 	outcome(fixture.at(request, fixture.granted)) == "allow"
 }
 
-test_override_never_crosses_a_workspace if {
+test_override_applies_only_in_its_workspace if {
 	token := fixture.by(inbox, fixture.workspace_token(["admin:all"]))
 	outcome(fixture.at(token, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 	key := fixture.by(issues, fixture.workspace_key(["workspace:admin"]))
@@ -122,7 +122,7 @@ test_override_opens_no_unlisted_route if {
 	outcome(fixture.at(person, fixture.member("owner"))) == "FORBIDDEN no_route"
 }
 
-test_override_of_one_api_is_nothing_in_another if {
+test_override_of_another_api_has_no_effect if {
 	request := fixture.by(issues, fixture.workspace_key(["admin:all"]))
 	outcome(fixture.at(request, fixture.own)) == "FORBIDDEN missing_scope"
 }
@@ -141,15 +141,15 @@ test_workspace_token_needs_the_scope_itself if {
 
 # --- workspace keys
 
-test_workspace_key_resolves_its_workspace_without_the_header if {
+test_workspace_key_needs_no_header if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["issues:read"])), fixture.own)) == "allow"
 }
 
-test_workspace_key_beside_a_header_that_agrees if {
+test_workspace_key_with_the_header_of_its_workspace if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["issues:read"])), fixture.granted)) == "allow"
 }
 
-test_workspace_key_beside_a_header_that_disagrees_or_is_malformed if {
+test_workspace_key_with_another_or_a_malformed_header if {
 	request := fixture.by(issues, fixture.workspace_key(["issues:read"]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 }
@@ -178,12 +178,12 @@ test_personal_key_without_the_header_on_an_unlisted_route if {
 	outcome(request) == "FORBIDDEN no_route"
 }
 
-test_personal_key_elsewhere_opens_not_even_user_level_routes if {
+test_personal_key_with_another_workspace_is_denied_on_user_level_routes if {
 	request := fixture.by(profile, fixture.personal_key(["admin"]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 }
 
-test_personal_key_does_what_both_its_scopes_and_the_role_allow if {
+test_personal_key_needs_the_scope_and_the_role if {
 	write := fixture.anonymous("velocity", "POST /api/issues")
 	both := fixture.by(write, fixture.personal_key(["issues:write"]))
 	outcome(fixture.at(both, fixture.member("member"))) == "allow"
@@ -192,7 +192,7 @@ test_personal_key_does_what_both_its_scopes_and_the_role_allow if {
 	outcome(fixture.at(reader, fixture.member("owner"))) == "FORBIDDEN missing_scope"
 }
 
-test_personal_key_with_admin_is_held_back_by_the_role_alone if {
+test_role_limits_a_personal_key_with_admin if {
 	settings := fixture.by(fixture.anonymous("velocity", "PATCH /api/workspace"), fixture.personal_key(["admin"]))
 	every role in ["owner", "admin"] {
 		outcome(fixture.at(settings, fixture.member(role))) == "allow"
@@ -202,7 +202,7 @@ test_personal_key_with_admin_is_held_back_by_the_role_alone if {
 	}
 }
 
-test_personal_key_with_the_workspace_override_is_held_back_by_the_role if {
+test_role_limits_a_personal_key_with_the_workspace_override if {
 	write := fixture.by(fixture.anonymous("velocity", "POST /api/issues"), fixture.personal_key(["workspace:admin"]))
 	outcome(fixture.at(write, fixture.member("member"))) == "allow"
 	outcome(fixture.at(write, fixture.member("guest"))) == "FORBIDDEN missing_scope"
@@ -226,9 +226,9 @@ test_user_override_opens_every_user_level_route if {
 	}
 }
 
-# --- the path that a route names is not the workspace that a request targets
+# --- a workspace in the path of a route is not the workspace of the request
 
-test_workspace_in_the_path_is_left_to_the_upstream if {
+test_workspace_in_the_path_is_not_checked if {
 	request := fixture.by(
 		fixture.anonymous("velocity", "PATCH /api/workspaces/somebody-elses"),
 		fixture.personal_key(["workspaces:update"]),
@@ -236,9 +236,9 @@ test_workspace_in_the_path_is_left_to_the_upstream if {
 	outcome(request) == "allow"
 }
 
-# --- other kinds
+# --- other kinds of credentials
 
-test_credentials_of_a_user_are_one_family if {
+test_all_kinds_of_user_credentials_follow_the_same_rules if {
 	every kind in ["oauth_token", "session"] {
 		request := fixture.by(issues, fixture.principal(kind, "velocity", "ada", ["issues:read"]))
 		outcome(fixture.at(request, fixture.member("guest"))) == "allow"
@@ -251,14 +251,14 @@ test_oauth_token_of_one_workspace_needs_no_header if {
 	outcome(fixture.at(request, object.union(fixture.own, {"role": "guest"}))) == "allow"
 }
 
-test_session_that_holds_admin_is_held_back_by_the_role if {
+test_role_limits_a_session_with_admin if {
 	write := fixture.anonymous("velocity", "POST /api/issues")
 	request := fixture.by(write, fixture.principal("session", "velocity", "ada", ["admin"]))
 	outcome(fixture.at(request, fixture.member("member"))) == "allow"
 	outcome(fixture.at(request, fixture.member("guest"))) == "FORBIDDEN missing_scope"
 }
 
-test_kind_that_nobody_knows_opens_nothing if {
+test_unknown_kind_opens_no_route if {
 	every line in ["GET /api/issues", "GET /api/user"] {
 		principal := fixture.principal("robot", "velocity", "ada", ["admin", "workspace:admin"])
 		request := fixture.by(fixture.anonymous("velocity", line), principal)

@@ -2,33 +2,35 @@ package keywicket
 
 # METADATA
 # description: |
-#   The row of the API's route table (apis/NAME/data.yaml) that the request addresses, with what the decision needs of
-#   the API; undefined when there is none. Where several rows match, a literal segment goes before a parameter, from the
-#   left. As an entrypoint it is compiled to a rule per row, which OPA's index finds by API, method and path: the time of
-#   a match does not grow with the table.
+#   The row of the API's route table (apis/NAME/data.yaml) that the request matches, with the API's overrides and roles.
+#   It is undefined if no row matches. If several rows match, compare them at the first segment from the left that is
+#   literal in one row and a parameter in another: the row with the literal segment has precedence. OPA compiles this
+#   entrypoint to one rule for each row. OPA's index finds the rule by API, method and path, so the time does not grow
+#   with the table.
 # entrypoint: true
 route := max(matches)[1]
 
 # METADATA
 # description: |
-#   Every row that matches, behind its shape: "/0/0" for "/issues/mine", "/0/*" for "/issues/{issue}". The greatest
-#   shape is the one that stays literal longest. Two rows with one method and shape are refused at load.
+#   The matching rows, as pairs of a shape and a row. In a shape, 0 is a literal segment, and * is a parameter: "/0/0" for
+#   "/issues/mine", "/0/*" for "/issues/{issue}". The row with precedence has the greatest shape. If two rows have the
+#   same method and shape, the policy is refused at load.
 matches contains [shape, row] if {
 	some name
 	some r in data.apis[name].routes
 	input.api == name
 	input.request.method == r.method
 
-	# A row's path is decoded as a request's is, so that both may be escaped in any way. Unlike a form, a path has no + for
-	# a space.
+	# A row's path is decoded in the same way as a request's path, so both can contain any escapes. In a path, unlike in a
+	# form, + does not mean a space.
 	pattern := urlquery.decode(replace(regex.replace(r.path, `\{[^/]*\}`, "*"), "+", "%2B"))
 	glob.match(pattern, ["/"], input.request.path)
 
-	# A glob's * matches the empty segment too, which a parameter must not.
+	# The * of a glob also matches an empty segment. A parameter must not match it.
 	contains(input.request.path, "//") == false
 	endswith(input.request.path, "/") == endswith(r.path, "/")
 
-	# A path without one clear meaning has no segments.
+	# An ambiguous path has no segments.
 	count(input.request.segments) > 0
 
 	shape := regex.replace(pattern, `[^/*]+`, "0")

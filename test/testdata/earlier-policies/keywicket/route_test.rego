@@ -1,4 +1,4 @@
-# How a request finds its row.
+# Tests for finding the row of a request.
 package keywicket_test
 
 import data.keywicket
@@ -28,11 +28,11 @@ test_route_by_literal_segments if matched("GET /animals") == "GET /animals"
 
 test_route_by_a_parameter if matched("GET /animals/7") == "GET /animals/{id}"
 
-test_literal_goes_before_a_parameter if {
+test_literal_has_precedence_over_a_parameter if {
 	matched("GET /animals/latest") == "GET /animals/latest"
 }
 
-test_literal_further_left_goes_first if {
+test_literal_further_left_has_precedence if {
 	matched("GET /animals/latest/parts") == "GET /animals/latest/{part}"
 }
 
@@ -64,18 +64,18 @@ test_path_is_exact if {
 	not matched("GET /animals;x=1")
 }
 
-test_row_is_compared_by_the_text_that_it_decodes_to if {
+test_path_of_a_row_is_decoded if {
 	matched("GET /animals/newest") == "GET /animals/%6Eewest"
 	matched("GET /c+ages/café") == "GET /c+a%67es/caf%C3%A9"
 	not matched("GET /c ages/café")
 }
 
-test_route_of_another_api_is_not_seen if {
+test_row_of_another_api_does_not_match if {
 	request := fixture.anonymous("velaflows", "GET /animals")
 	not keywicket.route with data.apis as zoo with input as request
 }
 
-test_path_without_a_clear_meaning_matches_nothing if {
+test_ambiguous_path_matches_no_row if {
 	request := object.union(
 		fixture.anonymous("zoo", "GET /animals/7"),
 		{"request": {"segments": []}},
@@ -83,7 +83,7 @@ test_path_without_a_clear_meaning_matches_nothing if {
 	not keywicket.route with data.apis as zoo with input as request
 }
 
-test_every_scope_of_a_route_is_needed if {
+test_route_requires_all_its_scopes if {
 	request := fixture.at(fixture.anonymous("zoo", "POST /animals"), fixture.own)
 	outcomes := {scopes: allow |
 		some scopes in [["a"], ["b"], ["a", "b"], ["b", "a", "c"]]

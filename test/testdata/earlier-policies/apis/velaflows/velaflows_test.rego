@@ -1,4 +1,5 @@
-# The VelaFlows table, by sample; that all of it is as the product has it, test/matrix_test.go checks.
+# Tests of some rows of the VelaFlows table. test/answers/routes_test.go compares the whole current table with the product's
+# table.
 package velaflows_test
 
 import data.apis.velaflows
@@ -19,14 +20,14 @@ test_every_scope_opens_a_route if {
 	}
 }
 
-test_lead_is_created_updated_and_deleted_by_scopes_of_their_own if {
+test_creating_updating_and_deleting_a_lead_need_different_scopes if {
 	allows("POST /api/v1/crm/leads", ["crm:create"])
 	allows("PATCH /api/v1/crm/leads/7", ["crm:update"])
 	allows("DELETE /api/v1/crm/leads/7", ["crm:delete"])
 	not allows("DELETE /api/v1/crm/leads/7", ["crm:create", "crm:update", "crm:read"])
 }
 
-test_knowledge_base_is_queried_with_ai_read if {
+test_querying_the_knowledge_base_needs_ai_read if {
 	allows("POST /api/v1/ai/query", ["ai:read"])
 	not allows("POST /api/v1/ai/training", ["ai:read"])
 }

@@ -1,4 +1,5 @@
-# The Velocity table, by sample; that all of it is as the product has it, test/matrix_test.go checks.
+# Tests of some rows of the Velocity table. test/answers/routes_test.go compares the whole current table with the product's
+# table.
 package velocity_test
 
 import data.apis.velocity
@@ -10,12 +11,12 @@ allows(line, principal, workspace) if {
 	keywicket.decision.allow with input as fixture.at(request, workspace)
 }
 
-test_catalogue_has_eight_workspace_scopes_and_seven_of_the_user if {
+test_catalogue_has_eight_workspace_scopes_and_seven_user_scopes if {
 	count(velocity.scopes.workspace) == 8
 	count(velocity.scopes.user) == 7
 }
 
-test_workspace_settings_are_changed_with_workspace_admin if {
+test_changing_workspace_settings_needs_workspace_admin if {
 	allows("PATCH /api/workspace", fixture.workspace_key(["workspace:admin"]), fixture.own)
 	not allows("PATCH /api/workspace", fixture.workspace_key(["workspace:read"]), fixture.own)
 }

@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -38,7 +37,7 @@ var (
 	reasonForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 )
 
-// extensibleCodes are the built-in codes that may have declared reasons, with their HTTP status.
+// extensibleCodes maps each built-in code for which an API may declare reasons to its HTTP status.
 var extensibleCodes = map[Code]int{CodeUnauthorized: 401, CodeForbidden: 403, CodeWorkspaceAccessDenied: 403}
 
 // Complete returns the denial with its defaults, and validates it as [API.Complete] does.
@@ -76,13 +75,13 @@ func completeDenials(denials []Denial) ([]Denial, error) {
 	denials = slices.Clone(denials)
 	for i, d := range denials {
 		d, err := d.Complete()
-		for _, before := range denials[:i] {
+		for _, previous := range denials[:i] {
 			switch {
-			case err != nil || before.Code != d.Code:
-			case before.Reason == d.Reason:
+			case err != nil || previous.Code != d.Code:
+			case previous.Reason == d.Reason:
 				err = fmt.Errorf("reason: %s is declared twice under the code %s", d.Reason, d.Code)
-			case before.Status != d.Status:
-				err = fmt.Errorf("status: %s has the status %d above; a code has only one status", d.Code, before.Status)
+			case previous.Status != d.Status:
+				err = fmt.Errorf("status: %s has the status %d above; a code has only one status", d.Code, previous.Status)
 			}
 		}
 		if err != nil {
@@ -102,8 +101,8 @@ func (a *API) denial(code Code, reason Reason) (Denial, bool) {
 	return a.Denials[i], true
 }
 
-// CanDeny reports whether a policy may deny the API's requests with this code and reason. The pair must be built in, or the API
-// must declare it. An empty code matches any code, and an empty reason matches any reason.
+// CanDeny reports whether a policy may deny the API's requests with this code and reason: the pair is built in, or the API declares
+// it. An empty code matches any code, and an empty reason matches any reason.
 func (a API) CanDeny(code Code, reason Reason) bool {
 	matches := func(c Code, r Reason) bool { return (code == "" || code == c) && (reason == "" || reason == r) }
 	for r, c := range codeOf {
@@ -112,41 +111,4 @@ func (a API) CanDeny(code Code, reason Reason) bool {
 		}
 	}
 	return slices.ContainsFunc(a.Denials, func(d Denial) bool { return matches(d.Code, d.Reason) })
-}
-
-var (
-	upstreamForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
-	headerForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`) // names that an error may quote
-)
-
-// reservedHeaders are headers that no policy may set or remove. They are credential headers, headers that describe the body or
-// belong to one connection, headers that the sidecar removes, and headers that Envoy writes.
-var (
-	reservedHeaders = append([]string{
-		"host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect",
-		"content-length", "content-type", "content-encoding", "forwarded", "via", "x-request-id", "x-method-override",
-	}, secretHeaders...)
-	reservedPrefixes = []string{"x-keywicket-", "x-envoy-", "x-forwarded-", "x-original-", "x-rewrite-", "x-http-", "proxy-"}
-)
-
-// checkUpstreamHeaders allows only letters, digits and dashes. Many servers read x_workspace_id as x-workspace-id, so these servers
-// could read a name with another character as a header that the policy must not set.
-func (a API) checkUpstreamHeaders() error {
-	for i, name := range a.UpstreamHeaders {
-		var err error
-		switch {
-		case !upstreamForm.MatchString(name):
-			err = errors.New("is not valid: write 1 to 64 characters of a-z, 0-9 and -, starting with a letter")
-		case name == a.Workspace.Header:
-			err = errors.New("is the API's workspace header, which the sidecar sets itself")
-		case slices.Contains(reservedHeaders, name), slices.ContainsFunc(reservedPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):
-			err = errors.New("is a header that no policy may set")
-		case slices.Contains(a.UpstreamHeaders[:i], name):
-			err = errors.New("is listed twice")
-		default:
-			continue
-		}
-		return fmt.Errorf("upstream_headers[%d]: %q %w", i, name, err)
-	}
-	return nil
 }

@@ -37,7 +37,7 @@ const (
 	equalTokens    = 100_000_000 // these tokens all have the same scopes
 )
 
-const rotation = 2000 // number of tokens that the checks rotate through
+const rotation = 2000 // number of tokens that the checks use in turn
 
 // The scopes in which the tokens differ: the workspace scopes except workspace:admin, and the user scopes. A workspace key can
 // contain user scopes, but they give it no access.
@@ -66,8 +66,9 @@ func smallSets(n int) []int {
 	return all[:n]
 }
 
-// world is a Postgres with tokens, the binaries, and the requests as Envoy sends them.
-type world struct {
+// setup is what all rows need: a Postgres with tokens, the keywicket binary, the client, and the requests as Envoy sends
+// them.
+type setup struct {
 	server      *postgres.Server
 	databaseURL string // URL for the sidecar's role
 	db          *sqlx.DB
@@ -80,9 +81,9 @@ type world struct {
 	cgroup *group // control group for new servers; nil: none
 }
 
-func newWorld(t testing.TB, binary string) *world {
+func newSetup(t testing.TB, binary string) *setup {
 	t.Helper()
-	w := &world{binary: binary}
+	w := &setup{binary: binary}
 	if w.binary == "" {
 		w.binary = build(t)
 	}
@@ -124,7 +125,7 @@ func withIDs(pattern string) string {
 }
 
 // fill migrates the database and stores the tokens.
-func (w *world) fill(t testing.TB, databaseURL string) {
+func (w *setup) fill(t testing.TB, databaseURL string) {
 	t.Helper()
 	db, home := migrated(t, databaseURL)
 	t.Cleanup(func() { _ = db.Close() })
@@ -194,9 +195,9 @@ type server struct {
 	operations string // address of keywicket's operations listener
 }
 
-// keywicket starts a sidecar with the defaults and the settings. Its log is written, read and discarded. A warm (cached) token
-// stays warm for the length of a row, so that no measurement includes a look-up.
-func (w *world) keywicket(t testing.TB, settings ...string) *server {
+// keywicket starts a sidecar with the defaults and the settings. The sidecar's log is read and discarded. A warm (cached)
+// token stays in the cache for the whole row, so that no measurement includes a look-up.
+func (w *setup) keywicket(t testing.TB, settings ...string) *server {
 	t.Helper()
 	free := freeAddresses(t, 2)
 	s := &server{name: "keywicket", address: free[0], operations: free[1]}
@@ -216,7 +217,7 @@ func (w *world) keywicket(t testing.TB, settings ...string) *server {
 
 // noop starts a server that decides nothing. The file named by `answer` contains the server's answer. If `answer` is empty, the
 // server allows every check.
-func (w *world) noop(t testing.TB, address, answer string) *server {
+func (w *setup) noop(t testing.TB, address, answer string) *server {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -261,8 +262,8 @@ func cleanEnviron() []string {
 	})
 }
 
-// cpu returns the CPU time of the process's threads so far. The kernel counts it in nanoseconds; stat has only ticks of 10
-// ms.
+// cpu returns the CPU time of the process's threads so far. It reads schedstat, which counts nanoseconds. The file stat
+// only counts ticks of 10 ms.
 func (s *server) cpu(t testing.TB) (used time.Duration) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.PID()))
@@ -299,7 +300,7 @@ func freeAddresses(t testing.TB, n int) (free []string) {
 }
 
 // warm runs the plan until all answers have the wanted status and come from the cache.
-func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want int) {
+func (w *setup) warm(ctx context.Context, t testing.TB, s *server, p plan, want int) {
 	t.Helper()
 	w.client.storePlan(t, p)
 	if err := w.tryToWarm(ctx, t, s, p, want); err != nil {
@@ -307,8 +308,9 @@ func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want 
 	}
 }
 
-// tryToWarm stops when another run adds nothing to the cache. On a busy machine, some answers may be too late.
-func (w *world) tryToWarm(ctx context.Context, t testing.TB, s *server, p plan, want int) error {
+// tryToWarm returns an error if several runs add almost nothing to the cache. One run is not enough, because on a busy
+// machine some answers may be too late.
+func (w *setup) tryToWarm(ctx context.Context, t testing.TB, s *server, p plan, want int) error {
 	t.Helper()
 	for mostHits, tries := 0, 0; ; tries++ {
 		if ctx.Err() != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// At most as many checks are evaluated concurrently as there are processors.
+// The number of concurrent evaluations is at most the number of processors.
 func TestEvaluationsAreLimited(t *testing.T) {
 	e, err := Load(t.Context(), Config{})
 	if err != nil {
@@ -38,7 +38,7 @@ func TestEvaluationsAreLimited(t *testing.T) {
 				t.Errorf("the evaluation did not wait for the semaphore: %v", err)
 			}
 			<-c.semaphore
-			for range 2 * cap(c.semaphore) { // each releases the semaphore
+			for range 2 * cap(c.semaphore) { // each evaluation releases the semaphore
 				e.memory.forget()
 				if _, err := e.Decide(t.Context(), c.in); err != nil {
 					t.Error(err)
