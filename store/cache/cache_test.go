@@ -109,8 +109,7 @@ func TestLookupsAreDistinguished(t *testing.T) {
 	}
 }
 
-// A client may send any workspace header. For a token that belongs to a workspace, a new value of the header must not cause a
-// query.
+// A client may send any workspace header. If the token belongs to a workspace, a new value of the header must not cause a query.
 func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
 	for name, answer := range map[string]func(context.Context, authz.Lookup) (cache.Answer, error){
 		"good": validToken, "unknown": unknownToken,
@@ -157,16 +156,16 @@ func TestUnknownTokensDoNotEvictValidOnes(t *testing.T) {
 	})
 }
 
-// A token that is revoked during concurrent look-ups is denied to callers that begin a look-up after the cache has read the
-// change. In model_test.go, a schedule orders the goroutines. Here, they run in any order.
-func TestRevokedUnderLoad(t *testing.T) {
+// A token is revoked during concurrent look-ups. A look-up that begins after the cache has read the change returns a denial.
+// Unlike in model_test.go, where a schedule orders the goroutines, they run in any order here.
+func TestRevocationDuringLookups(t *testing.T) {
 	const tokens = 1000
 	var revoked [tokens]atomic.Bool
 	c := newCache(t, cache.Config{}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 		if revoked[binary.BigEndian.Uint64(l.Digest[:])].Load() {
 			return unknownToken(ctx, l)
 		}
-		runtime.Gosched() // the revoke may come here
+		runtime.Gosched() // let the revocation happen here
 		return validToken(ctx, l)
 	}})
 	for n := range tokens {

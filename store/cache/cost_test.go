@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// The cost of an entry must be the memory that the entry uses. Otherwise max_bytes would not limit the memory.
+// The cost of an entry must be the memory that the entry uses, so that max_bytes limits the memory.
 func TestCost(t *testing.T) {
 	for name, answer := range map[string]func(n int, l authz.Lookup) cache.Answer{
 		"workspace token": workspaceToken, "personal key": personalKey, "attributes": withAttributes, "unknown": func(_ int, l authz.Lookup) cache.Answer {

@@ -31,11 +31,11 @@ var firstState = state{
 	slugs:  [2]string{"acme", "blue"},
 }
 
-// rows selects some of the rows of a state. The rows are tokens, roles and slugs.
+// rows is a set of rows of a state: tokens, then roles, then slugs.
 type rows [7]bool
 
-// differ returns the rows in which two states differ.
-func differ(a, b state) (r rows) {
+// changedRows returns the rows in which two states differ.
+func changedRows(a, b state) (r rows) {
 	for i := range a.tokens {
 		r[i] = a.tokens[i] != b.tokens[i]
 	}
@@ -46,7 +46,7 @@ func differ(a, b state) (r rows) {
 	return r
 }
 
-// put copies the rows from another state.
+// put copies the rows r from another state.
 func (s *state) put(r rows, from state) {
 	for i := range s.tokens {
 		if r[i] {
@@ -63,10 +63,10 @@ func (s *state) put(r rows, from state) {
 	}
 }
 
-// found returns the answer without its expiry, and the keys. The package lookup derives the same answer and keys from a row of
-// its query.
-func (s state) found(l authz.Lookup, names string) (authz.LookupResult, []cache.Key) {
-	n, keys := number(l.Digest, names), []cache.Key{cache.TokenKey(l.Digest)}
+// found returns the answer without its expiry, and the answer's keys. The package lookup derives the same answer and keys from a
+// row of its query.
+func (s state) found(l authz.Lookup, suffix string) (authz.LookupResult, []cache.Key) {
+	n, keys := tokenIndex(l.Digest, suffix), []cache.Key{cache.TokenKey(l.Digest)}
 	t := s.tokens[n]
 	switch {
 	case !t.exists:
@@ -78,16 +78,16 @@ func (s state) found(l authz.Lookup, names string) (authz.LookupResult, []cache.
 		ID: fmt.Sprintf("t%d", n), API: l.API, Scopes: []string{fmt.Sprintf("v%d", t.version)},
 	}}
 	if !t.personal {
-		f.Workspace = authz.Membership{ID: "w0" + names, Slug: s.slugs[0] + names}
+		f.Workspace = authz.Membership{ID: "w0" + suffix, Slug: s.slugs[0] + suffix}
 		return f, append(keys, cache.WorkspaceKey(f.Workspace.ID))
 	}
-	f.Principal.UserID = "u" + names
+	f.Principal.UserID = "u" + suffix
 	keys = append(keys, cache.UserKey(f.Principal.UserID))
 	if l.Workspace.Slug != "" {
 		keys = append(keys, cache.SlugKey(l.Workspace.Slug))
 	}
 	for i, role := range s.roles {
-		id, slug := fmt.Sprintf("w%d%s", i, names), s.slugs[i]+names
+		id, slug := fmt.Sprintf("w%d%s", i, suffix), s.slugs[i]+suffix
 		if role != "" && (l.Workspace.ID == id || l.Workspace.Slug == slug) {
 			f.Workspace = authz.Membership{ID: id, Slug: slug, Role: role}
 			keys = append(keys, cache.WorkspaceKey(id))
@@ -96,12 +96,12 @@ func (s state) found(l authz.Lookup, names string) (authz.LookupResult, []cache.
 	return f, keys
 }
 
-// answer returns the answer of a [cache.Source]. The expiry in the answer is a duration, so the model can use one clock for the
-// database and the cache.
-func (s state) answer(l authz.Lookup, names string, now time.Duration) cache.Answer {
+// answer returns the answer of a [cache.Source]. The answer's TTL is a duration, so the model can use one clock for the database
+// and the cache.
+func (s state) answer(l authz.Lookup, suffix string, now time.Duration) cache.Answer {
 	a := cache.Answer{}
-	a.Found, a.Keys = s.found(l, names)
-	n := number(l.Digest, names)
+	a.Found, a.Keys = s.found(l, suffix)
+	n := tokenIndex(l.Digest, suffix)
 	switch {
 	case a.Found.Denial != "" || s.tokens[n].expires == 0:
 	case now >= s.tokens[n].expires:
@@ -119,7 +119,7 @@ func (s state) expires(token int) time.Duration {
 	return math.MaxInt64
 }
 
-// modelLookup is a look-up in which the suffix of the names is missing, because each schedule has another suffix.
+// modelLookup is a look-up without the suffix of its names, because each schedule has another suffix.
 type modelLookup struct {
 	token int
 	ref   authz.WorkspaceRef
@@ -129,25 +129,25 @@ func (q modelLookup) String() string {
 	return fmt.Sprintf("token %d in %q", q.token, cmp.Or(q.ref.ID, q.ref.Slug))
 }
 
-// lookup returns the look-up with the suffix of one schedule.
-func (q modelLookup) lookup(names string) authz.Lookup {
-	l := authz.Lookup{Digest: digest(q.token, names), API: "api"}
+// lookup returns the look-up with a schedule's suffix.
+func (q modelLookup) lookup(suffix string) authz.Lookup {
+	l := authz.Lookup{Digest: digest(q.token, suffix), API: "api"}
 	if q.ref.ID != "" {
-		l.Workspace.ID = q.ref.ID + names
+		l.Workspace.ID = q.ref.ID + suffix
 	}
 	if q.ref.Slug != "" {
-		l.Workspace.Slug = q.ref.Slug + names
+		l.Workspace.Slug = q.ref.Slug + suffix
 	}
 	return l
 }
 
-func digest(token int, names string) authz.Digest {
-	return sha256.Sum256(fmt.Appendf(nil, "token %d of %s", token, names))
+func digest(token int, suffix string) authz.Digest {
+	return sha256.Sum256(fmt.Appendf(nil, "token %d of %s", token, suffix))
 }
 
-func number(d authz.Digest, names string) int {
+func tokenIndex(d authz.Digest, suffix string) int {
 	n := 0
-	for digest(n, names) != d {
+	for digest(n, suffix) != d {
 		n++
 	}
 	return n
@@ -162,29 +162,29 @@ var modelLookups = []modelLookup{
 	{token: 1},
 }
 
-// change is one SQL statement. do changes the state and returns the keys that the triggers write to the log. nil means that
-// everything may have changed.
+// change is one SQL statement. The function do changes the state, and returns the keys that the triggers write to the log. nil
+// means that everything may have changed.
 type change struct {
 	name string
 	do   func(s *state, c circumstances) []cache.Key
 }
 
 type circumstances struct {
-	names   string
+	suffix  string
 	now     time.Duration
 	version int // a new version, which no row has had before
 }
 
 var changes = []change{
-	toToken(0, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
-	toToken(1, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
-	toRole(0, "change", func(_, version string) string { return version }),
-	toToken(2, "create or delete", func(t *token, _ time.Duration) { t.exists = !t.exists }),
-	toRole(0, "end or begin", endOrBegin),
-	toToken(0, "limit", func(t *token, now time.Duration) { t.expires = now + bound/2 }),
-	toToken(1, "limit", func(t *token, now time.Duration) { t.expires = now + 2*bound }),
-	toRole(1, "end or begin", endOrBegin),
-	{"hand over the slug", handOverSlug},
+	changeToken(0, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
+	changeToken(1, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
+	changeRole(0, "change", func(_, version string) string { return version }),
+	changeToken(2, "create or delete", func(t *token, _ time.Duration) { t.exists = !t.exists }),
+	changeRole(0, "end or begin", toggleRole),
+	changeToken(0, "limit", func(t *token, now time.Duration) { t.expires = now + bound/2 }),
+	changeToken(1, "limit", func(t *token, now time.Duration) { t.expires = now + 2*bound }),
+	changeRole(1, "end or begin", toggleRole),
+	{"move the slug", moveSlug},
 	{"revoke or restore all tokens", func(s *state, c circumstances) []cache.Key {
 		for i := range s.tokens {
 			s.tokens[i].version = c.version
@@ -192,41 +192,41 @@ var changes = []change{
 		}
 		return nil
 	}},
-	{"change something else", func(_ *state, c circumstances) []cache.Key { return []cache.Key{cache.UserKey("another" + c.names)} }},
+	{"change something else", func(_ *state, c circumstances) []cache.Key { return []cache.Key{cache.UserKey("another" + c.suffix)} }},
 }
 
-func toToken(n int, verb string, do func(*token, time.Duration)) change {
+func changeToken(n int, verb string, do func(*token, time.Duration)) change {
 	return change{fmt.Sprintf("%s token %d", verb, n), func(s *state, c circumstances) []cache.Key {
 		s.tokens[n].version = c.version
 		do(&s.tokens[n], c.now)
-		return []cache.Key{cache.TokenKey(digest(n, c.names))}
+		return []cache.Key{cache.TokenKey(digest(n, c.suffix))}
 	}}
 }
 
-func toRole(workspace int, verb string, do func(role, version string) string) change {
+func changeRole(workspace int, verb string, do func(role, version string) string) change {
 	return change{fmt.Sprintf("%s the role in w%d", verb, workspace), func(s *state, c circumstances) []cache.Key {
 		s.roles[workspace] = do(s.roles[workspace], fmt.Sprintf("v%d", c.version))
-		return []cache.Key{cache.UserKey("u" + c.names)}
+		return []cache.Key{cache.UserKey("u" + c.suffix)}
 	}}
 }
 
-func endOrBegin(role, version string) string {
+func toggleRole(role, version string) string {
 	if role != "" {
 		return ""
 	}
 	return version
 }
 
-// handOverSlug moves the slug of one workspace to the other workspace, or moves it back.
-func handOverSlug(s *state, c circumstances) (keys []cache.Key) {
+// moveSlug moves the slug of one workspace to the other workspace, or moves it back.
+func moveSlug(s *state, c circumstances) (keys []cache.Key) {
 	before := s.slugs
 	s.slugs = [2]string{"old", "acme"}
 	if before == s.slugs {
 		s.slugs = firstState.slugs
 	}
 	for i := range s.slugs {
-		keys = append(keys, cache.WorkspaceKey(fmt.Sprintf("w%d%s", i, c.names)),
-			cache.SlugKey(before[i]+c.names), cache.SlugKey(s.slugs[i]+c.names))
+		keys = append(keys, cache.WorkspaceKey(fmt.Sprintf("w%d%s", i, c.suffix)),
+			cache.SlugKey(before[i]+c.suffix), cache.SlugKey(s.slugs[i]+c.suffix))
 	}
 	return keys
 }

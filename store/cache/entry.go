@@ -13,31 +13,31 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// entry is a cached answer with its look-up and the data that decides whether it is current. A sidecar may store more than
-// 100,000 entries. So each entry has only two small allocations: this struct and its text.
+// entry is a cached answer with its look-up, and with the data that decides whether the answer is current. A sidecar may store
+// more than 100,000 entries. So an entry has only two small allocations: this struct and its text.
 type entry struct {
-	digest   authz.Digest
-	began    int64 // the look-up's Session.StartedAt
-	shared   *shared
-	text     string        // the keys, then the fields of ownFields
-	keyCount uint32        // number of keys in text
-	unshared bool          // shared belongs to this entry only
-	ofUser   bool          // the answer is a valid credential of a user
-	since    uint64        // number of the last change before the load
-	loaded   time.Duration // time just before the query began
-	expires  time.Duration // time at which the credential expires
+	digest       authz.Digest
+	sessionStart int64 // the look-up's Session.StartedAt
+	shared       *shared
+	text         string        // the keys, then the fields of ownFields
+	keyCount     uint32        // number of keys in text
+	unshared     bool          // no other entry uses shared
+	ofUser       bool          // the answer is a valid credential of a user
+	generation   uint64        // number of the last change before the load
+	loaded       time.Duration // time just before the query
+	expires      time.Duration // time at which the credential expires
 }
 
 const never = time.Duration(math.MaxInt64)
 
-func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Duration) *entry {
-	e := &entry{digest: l.Digest, began: l.Session.StartedAt, since: since, loaded: loaded, expires: never}
+func (c *Cache) newEntry(l authz.Lookup, a Answer, generation uint64, loaded time.Duration) *entry {
+	e := &entry{digest: l.Digest, sessionStart: l.Session.StartedAt, generation: generation, loaded: loaded, expires: never}
 	if a.Expires {
-		// Add TTL to the time before the query. The database reads its clock later, so expires is never too late.
+		// The database computes TTL after the time loaded. So loaded plus TTL is never later than the true expiry.
 		e.expires = loaded + a.TTL
 	}
 	e.ofUser = a.Found.Denial == "" && a.Found.Principal.UserID != ""
-	// Denials, and credentials that belong to a workspace, do not depend on the requested workspace.
+	// Denials, and answers about credentials of a workspace, do not depend on the requested workspace.
 	if !e.ofUser {
 		l.Workspace = authz.WorkspaceRef{}
 	}
@@ -57,8 +57,8 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Dur
 	return e
 }
 
-// ownFields returns the fields that differ between entries. An entry stores these fields in its text. The fields of the look-up
-// come first.
+// ownFields returns the fields that most entries do not have in common. An entry stores these fields in its text. The lookupFields
+// fields of the look-up come first.
 func ownFields(l *authz.Lookup, f *authz.LookupResult) [lookupFields + 9]*string {
 	p, w := &f.Principal, &f.Workspace
 	return [...]*string{
@@ -77,7 +77,7 @@ func nextField(text *string) string {
 		b := (*text)[i]
 		size |= uint(b&0x7f) << shift
 		if b < 0x80 {
-			field := (*text)[i+1 : i+1+int(size)] //nolint:gosec // size was the length of a string
+			field := (*text)[i+1 : i+1+int(size)] //nolint:gosec // size is the length of a string
 			*text = (*text)[i+1+len(field):]
 			return field
 		}
@@ -93,12 +93,12 @@ const keySize = int(unsafe.Sizeof(Key(0)))
 
 // outdated reports whether something that the answer depends on has changed since its load.
 func (e *entry) outdated(g *generations) bool {
-	if g.epoch.Load() > e.since {
+	if g.epoch.Load() > e.generation {
 		return true
 	}
 	for i := range int(e.keyCount) {
 		k := e.text[keySize*i : keySize*(i+1)]
-		if g.shard(Key(k[0])<<24|Key(k[1])<<16|Key(k[2])<<8|Key(k[3])).Load() > e.since {
+		if g.shard(Key(k[0])<<24|Key(k[1])<<16|Key(k[2])<<8|Key(k[3])).Load() > e.generation {
 			return true
 		}
 	}
@@ -107,7 +107,7 @@ func (e *entry) outdated(g *generations) bool {
 
 // answers reports whether the entry is for the look-up.
 func (e *entry) answers(l authz.Lookup) bool {
-	if e.digest != l.Digest || e.began != l.Session.StartedAt || e.shared.lookup.Kind != l.Kind || e.shared.lookup.API != l.API {
+	if e.digest != l.Digest || e.sessionStart != l.Session.StartedAt || e.shared.lookup.Kind != l.Kind || e.shared.lookup.API != l.API {
 		return false
 	}
 	text := e.fields()
@@ -126,16 +126,16 @@ func (e *entry) lookup() authz.Lookup {
 	for _, field := range fields[:lookupFields] {
 		*field = nextField(&text)
 	}
-	l.Digest, l.Session.StartedAt = e.digest, e.began
+	l.Digest, l.Session.StartedAt = e.digest, e.sessionStart
 	return l
 }
 
 // denied reports whether the loaded answer is a denial. A credential that has expired since the load does not count as denied.
 func (e *entry) denied() bool { return e.shared.found.Denial != "" }
 
-// answer returns the entry's answer at the time now. The strings in the answer are parts of the entry's text, which can be large
-// because of attributes. Clone a string before you keep it for long.
-func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.LookupResult {
+// answer returns the entry's answer at the time now. The strings in the answer are parts of the entry's text, and keep the whole
+// text in memory. The text can be large because of attributes, so clone a string before you store it.
+func (e *entry) answer(now time.Duration, result authz.CacheResult) authz.LookupResult {
 	f := authz.LookupResult{Denial: authz.ReasonExpired}
 	if e.denied() || now < e.expires {
 		f = e.shared.found
@@ -145,15 +145,15 @@ func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.LookupRe
 			*field = nextField(&text)
 		}
 	}
-	f.Cache = from
+	f.Cache = result
 	return f
 }
 
-// overhead is the memory in bytes that ristretto's two maps use for an entry, in addition to the entry's own memory. TestCost
-// measures 110 to 190 bytes, depending on how full the maps are.
+// overhead is the memory in bytes that ristretto's two maps use for an entry. TestCost measures 110 to 190 bytes, depending on how
+// full the maps are.
 const overhead = 190
 
-// cost returns the entry's memory in bytes.
+// cost returns the memory in bytes that the entry uses.
 func (e *entry) cost() int64 {
 	n := int(unsafe.Sizeof(*e)) + overhead + rounded(len(e.text))
 	if e.unshared {
@@ -162,7 +162,7 @@ func (e *entry) cost() int64 {
 	return int64(n)
 }
 
-// release is called when a partition has dropped the entry.
+// release must be called when a partition no longer stores the entry.
 func (e *entry) release() {
 	if !e.unshared {
 		e.shared.refs.Add(-1)
@@ -177,7 +177,7 @@ func rounded(size int) int { return size + size/8 + 8 }
 type shared struct {
 	lookup authz.Lookup
 	found  authz.LookupResult
-	refs   atomic.Int32 // number of entries that use this shared; not counted if the entry is unshared
+	refs   atomic.Int32 // number of entries that use this shared, if it is in a slot of sharing
 }
 
 func (s *shared) size() int {
@@ -189,16 +189,16 @@ func (s *shared) size() int {
 	return n
 }
 
-// sharing stores one shared for all entries with equal fields. No entry's cost includes the memory of a stored shared, so sharing
-// has only 1,024 slots, of at most 2 KiB each. While an entry uses the shared in a slot, the slot keeps this shared. An entry
-// with other fields that hashes to the same slot is unshared.
+// sharing stores one shared for all entries whose other fields are equal. No entry's cost includes the memory of these stored
+// values, so sharing has only 1,024 slots, of at most 2 KiB each. While an entry uses the value in a slot, the slot keeps it. If
+// an entry with other fields hashes to the same slot, this entry is unshared.
 type sharing struct {
 	seed  maphash.Seed
 	mu    sync.Mutex
 	slots [1024]*shared
 }
 
-// intern returns the shared for the fields. If unshared is true, the shared belongs to the new entry only.
+// intern returns the shared for the fields. If unshared is true, only the new entry uses it.
 func (h *sharing) intern(l authz.Lookup, f authz.LookupResult) (s *shared, unshared bool) {
 	const maxSize = 2 << 10
 	var hash maphash.Hash

@@ -19,18 +19,18 @@ type record struct {
 	Found  authz.LookupResult
 }
 
-// leaves calls f with each value inside v that is not a struct.
-func leaves(v reflect.Value, name string, f func(name string, leaf reflect.Value)) {
+// eachLeaf calls f for each value inside v that is not a struct.
+func eachLeaf(v reflect.Value, name string, f func(name string, leaf reflect.Value)) {
 	if v.Kind() == reflect.Struct {
 		for i := range v.NumField() {
-			leaves(v.Field(i), name+"."+v.Type().Field(i).Name, f)
+			eachLeaf(v.Field(i), name+"."+v.Type().Field(i).Name, f)
 		}
 		return
 	}
 	f(name, v)
 }
 
-// fill sets a value that no other leaf has.
+// fill sets a leaf to a value that no other leaf has.
 func fill(t *testing.T, name string, leaf reflect.Value) {
 	switch leaf.Interface().(type) {
 	case authz.Digest:
@@ -42,7 +42,7 @@ func fill(t *testing.T, name string, leaf reflect.Value) {
 	}
 	switch leaf.Kind() {
 	case reflect.String:
-		leaf.SetString(name + strings.Repeat("x", len(name)*13)) // some of these lengths need two bytes in the text of an entry
+		leaf.SetString(name + strings.Repeat("x", len(name)*13)) // in an entry's text, some of these lengths need two bytes
 	case reflect.Bool:
 		leaf.SetBool(true)
 	case reflect.Int64:
@@ -57,7 +57,7 @@ func fill(t *testing.T, name string, leaf reflect.Value) {
 func TestEntryKeepsEveryField(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	var full record
-	leaves(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) { fill(t, name, leaf) })
+	eachLeaf(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) { fill(t, name, leaf) })
 	full.Found.Denial = "" // only a good answer has a user
 	entryOf := func(w record) *entry {
 		keys := []Key{1, 1 << 31, 77}
@@ -79,7 +79,7 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	if again := entryOf(full); again.shared != first.shared || again.unshared {
 		t.Error("two entries with equal fields do not share them")
 	}
-	leaves(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) {
+	eachLeaf(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) {
 		if name == ".Found.Denial" {
 			return
 		}
@@ -106,26 +106,25 @@ func TestEntryIsOutdated(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	keys := []Key{0x01020304, 0xfffefdfc, 7, 0x80000000}
 	for i, k := range keys {
-		e := c.newEntry(authz.Lookup{}, Answer{Keys: keys}, c.generations.now(), 0)
-		c.generations.changed([]Key{5, k + 1})
+		e := c.newEntry(authz.Lookup{}, Answer{Keys: keys}, c.generations.lastNumber(), 0)
+		c.generations.recordChange([]Key{5, k + 1})
 		if e.outdated(&c.generations) {
 			t.Errorf("key %d: the entry is outdated by changes of other keys", i)
 		}
-		c.generations.changed([]Key{k})
+		c.generations.recordChange([]Key{k})
 		if !e.outdated(&c.generations) {
 			t.Errorf("key %d: the entry is not outdated by a change of the key", i)
 		}
 	}
-	e := c.newEntry(authz.Lookup{}, Answer{}, c.generations.now(), 0)
-	c.generations.changedAll()
+	e := c.newEntry(authz.Lookup{}, Answer{}, c.generations.lastNumber(), 0)
+	c.generations.recordChangeOfAll()
 	if !e.outdated(&c.generations) {
 		t.Error("the entry is not outdated by a change of everything")
 	}
 }
 
-// Entries do not share their scopes if the scopes differ only in their order, or only in where one scope ends and the next
-// begins.
-func TestSharingTellsScopesApart(t *testing.T) {
+// Entries do not share scopes that differ only in their order, or only in the limits between the scopes.
+func TestSharingDistinguishesScopes(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	sets := [][]string{nil, {}, {""}, {"a b"}, {"a", "b"}, {"a", "b", ""}, {"b", "a"}}
 	for range 2 {
@@ -147,8 +146,8 @@ func liveHeap() int64 {
 	return int64(m.HeapAlloc) //nolint:gosec // far less
 }
 
-// MaxBytes limits the memory, however often answers are loaded. The limit also holds if no two answers have equal fields, or if
-// only a few answers have the same fields.
+// MaxBytes limits the memory, no matter how often answers are loaded. It does so even if no two answers have equal fields, or if
+// only a few answers have.
 func TestMaxBytesIsALimit(t *testing.T) {
 	const bytes = 4 << 20
 	for name, groups := range map[string]int{"nothing in common": 1 << 30, "pairs": 6000} {
@@ -181,8 +180,8 @@ func TestMaxBytesIsALimit(t *testing.T) {
 	}
 }
 
-// When no entry uses a slot of sharing any more, the slot becomes free for other entries.
-func TestSharingEnds(t *testing.T) {
+// A slot of sharing that no entry uses any more is free for other entries.
+func TestUnusedSlotIsReused(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	entryWithScope := func(scope string) *entry {
 		return c.newEntry(authz.Lookup{}, Answer{Found: authz.LookupResult{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
@@ -212,7 +211,7 @@ func TestSharingEnds(t *testing.T) {
 }
 
 // If the same answer is stored several times in a row, no entry counts as dropped.
-func TestDroppedCountsRejectedEntries(t *testing.T) {
+func TestRepeatedAnswersDoNotCountAsDropped(t *testing.T) {
 	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 // Collide gives all look-ups the same hash.
 func (c *Cache) Collide() { c.hash = func(authz.Lookup) uint64 { return 0 } }
 
-// NewPoll returns a poll. The tests' own implementations of the cache need it.
+// NewPoll returns a poll, for the simple cache of these tests.
 func NewPoll(since string, number uint64, sent time.Duration) Poll {
 	return Poll{Since: since, number: number, sent: sent}
 }

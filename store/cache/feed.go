@@ -7,11 +7,11 @@ import (
 // Cause is the reason why all cached answers were discarded.
 type Cause string
 
-// An epoch starts when all cached answers are discarded. These are the possible causes.
+// An epoch starts when all cached answers are discarded. The possible causes:
 const (
 	CauseStart  Cause = "start"  // the first reading of the change log
-	CauseNotice Cause = "notice" // so many rows have changed that the log does not list their keys
-	CauseWorld  Cause = "world"  // the server or the tables are different, or the triggers were disabled for a while
+	CauseNotice Cause = "notice" // anything may have changed: very many rows, or a row of the log has a text that this version does not know
+	CauseWorld  Cause = "world"  // there is another server, or changes of the tables or triggers may have hidden changes of rows
 	CauseGap    Cause = "gap"    // the cleaning of the log deleted rows that had not been read
 )
 
@@ -28,19 +28,18 @@ type Poll struct {
 type Reply struct {
 	// Snapshot is the snapshot of the reading. The reply contains every change that is visible in this snapshot.
 	Snapshot string
-	// Mark counts the marks that the cleaning of the log has set. A mark is a snapshot. Each cleaning deletes the rows that are
-	// visible in the mark of the previous cleaning, and sets a new mark. So unread rows were deleted only if at least two marks
-	// were set since the previous reading.
+	// Mark is the number of cleanings of the log so far. A cleaning deletes only the rows that were visible at the previous
+	// cleaning. So unread rows can be gone only if there were at least two cleanings since the previous reading.
 	Mark int64
-	// World identifies the state of the server, the tables and the triggers. If World is the same as in the previous reading, the
-	// log contains every change. An empty World means that changes may be missing from the log.
+	// World is a fingerprint of the server, the tables and the triggers. If World is the same as in the previous reading, the log
+	// contains every change. An empty World means that changes may be missing from the log.
 	World string
-	// Verified is the time between the check of World and the reply.
+	// Verified is the age of World: the time from the verification of the tables and triggers to the reading.
 	Verified time.Duration
 	// Changes has an element for each row of the log that is visible in Snapshot but was not visible in Since. The element
 	// contains the row's keys.
 	Changes [][]Key
-	// All reports that anything may have changed.
+	// All means that anything may have changed.
 	All bool
 }
 
@@ -76,7 +75,7 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 		c.startEpoch(CauseNotice)
 	}
 	for _, keys := range r.Changes {
-		c.generations.changed(keys)
+		c.generations.recordChange(keys)
 	}
 	n := len(r.Changes)
 	if r.All {
@@ -93,24 +92,26 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	}
 }
 
-// ApplyHint applies a change notification, which can arrive before the log is read. A call is safe at any time and with any keys,
-// because it only makes cached answers outdated. No keys means that anything may have changed.
+// ApplyHint applies a change notification, which can arrive before the log is read. It only makes cached answers outdated, so a
+// call is safe at any time and with any keys. No keys means that anything may have changed.
 func (c *Cache) ApplyHint(keys []Key) {
 	if len(keys) == 0 {
-		c.generations.changedAll()
+		c.generations.recordChangeOfAll()
 	} else {
-		c.generations.changed(keys)
+		c.generations.recordChange(keys)
 	}
 	c.hints.Add(1)
 }
 
 // startEpoch discards all cached answers.
 func (c *Cache) startEpoch(cause Cause) {
-	c.generations.changedAll()
+	c.generations.recordChangeOfAll()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epochs[cause]++
 }
 
 // LeaseState reports whether the lease was ever extended, and whether it is valid now.
-func (c *Cache) LeaseState() (ever, now bool) { return c.lease.ever.Load(), c.lease.valid(c.now()) }
+func (c *Cache) LeaseState() (ever, now bool) {
+	return c.lease.everExtended.Load(), c.lease.valid(c.now())
+}

@@ -10,23 +10,23 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// server models Postgres: rows, transactions that write to rows, and the change log (migration 00011). The elements of its slices
-// never change, so a copy of the struct is a backup of the server.
+// server is a model of Postgres: rows, transactions that write to rows, and the change log (migration 00011). The elements of its
+// slices never change, so a copy of the struct is a backup of the server.
 type server struct {
 	instance    string    // identifies the server and its start
 	schema      string    // identifies the tables and triggers
 	triggersOff bool      // the triggers are disabled
-	verified    *verified // last check of the schema; nil if there was none since the server started
+	verified    *verified // last verification of the schema; nil if there was none since the server started
 
 	state state // committed rows of the tables
 	next  int   // next transaction id (xid)
 	ended int   // the greatest xid of a transaction that has ended
 	open  []*transaction
 
-	log      []logRow // committed rows of the change log
-	sequence int      // sequence number of the row that was written last, committed or not
-	number   int64    // number of marks so far (see mark)
-	mark     snapshot // the next cleaning deletes the rows that are visible in this snapshot
+	log       []logRow // committed rows of the change log
+	sequence  int      // sequence number of the row that was written last, committed or not
+	markCount int64    // number of marks so far (see mark)
+	mark      snapshot // the next cleaning deletes the rows that are visible in this snapshot
 }
 
 type logRow struct {
@@ -36,28 +36,28 @@ type logRow struct {
 	at       time.Duration // time at which the row was written
 }
 
-// transaction is a transaction that has an xid, because it has written to rows.
+// transaction is a transaction that has written to rows, so it has an xid.
 type transaction struct {
 	xid      int
-	written  rows // locked: no other transaction can write to them
+	written  rows // these rows are locked: no other transaction can write to them
 	state    state
 	log      []logRow
 	cleaning *snapshot // the mark that this cleaning sets; nil for other transactions
 }
 
-// mostRows is the maximum number of log rows in one reading. The package feed uses 1000.
-const mostRows = 4
+// maxRows is the maximum number of log rows in one reading. In the package feed, the maximum is 1000.
+const maxRows = 4
 
-// verified is the result of a check of the schema.
+// verified is the result of a verification of the schema.
 type verified struct {
 	schema      string
 	triggersOff bool
 	at          time.Duration
-	state       int // index of the state at the time of the check
+	state       int // index of the state at the time of the verification
 }
 
 func newServer() server {
-	return server{instance: "0", schema: "0", state: firstState, next: 10, ended: 9, number: 1, mark: snapshot{xmin: 10, xmax: 10}}
+	return server{instance: "0", schema: "0", state: firstState, next: 10, ended: 9, markCount: 1, mark: snapshot{xmin: 10, xmax: 10}}
 }
 
 // snapshot defines which transactions are visible to a statement.
@@ -66,8 +66,8 @@ type snapshot struct {
 	xip        []int
 }
 
-// snapshot returns the present snapshot. As in Postgres, its xmax is the xid after the last transaction that has ended. Open
-// transactions with later xids are not in xip.
+// snapshot returns the present snapshot. As in Postgres, its xmax is one more than the greatest xid of a transaction that has
+// ended. Open transactions with later xids are not in xip.
 func (s *server) snapshot() snapshot {
 	now := snapshot{xmin: s.ended + 1, xmax: s.ended + 1}
 	for _, t := range s.open {
@@ -107,8 +107,8 @@ func parseSnapshot(text string) (s snapshot) {
 	return s
 }
 
-// changes returns the rows that pollQuery of the package feed finds. These are the rows of transactions that began after the
-// snapshot, and of transactions that were open in the snapshot.
+// changes returns the rows that pollQuery and pollOpenQuery of the package feed find. These are the rows of transactions that
+// began after the snapshot, and of transactions that were open in the snapshot.
 func (s *server) changes(since snapshot) (found []logRow) {
 	now := s.snapshot()
 	for _, r := range s.log {
@@ -117,10 +117,10 @@ func (s *server) changes(since snapshot) (found []logRow) {
 		}
 	}
 	slices.SortStableFunc(found, func(a, b logRow) int { return a.xid - b.xid })
-	found = found[:min(len(found), 1+mostRows)]
+	found = found[:min(len(found), 1+maxRows)]
 	open := 0
 	for _, r := range s.log {
-		if slices.Contains(since.xip, r.xid) && open < 1+mostRows {
+		if slices.Contains(since.xip, r.xid) && open < 1+maxRows {
 			found = append(found, r)
 			open++
 		}
@@ -128,8 +128,8 @@ func (s *server) changes(since snapshot) (found []logRow) {
 	return found
 }
 
-// write makes a change in transaction t, or in a new transaction if t is nil. If another open transaction has written to the same
-// rows, write does nothing, because in Postgres the statement would wait.
+// write makes a change in the transaction t, or in a new transaction if t is nil. If another open transaction has written to the
+// same rows, write does nothing, because in Postgres the statement would wait.
 func (s *server) write(t *transaction, c change, now circumstances) *transaction {
 	before := s.state
 	if t != nil {
@@ -137,7 +137,7 @@ func (s *server) write(t *transaction, c change, now circumstances) *transaction
 	}
 	after := before
 	keys := c.do(&after, now)
-	written := differ(before, after)
+	written := changedRows(before, after)
 	for _, other := range s.open {
 		for i := range written {
 			if other != t && written[i] && other.written[i] {
@@ -195,9 +195,9 @@ func (s *server) commit(t *transaction, outdated func(*server, logRow) bool) {
 	s.log = append(slices.Clip(s.log), t.log...)
 	if t.cleaning != nil {
 		s.log = slices.DeleteFunc(slices.Clone(s.log), func(r logRow) bool { return outdated(s, r) })
-		s.number, s.mark = s.number+1, *t.cleaning
+		s.markCount, s.mark = s.markCount+1, *t.cleaning
 	}
 }
 
-// marked reports whether a row of the log is visible in the last mark.
-func (s *server) marked(r logRow) bool { return s.mark.sees(r.xid) }
+// visibleInMark reports whether a row of the log is visible in the last mark.
+func (s *server) visibleInMark(r logRow) bool { return s.mark.sees(r.xid) }

@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// reading is a poll and its result.
+// reading is a poll with its result.
 type reading struct {
 	poll     cache.Poll
 	done     bool // the database has executed the poll
@@ -16,38 +16,38 @@ type reading struct {
 	reply    cache.Reply
 }
 
-// verify checks the schema, as this sidecar or another one does.
-func (w *world) verify() {
-	w.server.verified = &verified{w.server.schema, w.server.triggersOff, w.now(), len(w.commits)}
+// verify verifies the schema, as this sidecar or another one does.
+func (m *model) verify() {
+	m.server.verified = &verified{m.server.schema, m.server.triggersOff, m.now(), len(m.commits)}
 }
 
-// executeNow executes a reading. Like the package feed, it checks the schema if the last check is missing or too old.
-func (w *world) executeNow(r *reading) {
-	if w.server.verified == nil {
-		w.verify()
+// executeNow executes a reading. Like the package feed, it verifies the schema if the last verification is missing or too old.
+func (m *model) executeNow(r *reading) {
+	if m.server.verified == nil {
+		m.verify()
 	}
-	w.receive(r, false)
-	if w.now()-w.server.verified.at >= bound/5 {
-		w.verify()
+	m.receive(r, false)
+	if m.now()-m.server.verified.at >= bound/5 {
+		m.verify()
 	}
 }
 
 // read executes a reading on the database.
-func (w *world) read(r *reading) {
+func (m *model) read(r *reading) {
 	if r == nil || r.done {
 		return
 	}
 	var found []logRow
-	snapshot := w.server.snapshot().String()
-	if c, ok := w.cache.(customLog); ok {
-		found, snapshot = c.changes(&w.server, r.poll.Since)
+	snapshot := m.server.snapshot().String()
+	if c, ok := m.cache.(customLog); ok {
+		found, snapshot = c.changes(&m.server, r.poll.Since)
 	} else {
-		found = w.server.changes(parseSnapshot(cmp.Or(r.poll.Since, "1:1:")))
+		found = m.server.changes(parseSnapshot(cmp.Or(r.poll.Since, "1:1:")))
 	}
-	r.done, r.state, r.verified = true, len(w.commits), w.server.verified
-	r.reply = cache.Reply{Snapshot: snapshot, Mark: w.server.number, All: len(found) > mostRows}
+	r.done, r.state, r.verified = true, len(m.commits), m.server.verified
+	r.reply = cache.Reply{Snapshot: snapshot, Mark: m.server.markCount, All: len(found) > maxRows}
 	if v := r.verified; v != nil && !v.triggersOff {
-		r.reply.World, r.reply.Verified = w.server.instance+" "+v.schema, w.now()-v.at
+		r.reply.World, r.reply.Verified = m.server.instance+" "+v.schema, m.now()-v.at
 	}
 	for _, row := range found {
 		if row.keys == nil {
@@ -58,35 +58,35 @@ func (w *world) read(r *reading) {
 	}
 }
 
-// drop drops a reading: its reply never arrives.
-func (w *world) drop(r *reading) {
-	w.readings = slices.DeleteFunc(w.readings, func(other *reading) bool { return other == r })
+// drop removes a reading, so its reply never arrives.
+func (m *model) drop(r *reading) {
+	m.readings = slices.DeleteFunc(m.readings, func(other *reading) bool { return other == r })
 }
 
-// receive delivers the reply. demoted means that the sidecar's own row in the list of sidecars is too old, so the reply does not
-// extend the lease.
-func (w *world) receive(r *reading, demoted bool) {
+// receive delivers the reply. The parameter demoted means that other processes may consider the sidecar stopped, so the reply does
+// not extend the lease.
+func (m *model) receive(r *reading, demoted bool) {
 	if r == nil {
 		return
 	}
-	w.read(r)
-	w.drop(r)
+	m.read(r)
+	m.drop(r)
 	if r.verified == nil {
-		return // the package feed checks the schema first
+		return // in this case, the package feed verifies the schema first
 	}
-	if c, ok := w.cache.(customLog); ok {
-		c.beforeApply(&w.server, &r.reply)
+	if c, ok := m.cache.(customLog); ok {
+		c.beforeApply(&m.server, &r.reply)
 	}
-	w.cache.Apply(r.poll, r.reply, !demoted)
-	if r != w.latest {
+	m.cache.Apply(r.poll, r.reply, !demoted)
+	if r != m.latest {
 		return
 	}
-	w.latest = nil
-	known := r.state
-	for _, n := range w.unlogged {
+	m.latest = nil
+	readState := r.state
+	for _, n := range m.unlogged {
 		if r.verified.state < n {
-			known = min(known, n-1)
+			readState = min(readState, n-1)
 		}
 	}
-	w.known = max(w.known, known)
+	m.readState = max(m.readState, readState)
 }

@@ -12,19 +12,19 @@ import (
 )
 
 type request struct {
-	lookup   modelLookup
-	step     int
-	at       time.Duration
-	known    int // index of the last state whose changes the cache had read when the look-up began
-	late     int // index of the last state that began more than the staleness bound before the look-up
-	cancel   context.CancelFunc
-	canceled bool
-	done     chan struct{}
-	found    authz.LookupResult
-	err      error
+	lookup       modelLookup
+	step         int
+	at           time.Duration
+	readState    int // index of the last state whose changes the cache had read when the look-up began, for I1
+	overdueState int // index of the last state that began more than the staleness bound before the look-up, for I2
+	cancel       context.CancelFunc
+	canceled     bool
+	done         chan struct{}
+	found        authz.LookupResult
+	err          error
 }
 
-// load is one call of Load. It waits until the schedule lets it continue.
+// load is one call of Load, which waits until the schedule lets it continue.
 type load struct {
 	request *request
 	lookup  authz.Lookup
@@ -42,42 +42,42 @@ func (e databaseError) Error() string { return fmt.Sprintf("the database failed 
 // requestOf is the key of the request in a load's context.
 type requestOf struct{}
 
-// startLookup starts a request. If answerNow is true, its loads return immediately.
-func (w *world) startLookup(q modelLookup, answerNow bool) {
-	r := &request{lookup: q, step: w.steps, at: w.now(), known: w.known, done: make(chan struct{})}
-	for i, at := range w.commits {
+// startLookup starts a request. If answerNow is true, the request's loads return immediately.
+func (m *model) startLookup(q modelLookup, answerNow bool) {
+	r := &request{lookup: q, step: m.steps, at: m.now(), readState: m.readState, done: make(chan struct{})}
+	for i, at := range m.commits {
 		if r.at > at+bound {
-			r.late = i + 1
+			r.overdueState = i + 1
 		}
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), requestOf{}, r))
 	r.cancel = cancel
-	w.requests = append(w.requests, r)
+	m.requests = append(m.requests, r)
 	go func() {
 		defer close(r.done)
 		defer cancel()
-		r.found, r.err = w.cache.Lookup(ctx, q.lookup(w.names))
+		r.found, r.err = m.cache.Lookup(ctx, q.lookup(m.suffix))
 	}()
 	for synctest.Wait(); answerNow; synctest.Wait() {
-		i := slices.IndexFunc(w.loads, func(l *load) bool { return l.request == r })
+		i := slices.IndexFunc(m.loads, func(l *load) bool { return l.request == r })
 		if i < 0 {
 			return
 		}
-		w.answer(w.loads[i], nil)
+		m.answer(m.loads[i], nil)
 	}
 }
 
 // Load implements [cache.Source]. It waits until the schedule executes its SELECT and lets it return.
-func (w *world) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, error) {
-	l := &load{request: ctx.Value(requestOf{}).(*request), lookup: lookup, began: w.now(), reply: make(chan error, 1)}
-	w.mu.Lock()
-	at, _ := slices.BinarySearchFunc(w.loads, l, func(a, b *load) int { return a.request.step - b.request.step })
-	w.loads = slices.Insert(w.loads, at, l)
-	w.mu.Unlock()
+func (m *model) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, error) {
+	l := &load{request: ctx.Value(requestOf{}).(*request), lookup: lookup, began: m.now(), reply: make(chan error, 1)}
+	m.mu.Lock()
+	at, _ := slices.BinarySearchFunc(m.loads, l, func(a, b *load) int { return a.request.step - b.request.step })
+	m.loads = slices.Insert(m.loads, at, l)
+	m.mu.Unlock()
 	defer func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.loads = slices.DeleteFunc(w.loads, func(other *load) bool { return other == l })
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.loads = slices.DeleteFunc(m.loads, func(other *load) bool { return other == l })
 	}()
 	select {
 	case err := <-l.reply:
@@ -87,24 +87,25 @@ func (w *world) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, er
 	}
 }
 
-// waiting returns the loads whose SELECT was executed if queried is true, and otherwise the loads whose SELECT was not executed.
-func (w *world) waiting(queried bool) []*load {
-	return slices.DeleteFunc(slices.Clone(w.loads), func(l *load) bool { return l.queried != queried })
+// waiting returns the loads in progress. If queried is true, it returns those whose SELECT was executed; if queried is false, the
+// others.
+func (m *model) waiting(queried bool) []*load {
+	return slices.DeleteFunc(slices.Clone(m.loads), func(l *load) bool { return l.queried != queried })
 }
 
-func (w *world) query(l *load) {
+func (m *model) query(l *load) {
 	if l != nil && !l.queried {
 		l.queried = true
-		l.answer = w.states[len(w.states)-1].answer(l.lookup, w.names, w.now())
-		w.slowest = max(w.slowest, w.now()-l.began)
+		l.answer = m.states[len(m.states)-1].answer(l.lookup, m.suffix, m.now())
+		m.slowest = max(m.slowest, m.now()-l.began)
 	}
 }
 
-func (w *world) answer(l *load, err error) {
+func (m *model) answer(l *load, err error) {
 	if l == nil {
 		return
 	}
-	w.query(l)
+	m.query(l)
 	if err != nil {
 		l.answer = cache.Answer{}
 	}

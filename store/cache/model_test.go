@@ -14,15 +14,15 @@ import (
 )
 
 // The model consists of a database, its change log, a reader of the log, and a clock. Only the steps of a schedule change them.
-// The model records every state of the database. An answer is correct if the database gives the same answer in one of these
-// states, and if this state is not older than either of the following two states:
+// The model records every state of the database. An answer is correct if the database would give the same answer in one of these
+// states. This state must not be older than either of the following two states:
 //   - I1: the last state whose changes the cache had read when the look-up began;
 //   - I2: the last state that began more than the staleness bound before the look-up. A state begins when its COMMIT is
 //     answered.
 //
-// If the database gives the answer in no state, the answer violates I4 or I5. I4: an answer is for the requested token. I5: an
-// error never becomes an answer, now or later. The model checks I3 separately: a look-up that began after the token's expiry is
-// denied.
+// If the database would give the answer in no state, the answer violates I4 or I5. I4: an answer is for the requested token. I5:
+// an error never becomes an answer, now or later. The model checks I3 separately: a look-up that began after the token's expiry
+// must be denied.
 
 // bound is the staleness bound of every cache in these tests.
 const bound = time.Second
@@ -35,37 +35,37 @@ type sidecar interface {
 	Close()
 }
 
-// customLog is a sidecar that uses the change log in another way than the package feed and the migrations.
+// customLog is a sidecar with its own use of the change log, which differs from the package feed and the migrations.
 type customLog interface {
-	// changes returns the rows that a reading finds, and the value of since for the next reading.
+	// changes returns the rows that a reading finds. next is the parameter since for the next reading.
 	changes(s *server, since string) (found []logRow, next string)
-	// outdated reports whether a cleaning deletes a row.
+	// outdated reports whether a cleaning deletes the row.
 	outdated(s *server, r logRow) bool
 	// beforeApply may modify a reply just before the cache applies it.
 	beforeApply(s *server, r *cache.Reply)
-	// notified processes a notification.
-	notified(keys []cache.Key)
+	// processHint processes a notification.
+	processHint(keys []cache.Key)
 }
 
-// world is everything around the cache: the clock, the server, readings of the log, and requests.
-type world struct {
-	cache sidecar
-	start time.Time
-	names string // suffix of the names of tokens, users and workspaces; each schedule on the same cache has another suffix
-	tally map[authz.CacheResult]int
+// model is the model of everything around the cache: the clock, the server, readings of the log, and requests.
+type model struct {
+	cache  sidecar
+	start  time.Time
+	suffix string // suffix of the names of tokens, users and workspaces; each schedule on the same cache has another suffix
+	counts map[authz.CacheResult]int
 
 	server  server
 	backups []server        // a backup for each commit on the server
-	worlds  int             // number of ids that newID has created
+	ids     int             // number of ids that newID has created
 	version int             // version of the row that was written last
 	hints   [][]cache.Key   // notifications that have not arrived yet
 	states  []state         // the first state, and one more for each commit
 	commits []time.Duration // time at which each commit was answered
 
-	readings []*reading // readings in progress, the latest first
-	latest   *reading   // the only reading whose reply the cache applies
-	known    int        // index of the last state whose changes the cache has read, for I1
-	unlogged []int      // indexes of the states that the log does not contain
+	readings  []*reading // readings in progress, the latest first
+	latest    *reading   // the only reading whose reply the cache applies
+	readState int        // index of the last state whose changes the cache has read, for I1
+	unlogged  []int      // indexes of the states that the log does not contain
 
 	steps    int
 	requests []*request    // requests that still run
@@ -77,22 +77,21 @@ type world struct {
 
 // simulation runs schedules, one after the other, against one kind of cache.
 type simulation struct {
-	cache func(cache.Source) sidecar
-	tally map[authz.CacheResult]int // number of answers by cache result
+	cache  func(cache.Source) sidecar
+	counts map[authz.CacheResult]int // number of answers by cache result
 }
 
 // run runs the schedules. It returns the index of the first schedule with a wrong answer, and a description of the error. All
-// schedules run against the same cache, because with the race detector the creation of a real cache takes longer than many
-// schedules.
-func (m simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong string) {
+// schedules run against the same cache, because creating a real cache with the race detector takes longer than many schedules.
+func (sim simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong string) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
-		w := &world{start: time.Now(), tally: m.tally}
-		w.cache = m.cache(w)
-		defer w.cache.Close()
+		m := &model{start: time.Now(), counts: sim.counts}
+		m.cache = sim.cache(m)
+		defer m.cache.Close()
 		for i, s := range schedules {
-			w.begin(fmt.Sprint(i))
-			if wrong = w.run(s); wrong != "" {
+			m.begin(fmt.Sprint(i))
+			if wrong = m.run(s); wrong != "" {
 				bad = i
 				return
 			}
@@ -101,29 +100,29 @@ func (m simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong str
 	return bad, wrong
 }
 
-// begin starts a new world for the cache, which may have read another server's log before.
-func (w *world) begin(names string) {
-	w.cache.Apply(w.cache.BeginPoll(), cache.Reply{}, true)
-	*w = world{cache: w.cache, start: w.start, tally: w.tally, names: names, server: newServer()}
-	w.states, w.backups = []state{w.server.state}, []server{w.server}
+// begin resets the model, but keeps the cache, which may have read the log of another server before.
+func (m *model) begin(suffix string) {
+	m.cache.Apply(m.cache.BeginPoll(), cache.Reply{}, true)
+	*m = model{cache: m.cache, start: m.start, counts: m.counts, suffix: suffix, server: newServer()}
+	m.states, m.backups = []state{m.server.state}, []server{m.server}
 }
 
-func (w *world) now() time.Duration { return time.Since(w.start) }
+func (m *model) now() time.Duration { return time.Since(m.start) }
 
-// run runs a schedule. It returns a description of the first wrong answer, or "". After it has returned, no request is running.
-func (w *world) run(s schedule) (wrong string) {
+// run runs a schedule. It returns a description of the first wrong answer, or "". No request is running after the return.
+func (m *model) run(s schedule) (wrong string) {
 	for _, step := range s {
-		w.steps++
-		w.do(step)
+		m.steps++
+		m.do(step)
 		synctest.Wait()
-		wrong = cmp.Or(wrong, w.checkAnswers())
+		wrong = cmp.Or(wrong, m.checkAnswers())
 	}
-	for len(w.loads) > 0 {
-		w.answer(w.loads[0], nil)
+	for len(m.loads) > 0 {
+		m.answer(m.loads[0], nil)
 		synctest.Wait()
-		wrong = cmp.Or(wrong, w.checkAnswers())
+		wrong = cmp.Or(wrong, m.checkAnswers())
 	}
-	for _, r := range w.requests {
+	for _, r := range m.requests {
 		wrong = cmp.Or(wrong, fmt.Sprintf("step %d: %s got no answer", r.step, r.lookup))
 		r.cancel()
 	}
@@ -131,65 +130,65 @@ func (w *world) run(s schedule) (wrong string) {
 }
 
 // do executes one step. An impossible step does nothing.
-func (w *world) do(s step) {
+func (m *model) do(s step) {
 	switch s.op {
 	case startLookup:
-		w.startLookup(modelLookups[s.a%len(modelLookups)], s.b != 0)
+		m.startLookup(modelLookups[s.a%len(modelLookups)], s.b != 0)
 	case query:
-		w.query(pick(w.waiting(false), s.a))
+		m.query(pick(m.waiting(false), s.a))
 	case answer:
-		w.answer(pick(w.waiting(true), s.a), nil)
+		m.answer(pick(m.waiting(true), s.a), nil)
 	case fail:
-		w.answer(pick(w.loads, s.a), databaseError{w.steps})
+		m.answer(pick(m.loads, s.a), databaseError{m.steps})
 	case cancelLookup:
-		if r := pick(w.requests, s.a); r != nil {
+		if r := pick(m.requests, s.a); r != nil {
 			r.canceled = true
 			r.cancel()
 		}
 	case alter:
-		w.commit(w.write(nil, s.a))
+		m.commit(m.write(nil, s.a))
 	case begin:
-		w.write(nil, s.a)
+		m.write(nil, s.a)
 	case write:
-		if open := w.server.writing(); len(open) > 0 {
-			w.write(open[len(open)-1], s.a)
+		if open := m.server.writing(); len(open) > 0 {
+			m.write(open[len(open)-1], s.a)
 		}
 	case commit:
-		w.commit(pick(w.server.open, s.a))
+		m.commit(pick(m.server.open, s.a))
 	case rollback:
-		if t := pick(w.server.open, s.a); t != nil {
-			w.server.rollback(t)
+		if t := pick(m.server.open, s.a); t != nil {
+			m.server.rollback(t)
 		}
 	case clean:
-		if t := w.server.clean(); s.b != 0 {
-			w.commit(t)
+		if t := m.server.clean(); s.b != 0 {
+			m.commit(t)
 		}
 	case bypass:
-		w.bypass(s.a)
+		m.bypass(s.a)
 	case disable:
-		w.disable()
+		m.disable()
 	case restore:
-		w.restore(s.a)
+		m.restore(s.a)
 	case poll:
-		w.latest = &reading{poll: w.cache.BeginPoll()}
-		w.readings = append([]*reading{w.latest}, w.readings[:min(1, len(w.readings))]...) // one earlier reading may still be late
+		m.latest = &reading{poll: m.cache.BeginPoll()}
+		m.readings = append([]*reading{m.latest}, m.readings[:min(1, len(m.readings))]...) // keep one earlier reading, whose reply may be late
 		if s.b != 0 {
-			w.executeNow(w.latest)
+			m.executeNow(m.latest)
 		}
 	case verify:
-		w.verify()
+		m.verify()
 	case read:
-		w.read(pick(slices.DeleteFunc(slices.Clone(w.readings), func(r *reading) bool { return r.done }), s.a))
+		m.read(pick(slices.DeleteFunc(slices.Clone(m.readings), func(r *reading) bool { return r.done }), s.a))
 	case reply:
-		w.receive(pick(w.readings, s.a), s.b != 0)
+		m.receive(pick(m.readings, s.a), s.b != 0)
 	case drop:
-		w.drop(pick(w.readings, s.a))
+		m.drop(pick(m.readings, s.a))
 	case hint:
-		if len(w.hints) > 0 {
-			if c, ok := w.cache.(customLog); ok && s.b == 0 {
-				c.notified(w.hints[0])
+		if len(m.hints) > 0 {
+			if c, ok := m.cache.(customLog); ok && s.b == 0 {
+				c.processHint(m.hints[0])
 			}
-			w.hints = w.hints[1:]
+			m.hints = m.hints[1:]
 		}
 	case pass:
 		time.Sleep(s.duration())
@@ -203,69 +202,69 @@ func pick[T any](from []*T, n int) *T {
 	return from[n%len(from)]
 }
 
-// write makes the change with the index n in transaction t, or in a new transaction if t is nil.
-func (w *world) write(t *transaction, n int) *transaction {
-	w.version++
-	return w.server.write(t, changes[n%len(changes)], circumstances{w.names, w.now(), w.version})
+// write makes the change with the index n in the transaction t, or in a new transaction if t is nil.
+func (m *model) write(t *transaction, n int) *transaction {
+	m.version++
+	return m.server.write(t, changes[n%len(changes)], circumstances{m.suffix, m.now(), m.version})
 }
 
-func (w *world) commit(t *transaction) {
+func (m *model) commit(t *transaction) {
 	if t == nil {
 		return
 	}
-	outdated := (*server).marked
-	if c, ok := w.cache.(customLog); ok {
+	outdated := (*server).visibleInMark
+	if c, ok := m.cache.(customLog); ok {
 		outdated = c.outdated
 	}
-	w.server.commit(t, outdated)
+	m.server.commit(t, outdated)
 	for _, r := range t.log {
-		w.hints = append(w.hints, r.keys)
+		m.hints = append(m.hints, r.keys)
 	}
-	w.recordState(t.cleaning != nil || len(t.log) > 0)
+	m.recordState(t.cleaning != nil || len(t.log) > 0)
 }
 
 // recordState records the database's next state.
-func (w *world) recordState(logged bool) {
-	w.states = append(w.states, w.server.state)
-	w.commits = append(w.commits, w.now())
+func (m *model) recordState(logged bool) {
+	m.states = append(m.states, m.server.state)
+	m.commits = append(m.commits, m.now())
 	if !logged {
-		w.unlogged = append(w.unlogged, len(w.commits))
+		m.unlogged = append(m.unlogged, len(m.commits))
 	}
-	backup := w.server
+	backup := m.server
 	backup.open = nil
-	w.backups = append(w.backups, backup)
+	m.backups = append(m.backups, backup)
 }
 
-func (w *world) newID() string {
-	w.worlds++
-	return fmt.Sprint(w.worlds)
+func (m *model) newID() string {
+	m.ids++
+	return fmt.Sprint(m.ids)
 }
 
-// disable disables or enables the triggers. While a transaction that has written is open, disable does nothing, because in
-// Postgres the ALTER TABLE would wait.
-func (w *world) disable() {
-	if len(w.server.writing()) == 0 {
-		w.server.triggersOff = !w.server.triggersOff
-		w.server.schema = w.newID()
+// disable disables the triggers, or enables them if they are disabled. While a transaction that has written is open, disable does
+// nothing, because in Postgres the ALTER TABLE would wait.
+func (m *model) disable() {
+	if len(m.server.writing()) == 0 {
+		m.server.triggersOff = !m.server.triggersOff
+		m.server.schema = m.newID()
 	}
 }
 
 // bypass commits a transaction that disables the triggers, makes a change and enables the triggers again.
-func (w *world) bypass(change int) {
-	before := w.server.triggersOff
-	w.server.triggersOff = true
-	t := w.write(nil, change)
-	w.server.triggersOff = before
+func (m *model) bypass(change int) {
+	before := m.server.triggersOff
+	m.server.triggersOff = true
+	t := m.write(nil, change)
+	m.server.triggersOff = before
 	if t != nil {
-		w.server.schema = w.newID()
-		w.commit(t)
+		m.server.schema = m.newID()
+		m.commit(t)
 	}
 }
 
 // restore replaces the server by another server, which has lost some commits and all open transactions.
-func (w *world) restore(commits int) {
-	n := len(w.backups) - 1 - commits%len(w.backups)
-	w.server, w.backups, w.hints = w.backups[n], w.backups[:n], nil
-	w.server.instance, w.server.verified = w.newID(), nil
-	w.recordState(false)
+func (m *model) restore(commits int) {
+	n := len(m.backups) - 1 - commits%len(m.backups)
+	m.server, m.backups, m.hints = m.backups[n], m.backups[:n], nil
+	m.server.instance, m.server.verified = m.newID(), nil
+	m.recordState(false)
 }

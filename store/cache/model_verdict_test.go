@@ -12,11 +12,11 @@ import (
 )
 
 // checkAnswers checks the requests that have ended, and returns a description of the first wrong answer.
-func (w *world) checkAnswers() (wrong string) {
-	w.requests = slices.DeleteFunc(w.requests, func(r *request) bool {
+func (m *model) checkAnswers() (wrong string) {
+	m.requests = slices.DeleteFunc(m.requests, func(r *request) bool {
 		select {
 		case <-r.done:
-			wrong = cmp.Or(wrong, w.violation(r))
+			wrong = cmp.Or(wrong, m.violation(r))
 			return true
 		default:
 			return false
@@ -25,25 +25,25 @@ func (w *world) checkAnswers() (wrong string) {
 	return wrong
 }
 
-// violation returns the name of the invariant that an answer violates, or "".
-func (w *world) violation(r *request) string {
+// violation describes the invariant that an answer violates, or returns "".
+func (m *model) violation(r *request) string {
 	if r.err != nil {
 		return r.violationOfError()
 	}
-	w.tally[r.found.Cache]++
-	latest := len(w.states) - 1
-	for latest >= 0 && !w.wouldAnswer(w.states[latest], r) {
+	m.counts[r.found.Cache]++
+	latest := len(m.states) - 1
+	for latest >= 0 && !m.wouldAnswer(m.states[latest], r) {
 		latest--
 	}
 	description := fmt.Sprintf("step %d: the answer to %s is %s", r.step, r.lookup, show(r.found))
 	switch {
 	case latest < 0:
 		return "I4 or I5: " + description + ", which the database has in no state"
-	case latest < r.known:
+	case latest < r.readState:
 		return "I1: " + description + ", although the cache had read the changes of a later state"
-	case latest < r.late:
+	case latest < r.overdueState:
 		return "I2: " + description + ", although a later state was older than the staleness bound"
-	case r.found.Denial == "" && r.at >= w.states[latest].expires(r.lookup.token):
+	case r.found.Denial == "" && r.at >= m.states[latest].expires(r.lookup.token):
 		return "I3: " + description + ", although it had expired"
 	}
 	return ""
@@ -69,14 +69,14 @@ func show(f authz.LookupResult) string {
 	return fmt.Sprintf("%s %q as %q in %q", f.Principal.ID, f.Principal.Scopes, f.Workspace.Role, f.Workspace.Slug)
 }
 
-// wouldAnswer reports whether the database in this state would give the same answer at some time until now.
-func (w *world) wouldAnswer(s state, r *request) bool {
+// wouldAnswer reports whether the database in this state would have given the same answer at some time until now.
+func (m *model) wouldAnswer(s state, r *request) bool {
 	t := s.tokens[r.lookup.token]
 	if r.found.Denial == authz.ReasonExpired {
-		// The cache never allows a token after its expiry. It may refuse a token too early, by the duration of a load.
-		return t.exists && !t.revoked && w.now() >= s.expires(r.lookup.token)-w.slowest
+		// The cache may deny a token as expired too early, by at most the duration of a load.
+		return t.exists && !t.revoked && m.now() >= s.expires(r.lookup.token)-m.slowest
 	}
-	found, _ := s.found(r.lookup.lookup(w.names), w.names)
+	found, _ := s.found(r.lookup.lookup(m.suffix), m.suffix)
 	found.Cache = r.found.Cache
 	return reflect.DeepEqual(r.found, found)
 }

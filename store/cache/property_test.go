@@ -12,8 +12,9 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// budget is a number of cases. Within this number of cases, the search must find a wrong answer of each cache with a flaw. In ten
-// times as many cases, the search must find no wrong answer of the real cache.
+// budget is a number of cases (schedules). variants_test.go defines simple caches with one flaw each, a deliberate error. For each
+// of them, the search must find a wrong answer in at most budget cases. For the real cache, it must find none in 10 × budget
+// cases.
 const budget = 1000
 
 func TestKnownBadVariantsAreFound(t *testing.T) {
@@ -29,7 +30,7 @@ func TestKnownBadVariantsAreFound(t *testing.T) {
 	}
 }
 
-// Without its flaw, the simple cache is safe. So the flaw of each variant is the only reason why the variant is unsafe.
+// Without a flaw, the simple cache gives no wrong answer. So if a variant gives a wrong answer, its flaw is the cause.
 func TestVariantWithoutFlawIsSafe(t *testing.T) { expectSafe(t, simpleSimulation(flawless), 0, budget) }
 
 func TestRealCacheIsSafe(t *testing.T) {
@@ -37,7 +38,7 @@ func TestRealCacheIsSafe(t *testing.T) {
 	t.Run("hashes collide", func(t *testing.T) { expectSafe(t, realSimulation(true), 5*budget, 5*budget) })
 }
 
-// This test draws new cases in each run. The flag -rapid.checks sets their number.
+// This test draws new random cases in each run. The flag -rapid.checks sets their number.
 func TestRealCacheIsSafeInOtherCases(t *testing.T) {
 	oneProcessor(t)
 	m := realSimulation(false)
@@ -51,8 +52,8 @@ func TestRealCacheIsSafeInOtherCases(t *testing.T) {
 
 func simpleSimulation(f flaw) simulation {
 	return simulation{
-		cache: func(s cache.Source) sidecar { return newSimple(f, s) },
-		tally: make(map[authz.CacheResult]int),
+		cache:  func(s cache.Source) sidecar { return newSimple(f, s) },
+		counts: make(map[authz.CacheResult]int),
 	}
 }
 
@@ -60,7 +61,7 @@ func realSimulation(collide bool) simulation {
 	return simulation{
 		cache: func(s cache.Source) sidecar {
 			config := cache.Config{MaxBytes: 1 << 20, StalenessBound: bound}
-			if !collide { // the caller that starts a load runs it, as in a sidecar
+			if !collide { // with a LoadTimeout, the callers, which have no deadline, run loads themselves, as in a sidecar; without it, new goroutines run them
 				config.LoadTimeout = time.Hour
 			}
 			c, err := cache.New(config, s, slog.New(slog.DiscardHandler))
@@ -72,27 +73,27 @@ func realSimulation(collide bool) simulation {
 			}
 			return c
 		},
-		tally: make(map[authz.CacheResult]int),
+		counts: make(map[authz.CacheResult]int),
 	}
 }
 
 func expectSafe(t *testing.T, m simulation, first, cases int) {
 	t.Helper()
 	oneProcessor(t)
-	const perCache = 50 // schedules per cache: enough to save time, but few enough that most of them begin with an empty cache
+	const perCache = 50 // schedules that share a cache: enough to save time, but few enough that the cache has few entries of earlier schedules
 	if n, s, wrong := m.search(t, first, cases, perCache); wrong != "" {
 		t.Fatalf("unsafe at case %d\n%v\n%s", n, s, wrong)
 	}
-	t.Logf("safe in %d cases; answers: %v", cases, m.tally)
+	t.Logf("safe in %d cases; answers: %v", cases, m.counts)
 	for _, from := range []authz.CacheResult{authz.CacheHit, authz.CacheMiss, authz.CacheBypass} {
-		if m.tally[from] < cases/2 {
-			t.Errorf("only %d answers are a %s: the test proves little", m.tally[from], from)
+		if m.counts[from] < cases/2 {
+			t.Errorf("only %d answers are a %s: the test proves little", m.counts[from], from)
 		}
 	}
 }
 
-// oneProcessor limits Go to one processor, which makes the tests several times as fast. The goroutines of a case run one after
-// the other anyway, and each runs for a shorter time than it takes to wake another processor.
+// oneProcessor limits Go to one processor, which makes the tests several times as fast. The goroutines of a case run one after the
+// other anyway. Each runs for a shorter time than Go needs to wake another processor.
 func oneProcessor(t *testing.T) {
 	n := runtime.GOMAXPROCS(1)
 	t.Cleanup(func() { runtime.GOMAXPROCS(n) })
@@ -100,19 +101,19 @@ func oneProcessor(t *testing.T) {
 
 // search runs cases until it finds a wrong answer. It returns the number of this case, its shortened schedule, and a description
 // of the error. Each group of perCache cases runs against the same cache.
-func (m simulation) search(t *testing.T, first, cases, perCache int) (n int, s schedule, wrong string) {
+func (sim simulation) search(t *testing.T, first, cases, perCache int) (n int, s schedule, wrong string) {
 	t.Helper()
 	for n = first; n < first+cases; n += perCache {
 		drawn := make([]schedule, perCache)
 		for i := range drawn {
 			drawn[i] = schedules.Example(n + i)
 		}
-		bad, wrong := m.run(t, drawn...)
+		bad, wrong := sim.run(t, drawn...)
 		if wrong == "" {
 			continue
 		}
-		s = minimal(drawn[bad], func(s schedule) bool { _, wrong := m.run(t, s); return wrong != "" })
-		if _, alone := m.run(t, s); alone != "" {
+		s = minimize(drawn[bad], func(s schedule) bool { _, wrong := sim.run(t, s); return wrong != "" })
+		if _, alone := sim.run(t, s); alone != "" {
 			wrong = alone
 		}
 		return n + bad, s, wrong

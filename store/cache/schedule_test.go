@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// op is what a step does. If an op needs a load, a transaction or a reading, it applies to one that is waiting. Below, "(b)"
-// marks what the op does if the step's field b is not 0.
+// op is what a step does. If an op needs a load, a transaction or a reading, the step applies to one that is in progress. Below,
+// "(b)" marks what the op does if the step's field b is not 0.
 type op string
 
 const (
@@ -26,13 +26,13 @@ const (
 	rollback     op = "rollback" // an open transaction is rolled back
 	clean        op = "clean"    // the log is cleaned immediately (b), or by a transaction that stays open
 	bypass       op = "bypass"   // a transaction that bypasses the triggers makes a change and commits
-	disable      op = "disable"  // the triggers are disabled, or enabled
+	disable      op = "disable"  // the triggers are disabled, or enabled if they are disabled
 	restore      op = "restore"  // another server takes over, without the last commits
-	poll         op = "poll"     // a reading of the log is sent; it is executed and its reply arrives immediately (b), or later
+	poll         op = "poll"     // a reading of the log is sent; its execution and its reply follow immediately (b), or later
 	read         op = "read"     // the database executes a reading
-	reply        op = "reply"    // a reply arrives, late or not; it does not extend the lease (b)
+	reply        op = "reply"    // a reply arrives, late or not; with (b), it does not extend the lease
 	drop         op = "drop"     // a reading, or its reply, is lost
-	verify       op = "verify"   // a sidecar checks the schema
+	verify       op = "verify"   // a sidecar verifies the schema
 	hint         op = "hint"     // the next notification arrives, or is lost (b)
 	pass         op = "pass"     // time passes; the duration is given (b), or drawn from the variable durations
 )
@@ -90,21 +90,21 @@ func (s schedule) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// durations are close to the ends of a lease and of a token's lifetime. The final duration is longer than all of these limits.
+// durations are close to the ends of a lease and of a token's lifetime. The last duration is longer than all of these limits.
 var durations = []time.Duration{
 	bound / 4, bound + time.Millisecond, bound / 2, 2 * bound,
 	bound, bound - time.Millisecond, time.Millisecond, 61 * bound,
 }
 
-// Indexes of durations, plus one.
+// Values of a step's field b: indexes of durations, plus one.
 const (
 	quarter = 1
 	half    = 3
 	almost  = 6
 )
 
-// topic is the subject of one schedule: a few look-ups, and changes that affect these look-ups or only write to the log. The
-// numbers are indexes of the variables modelLookups and changes.
+// topic is the subject of a schedule: a few look-ups, and changes that affect these look-ups or only write to the log. The numbers
+// are indexes in the variables modelLookups and changes.
 type topic struct{ lookups, changes []int }
 
 var topics = []topic{
@@ -183,8 +183,8 @@ var schedules = rapid.Custom(func(t *rapid.T) (s schedule) {
 	return s
 })
 
-// minimal removes steps from the schedule as long as bad returns true for the rest.
-func minimal(s schedule, bad func(schedule) bool) schedule {
+// minimize removes steps from the schedule, as long as bad still returns true for the shorter schedule.
+func minimize(s schedule, bad func(schedule) bool) schedule {
 	for n := len(s) / 2; n > 0; n /= 2 {
 		for i := 0; i+n <= len(s); {
 			if shorter := slices.Delete(slices.Clone(s), i, i+n); bad(shorter) {

@@ -7,17 +7,17 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// sharedLoads are the loads in progress. The package singleflight does not fit here. The caller that starts a load may run the
-// load in its own goroutine, and other callers can stop waiting.
+// sharedLoads are the loads in progress. The package singleflight does not fit here: the caller that starts a load may run the
+// load in its own goroutine, while other callers can stop waiting.
 type sharedLoads struct {
 	mu      sync.Mutex
 	running map[loadKey]*sharedLoad
 }
 
-// loadKey identifies the loads that callers may share.
+// loadKey identifies a load that callers may share.
 type loadKey struct {
-	// changed is the number of the last change of the look-up's keys. Because of this number, a caller cannot join a load that
-	// began before that change was read.
+	// changed is the number of the last change of the look-up's keys. Because of this number, a caller does not join a load that
+	// began before the cache has read this change.
 	changed uint64
 	lookup  authz.Lookup
 }
@@ -29,7 +29,8 @@ type sharedLoad struct {
 	err   error
 }
 
-// join returns the load for the key. If none is running, started is true, and the caller must run it.
+// join returns the load for the key. If no such load is running, join creates the load, started is true, and the caller must run
+// it.
 func (s *sharedLoads) join(k loadKey) (load *sharedLoad, started bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -41,7 +42,7 @@ func (s *sharedLoads) join(k loadKey) (load *sharedLoad, started bool) {
 	return load, true
 }
 
-// run runs the load for the caller and all callers that joined. A panic becomes an error for all of them.
+// run runs the load for the caller and for all callers that join. A panic becomes an error for all of them.
 func (s *sharedLoads) run(k loadKey, l *sharedLoad, load func() (*entry, error)) {
 	defer func() {
 		if p := recover(); p != nil {

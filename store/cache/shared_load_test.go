@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-func TestConcurrentFirstUses(t *testing.T) {
+func TestConcurrentLookupsShareALoad(t *testing.T) {
 	const callers = 1000
 	for _, c := range []struct {
 		name    string
@@ -54,8 +54,9 @@ func TestConcurrentFirstUses(t *testing.T) {
 	}
 }
 
-// Some callers arrive before a load begins, some while it runs, and some just after its end. All of them cause only one load.
-func TestFirstUsesInARow(t *testing.T) {
+// Some callers look up a token before its load begins, some while the load runs, and some just after its end. Together, they cause
+// only one load.
+func TestLookupsAroundALoadCauseOneLoad(t *testing.T) {
 	s := &source{answer: validToken}
 	c := newCache(t, cache.Config{}, s)
 	for n := range 2000 {
@@ -72,13 +73,13 @@ func TestFirstUsesInARow(t *testing.T) {
 	}
 }
 
-// Callers that arrive after a change must not join a load that began before the change. A thousand such callers share one new
+// A look-up that begins after a change must not join a load that began before the change. A thousand such look-ups share one new
 // query.
-func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
+func TestConcurrentLookupsAfterAChangeShareANewLoad(t *testing.T) {
 	const user = "u1"
 	for name, key := range map[string]cache.Key{
-		"a change of a key of the look-up": cache.TokenKey(lookup(1).Digest),
-		"a change of a key of the answer":  cache.UserKey(user),
+		"the changed object is known from the look-up (the token)":    cache.TokenKey(lookup(1).Digest),
+		"the changed object is known only from the answer (the user)": cache.UserKey(user),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -111,8 +112,8 @@ func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
 	}
 }
 
-// A load that began before a change may take long. Callers that arrive after the change do not wait for it.
-func TestLoadFromBeforeAChangeBlocksNoLaterUse(t *testing.T) {
+// A load that began before a change may take long. Look-ups that begin after the change do not wait for this load.
+func TestOldLoadBlocksNoLaterLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
@@ -135,8 +136,9 @@ func TestLoadFromBeforeAChangeBlocksNoLaterUse(t *testing.T) {
 	})
 }
 
-// If one caller cancels its context, the other callers still get their answer, even if the cancelling caller has started the
-// load. The cancelling caller returns immediately, unless it runs the load itself because its deadline is later than LoadTimeout.
+// If one caller cancels its context, the other callers still get their answer, even if the cancelling caller has started the load.
+// The cancelling caller returns immediately, with one exception. If it started the load, and its deadline is missing or more than
+// LoadTimeout away, it runs the load itself and returns at the end.
 func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 	const loadTimeout = time.Second
 	for name, c := range map[string]struct {
@@ -198,7 +200,7 @@ func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 	}
 }
 
-func TestPanicOfLoadIsAnErrorOfAllWhoWait(t *testing.T) {
+func TestPanicOfALoadIsAnErrorForAllCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &source{answer: func(context.Context, authz.Lookup) (cache.Answer, error) {
@@ -221,7 +223,7 @@ func TestPanicOfLoadIsAnErrorOfAllWhoWait(t *testing.T) {
 			}
 		}
 		s.answer = validToken
-		expectLookup(t, c, lookup(1), authz.CacheMiss) // callers do not join the load that panicked
+		expectLookup(t, c, lookup(1), authz.CacheMiss) // later callers do not join the load that panicked
 	})
 }
 

@@ -66,7 +66,7 @@ func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog
 	return c
 }
 
-// readLog reads the change log, without any delay.
+// readLog makes the cache read the log: the reply r arrives without delay.
 func readLog(c *cache.Cache, r cache.Reply) { deliver(c, c.BeginPoll(), r) }
 
 // deliver delivers the reply to a poll.
@@ -75,12 +75,12 @@ func deliver(c *cache.Cache, p cache.Poll, r cache.Reply) {
 	c.Apply(p, r, true)
 }
 
-// changed reads a change of the keys from the log.
+// changed makes the cache read a change of the keys from the log.
 func changed(c *cache.Cache, keys ...cache.Key) {
 	readLog(c, cache.Reply{Changes: [][]cache.Key{keys}})
 }
 
-// passReading lets time pass, and reads the change log regularly during this time.
+// passReading lets time pass. During this time, the cache regularly reads the log, which has no changes.
 func passReading(c *cache.Cache, d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); readLog(c, cache.Reply{}) {
 		time.Sleep(min(bound/4, time.Until(end)))
@@ -90,7 +90,7 @@ func passReading(c *cache.Cache, d time.Duration) {
 // expireLease lets time pass until the lease expires.
 func expireLease() { time.Sleep(bound) }
 
-// expectLookup looks up l, checks whether the answer is from the cache, and waits until the answer is stored.
+// expectLookup looks up l, checks where the answer comes from, and waits until the answer is stored.
 func expectLookup(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.LookupResult {
 	t.Helper()
 	f, err := c.Lookup(t.Context(), l)

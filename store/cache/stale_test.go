@@ -58,7 +58,7 @@ func TestStaleIfError(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		ttl  time.Duration
-		then func(*cache.Cache) // runs after the database has become unreachable
+		then func(*cache.Cache) // this function runs after the database has become unreachable
 		want bool
 	}{
 		{"within the window", 0, func(*cache.Cache) { time.Sleep(window - time.Millisecond) }, true},

@@ -7,8 +7,8 @@ import (
 
 // Stats are the cache's figures for metrics.
 type Stats struct {
-	// LeaseLeft is how long cached answers may still be used if the log cannot be read any more. 0 means that cached answers must
-	// not be used.
+	// LeaseLeft is how long cached answers may still be used if there is no further reading of the log. 0 means that cached
+	// answers must not be used.
 	LeaseLeft time.Duration
 	// FeedLag is how long the last reading of the change log took.
 	FeedLag time.Duration
@@ -24,10 +24,10 @@ type Stats struct {
 // PartitionStats are the figures of one partition: the good answers, or the denials.
 type PartitionStats struct {
 	Entries, Bytes uint64 // both numbers include outdated entries
-	Dropped        uint64 // entries that ristretto did not admit: too many came at a time, or stored entries were used more
+	Dropped        uint64 // entries that ristretto did not store, because too many came at the same time, or because the stored entries were used more often
 }
 
-// ChangeCounts returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it uses
+// ChangeCounts returns how many rows of the change log were read, and how many notifications were received. Unlike Stats, it uses
 // no lock.
 func (c *Cache) ChangeCounts() (changes, hints uint64) { return c.changes.Load(), c.hints.Load() }
 

@@ -13,36 +13,36 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// flaw names a protection that is missing from a cache, or that the cache has in a form that only looks correct.
+// flaw is a deliberate error in a simple cache: a protection that is missing, or that has a form which only looks correct.
 type flaw string
 
 const (
 	flawless        flaw = ""
-	plainSetAndDel  flaw = "plain Set/Del"
-	noEpoch         flaw = "generation without epoch"
+	plainSetAndDel  flaw = "cache with only Set and Delete"
+	noEpoch         flaw = "generations without epochs"
 	noLease         flaw = "no lease"
-	lateGeneration  flaw = "generation captured after the SELECT"
-	flightsByToken  flaw = "singleflight by token only"
-	worldKept       flaw = "no epoch after another world"
-	ageIgnored      flaw = "lease not counted from the check of the schema"
-	leaseByReceipt  flaw = "lease from the reply"
-	bySequence      flaw = "rows by sequence number"
-	openForgotten   flaw = "rows of transactions that were open not read"
-	laterSnapshot   flaw = "snapshot taken after the rows were read"
-	marksIgnored    flaw = "marks ignored"
-	cleaningByAge   flaw = "cleaning by age"
-	lateReplies     flaw = "replies counted after a later poll"
-	leaseByHint     flaw = "lease renewed by a notification"
-	hintsForReading flaw = "notifications instead of the log"
+	lateGeneration  flaw = "generation is read after the SELECT"
+	loadsByToken    flaw = "loads are shared by token only, not by generation"
+	worldKept       flaw = "no new epoch when the world is different"
+	ageIgnored      flaw = "lease does not count from the verification of the schema"
+	leaseByReceipt  flaw = "lease counts from the reply"
+	bySequence      flaw = "rows are read by sequence number"
+	openForgotten   flaw = "rows of formerly open transactions are not read"
+	laterSnapshot   flaw = "snapshot is taken after the rows are read"
+	marksIgnored    flaw = "marks are ignored"
+	cleaningByAge   flaw = "cleaning deletes rows by age"
+	lateReplies     flaw = "replies count after a later poll"
+	leaseByHint     flaw = "a notification renews the lease"
+	hintsForReading flaw = "notifications are used instead of the log"
 )
 
 var flaws = []flaw{
-	plainSetAndDel, noEpoch, noLease, lateGeneration, flightsByToken, worldKept, ageIgnored, leaseByReceipt,
+	plainSetAndDel, noEpoch, noLease, lateGeneration, loadsByToken, worldKept, ageIgnored, leaseByReceipt,
 	bySequence, openForgotten, laterSnapshot, marksIgnored, cleaningByAge, lateReplies, leaseByHint, hintsForReading,
 }
 
-// simple is the cache's design in its simplest form. Without a flaw, the simple cache is as safe as the real cache. So if it is
-// unsafe with one flaw, the flaw is the cause.
+// simple is the cache's design in its simplest form. Without a flaw, the simple cache gives no wrong answer. So if it gives a
+// wrong answer with one flaw, the flaw is the cause.
 type simple struct {
 	flaw   flaw
 	source cache.Source
@@ -64,8 +64,8 @@ type simple struct {
 
 type simpleEntry struct {
 	cache.Answer
-	since   uint64
-	expires time.Duration
+	generation uint64
+	expires    time.Duration
 }
 
 type sharedLoad struct {
@@ -114,9 +114,9 @@ func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult
 	return found, nil
 }
 
-// isCurrent reports whether no change outdates the answer.
+// isCurrent reports whether the entry is not outdated by a change.
 func (s *simple) isCurrent(m *simpleEntry) bool {
-	return s.flaw == plainSetAndDel || s.generation(m.Keys) <= m.since
+	return s.flaw == plainSetAndDel || s.generation(m.Keys) <= m.generation
 }
 
 func (s *simple) generation(keys []cache.Key) uint64 {
@@ -129,7 +129,7 @@ func (s *simple) generation(keys []cache.Key) uint64 {
 
 func (s *simple) load(ctx context.Context, l authz.Lookup) (*simpleEntry, error) {
 	s.mu.Lock()
-	m := &simpleEntry{since: s.last}
+	m := &simpleEntry{generation: s.last}
 	s.mu.Unlock()
 	begun := s.now()
 	var err error
@@ -140,7 +140,7 @@ func (s *simple) load(ctx context.Context, l authz.Lookup) (*simpleEntry, error)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.flaw == lateGeneration {
-		m.since = s.last
+		m.generation = s.last
 	}
 	s.entries[l] = m
 	return m, nil
@@ -149,37 +149,37 @@ func (s *simple) load(ctx context.Context, l authz.Lookup) (*simpleEntry, error)
 func (s *simple) loadShared(ctx context.Context, l authz.Lookup) (*simpleEntry, error) {
 	s.mu.Lock()
 	name := fmt.Sprint(l)
-	if s.flaw != flightsByToken {
+	if s.flaw != loadsByToken {
 		name += fmt.Sprint(s.generation([]cache.Key{cache.TokenKey(l.Digest)}))
 	}
-	flight, joined := s.loads[name]
+	shared, joined := s.loads[name]
 	if !joined {
-		flight = &sharedLoad{done: make(chan struct{})}
-		s.loads[name] = flight
+		shared = &sharedLoad{done: make(chan struct{})}
+		s.loads[name] = shared
 		go func() {
-			flight.simpleEntry, flight.err = s.load(context.WithoutCancel(ctx), l)
+			shared.simpleEntry, shared.err = s.load(context.WithoutCancel(ctx), l)
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			delete(s.loads, name)
-			close(flight.done)
+			close(shared.done)
 		}()
 	}
 	s.mu.Unlock()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-flight.done:
+	case <-shared.done:
 	}
-	if flight.err != nil {
-		return nil, flight.err
+	if shared.err != nil {
+		return nil, shared.err
 	}
 	s.mu.Lock()
-	again := joined && s.flaw != flightsByToken && s.generation(flight.Keys) > flight.since
+	again := joined && s.flaw != loadsByToken && s.generation(shared.Keys) > shared.generation
 	s.mu.Unlock()
 	if again {
 		return s.load(ctx, l)
 	}
-	return flight.simpleEntry, nil
+	return shared.simpleEntry, nil
 }
 
 func (s *simple) BeginPoll() cache.Poll {
@@ -209,18 +209,18 @@ func (s *simple) Apply(p cache.Poll, r cache.Reply, trust bool) {
 		}
 	}
 	s.snapshot, s.mark, s.world = r.Snapshot, r.Mark, r.World
-	known := p.Sent()
+	currentAt := p.Sent()
 	if s.flaw == leaseByReceipt {
-		known = s.now()
+		currentAt = s.now()
 	}
 	if s.flaw != ageIgnored {
-		known -= r.Verified
+		currentAt -= r.Verified
 	}
 	switch {
 	case r.World == "":
 		s.until = 0
 	case trust:
-		s.until = known + bound
+		s.until = currentAt + bound
 	}
 }
 
@@ -273,10 +273,10 @@ func (s *simple) outdated(db *server, r logRow) bool {
 	if s.flaw == cleaningByAge {
 		return s.now() > r.at+bound
 	}
-	return db.marked(r)
+	return db.visibleInMark(r)
 }
 
-func (s *simple) notified(keys []cache.Key) {
+func (s *simple) processHint(keys []cache.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.flaw != leaseByHint && s.flaw != hintsForReading {

@@ -1,5 +1,5 @@
-// Package changelog defines constants that the sidecars and the operator's commands share. They belong to the change log
-// (migration 00011) and to the list of sidecars.
+// Package changelog defines constants for the change log (migration 00011) and for the list of sidecars. The sidecars and the
+// operator's commands share these constants.
 package changelog
 
 import "time"
@@ -11,8 +11,7 @@ const (
 	Acknowledge = "ack"
 	// HeartbeatInterval is how often a sidecar writes a heartbeat.
 	HeartbeatInterval = 10 * time.Second
-	// AliveFor decides which sidecars count as alive: the last heartbeat must not be older than AliveFor plus the sidecar's
-	// staleness bound. After a heartbeat, a sidecar may use its cache for less than AliveFor. So every sidecar that uses its
-	// cache counts as alive.
+	// AliveFor decides which sidecars count as alive: their last heartbeat is at most AliveFor plus their staleness bound old.
+	// After a heartbeat, a sidecar may use its cache for less than AliveFor. So every sidecar that uses its cache counts as alive.
 	AliveFor = 3 * HeartbeatInterval
 )

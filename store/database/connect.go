@@ -19,15 +19,14 @@ import (
 const (
 	// DefaultMaxOpenConnections is the default maximum number of connections in a pool that serves requests.
 	DefaultMaxOpenConnections = 8
-	// ConnectionLifetime limits the age of connections. After a failover or a change of the address, old connections may stay
-	// open. Because of the limit, the process still reaches the new server.
+	// ConnectionLifetime is the maximum age of a connection. After a failover or a change of the address, old connections may stay
+	// open. Because of this limit, the process reaches the new server nevertheless.
 	ConnectionLifetime = 5 * time.Minute
 )
 
 // Open returns a connection pool for one command, such as a migration. The pool connects when it is first used. The URL is
-// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. If an option is not in the URL,
-// Open reads it from the libpq service that the URL names. If the service does not contain it either, Open reads the PG*
-// environment variables.
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. [Parse] describes which other
+// options Open uses.
 func Open(databaseURL string) (*sqlx.DB, error) {
 	// With PoolerTransaction, statements are never prepared, so any pooler works.
 	c, err := NewConnector(databaseURL, PoolerTransaction, 0)
@@ -37,16 +36,15 @@ func Open(databaseURL string) (*sqlx.DB, error) {
 	return OpenDB(c), nil
 }
 
-// OpenDB returns a connection pool with the connector's connections. The pool connects when it is first used.
+// OpenDB returns a connection pool whose connections the connector opens. The pool connects when it is first used.
 func OpenDB(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
 
 // dialer opens one connection to the server, and further connections to send cancel requests. Reads and writes have deadlines.
-// Without deadlines, a connection to an unreachable peer would stay in the pool until the TCP timeout, which is a quarter of an
-// hour.
+// Without deadlines, a connection to an unreachable peer would stay in the pool until the TCP timeout, about 15 minutes.
 type dialer struct {
-	connecting time.Duration // time limit of connecting, including TLS, login and the first query
-	limit      time.Duration // time limit of each read and each write on a connected connection; 0 means none
-	keepAlive  net.KeepAliveConfig
+	connectLimit time.Duration // time limit of connecting, including TLS, login and the first query
+	limit        time.Duration // time limit of each read and each write on a connected connection; 0 means none
+	keepAlive    net.KeepAliveConfig
 
 	last atomic.Pointer[limitedConn]
 }
@@ -65,7 +63,7 @@ func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (ne
 
 // DialContext implements [pq.DialerContext].
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	deadline := time.Now().Add(d.connecting)
+	deadline := time.Now().Add(d.connectLimit)
 	c, err := (&net.Dialer{Deadline: deadline, KeepAlive: -1, KeepAliveConfig: d.keepAlive}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -75,8 +73,8 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	return limited, nil
 }
 
-// connected removes the deadline for connecting.
-func (d *dialer) connected() error {
+// endConnectLimit removes the deadline for connecting.
+func (d *dialer) endConnectLimit() error {
 	c := d.last.Load()
 	if c == nil {
 		return nil
@@ -85,8 +83,8 @@ func (d *dialer) connected() error {
 	return c.SetDeadline(time.Time{})
 }
 
-// limitedConn sets a deadline for each read and write. This works only because lib/pq reads from a connection only while it waits
-// for a reply.
+// limitedConn sets a deadline for each read and write. lib/pq reads from a connection only while it waits for a reply, so an idle
+// connection does not reach the deadline.
 type limitedConn struct {
 	net.Conn
 	until time.Time // deadline of all reads and writes; if zero, limit applies to each read and each write
@@ -134,8 +132,9 @@ type Beginner interface {
 	BeginTxx(context.Context, *sql.TxOptions) (*sqlx.Tx, error)
 }
 
-// RetryLost runs f again if f fails because of a lost connection, but at most attempts times in all. This is necessary because
-// database/sql does not retry after a TCP reset, or if the connection is lost while the reply is read. f must be idempotent.
+// RetryLost runs f. If f fails because of a lost connection, RetryLost runs f again. The parameter attempts is the maximum number
+// of runs, including the first. f must be idempotent. database/sql itself does not retry after a TCP reset, or if the connection
+// is lost while the reply is read.
 func RetryLost(ctx context.Context, attempts int, f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()
@@ -145,8 +144,8 @@ func RetryLost(ctx context.Context, attempts int, f func() error) error {
 	}
 }
 
-// ConnectionLost reports whether err means that an established connection broke. It returns false if connecting failed, because
-// in that case an immediate retry does not help.
+// ConnectionLost reports whether err means that an open connection was lost. It returns false if connecting failed, because then
+// an immediate retry does not help.
 func ConnectionLost(err error) bool {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Op != "dial" && !op.Timeout()
@@ -161,8 +160,9 @@ func DoWithin(ctx context.Context, limit time.Duration, f func(context.Context) 
 	return err
 }
 
-// Within runs f and waits for it at most limit, even if f ignores its context. When a context ends, lib/pq sends a cancel request
-// and then waits for the server, which may hang. In that case, f ends later, when the time limit of its connection is reached.
+// Within runs f, and returns after the duration limit at the latest, even if f ignores its context. When a context ends, lib/pq
+// sends a cancel request and then waits for the server. If the server hangs, f ends later, when a read or write on its connection
+// reaches the deadline.
 func Within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
 	type outcome struct {
 		value T
@@ -174,7 +174,7 @@ func Within[T any](ctx context.Context, limit time.Duration, f func(context.Cont
 	go func() {
 		var o outcome
 		defer func() {
-			if p := recover(); p != nil { // a recover in the caller does not catch a panic in this goroutine
+			if p := recover(); p != nil { // a recover in the caller would not catch a panic in this goroutine
 				o.err = fmt.Errorf("panic: %v", p)
 			}
 			done <- o

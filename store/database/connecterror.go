@@ -11,7 +11,7 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// remedy is an error with a cause and a remedy for the operator.
+// remedy is an error whose text contains a remedy for the operator.
 type remedy struct {
 	sentence string
 	cause    error
@@ -27,7 +27,7 @@ var quotedName = regexp.MustCompile(`["„“”«»‘’']\s*([\pL\pN_.-]+)\s*
 // pgbouncerRefusal matches the message with which PgBouncer rejects an option.
 var pgbouncerRefusal = regexp.MustCompile(`^unsupported startup parameter(?: in options)?: (\S+)`)
 
-// connectError adds a remedy to lib/pq's error, if it knows a remedy.
+// connectError adds a remedy to an error of lib/pq. If it knows no remedy, it returns the error unchanged.
 func connectError(err error) error {
 	sentence := ""
 	if e := pq.As(err, pqerror.UndefinedObject); e != nil {
@@ -76,7 +76,7 @@ func certificateRemedy(err error) string {
 // oldestPostgres is the oldest supported version of Postgres, as server_version_num.
 const oldestPostgres = 140000
 
-// checkVersion returns an error if the server is too old. number is the server's server_version_num.
+// checkVersion returns an error if the server is too old. The parameter number is the server's setting server_version_num.
 func checkVersion(number int) error {
 	if number >= oldestPostgres {
 		return nil

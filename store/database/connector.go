@@ -17,8 +17,8 @@ import (
 )
 
 // Pooler is the kind of connection pooler, such as PgBouncer, between keywicket and the database. A transaction pooler may run
-// each transaction on another server connection. Prepared statements do not work with a transaction pooler. lib/pq uses the same
-// statement names on every connection, so a query could get the reply to another query.
+// each transaction on another server connection. So prepared statements do not work with a transaction pooler: lib/pq uses the
+// same statement names on every connection, and a query could get the reply to another query.
 type Pooler string
 
 // The kinds of poolers.
@@ -38,15 +38,15 @@ func Poolers() []Pooler { return []Pooler{PoolerAuto, PoolerNone, PoolerTransact
 // ConnectLimit is the time limit of connecting. With TLS and a password, connecting takes six to ten round trips.
 const ConnectLimit = 5 * time.Second
 
-// Connector opens connections. Each Connect opens one.
+// Connector opens connections: each call of Connect opens one.
 type Connector struct {
 	settings Settings
 	pooler   Pooler
 	limit    time.Duration // time limit of each read and each write on an open connection; 0 means none
 }
 
-// NewConnector returns a connector to the database at a URL. limit is the time limit of each read and each write on an open
-// connection; 0 means none. NewConnector reads the URL, but does not connect.
+// NewConnector returns a connector to the database at a URL. The parameter limit is the time limit of each read and each write on
+// an open connection; 0 means none. NewConnector reads the URL, but does not connect.
 func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Connector, error) {
 	s, err := Parse(databaseURL)
 	if err != nil {
@@ -55,8 +55,8 @@ func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Conne
 	if s.pooled && pooler == PoolerAuto {
 		pooler = PoolerTransaction
 	}
-	// A query with arguments is parsed, bound and run in one round trip. With two round trips, a transaction pooler could send
-	// the second round trip to another server process.
+	// With this setting, lib/pq sends a query and its arguments in one round trip. With two round trips, a transaction pooler
+	// could send the second one to another server process.
 	s.BinaryParameters = true
 	return Connector{settings: s, pooler: pooler, limit: limit}, nil
 }
@@ -76,8 +76,8 @@ func (c Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
-// connect tries the hosts in order, each for an equal share of ConnectLimit. In lib/pq itself, a host that does not answer could
-// use up the whole ConnectLimit.
+// connect tries the hosts in order, each for an equal share of ConnectLimit. If lib/pq tried the hosts, one host that does not
+// answer could use up the whole ConnectLimit.
 func (c Connector) connect(ctx context.Context) (driver.Conn, error) {
 	all := hosts(c.settings.Config)
 	var errs []error
@@ -94,7 +94,7 @@ func (c Connector) connect(ctx context.Context) (driver.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// hosts returns a configuration for each host, in the order in which to try them.
+// hosts returns a configuration for each host. connect tries the hosts in this order.
 func hosts(c pq.Config) []pq.Config {
 	all := make([]pq.Config, 1, 1+len(c.Multi))
 	all[0] = c.Clone()
@@ -105,8 +105,8 @@ func hosts(c pq.Config) []pq.Config {
 	}
 	for i := range all {
 		all[i].Multi = nil
-		// For this option, lib/pq relies on parameters that it received at login. A pooler may have cached them from another
-		// server, so checkServer checks the server instead.
+		// To check this option, lib/pq would use parameters that it received at login. A pooler may have cached these parameters
+		// from another server, so checkServer checks the server instead.
 		all[i].TargetSessionAttrs = pq.TargetSessionAttrsAny
 	}
 	if c.LoadBalanceHosts == pq.LoadBalanceHostsRandom {
@@ -120,18 +120,18 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 	if err != nil {
 		return nil, fmt.Errorf("prepare the database connection: %w", err)
 	}
-	d := &dialer{connecting: limit, limit: c.limit, keepAlive: c.settings.KeepAlive}
+	d := &dialer{connectLimit: limit, limit: c.limit, keepAlive: c.settings.KeepAlive}
 	if timeout := host.ConnectTimeout; timeout > 0 {
-		d.connecting = min(d.connecting, timeout)
+		d.connectLimit = min(d.connectLimit, timeout)
 	}
 	plain.Dialer(d)
-	made, err := plain.Connect(ctx)
+	raw, err := plain.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	full, ok := made.(fullConn)
+	full, ok := raw.(fullConn)
 	if !ok { // a different version of lib/pq
-		return nil, errors.Join(fmt.Errorf("the driver's connection %T lacks a method", made), made.Close())
+		return nil, errors.Join(fmt.Errorf("the driver's connection %T lacks a method", raw), raw.Close())
 	}
 	writes := c.settings.TargetSessionAttrs == pq.TargetSessionAttrsReadWrite
 	direct, err := checkServer(ctx, full, writes)
@@ -139,13 +139,13 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 		err = cmp.Or(ctx.Err(), driver.ErrBadConn)
 	}
 	if err == nil {
-		err = d.connected()
+		err = d.endConnectLimit()
 	}
-	if errors.Is(err, driver.ErrBadConn) { // ErrBadConn would count as a lost connection, and the caller would retry immediately
+	if errors.Is(err, driver.ErrBadConn) { // replace ErrBadConn, which would count as a lost connection, so that the caller would retry immediately
 		err = errors.New("the server has closed the connection at the first query: if it is a pooler, see its log")
 	}
 	if err != nil {
-		return nil, errors.Join(err, made.Close())
+		return nil, errors.Join(err, raw.Close())
 	}
 	return &connection{fullConn: full, prepares: c.pooler == PoolerNone || c.pooler == PoolerAuto && direct}, nil
 }
@@ -153,9 +153,10 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 // Driver implements [driver.Connector].
 func (c Connector) Driver() driver.Driver { return &pq.Driver{} }
 
-// checkServer rejects a standby and a server that is too old. If writes is true, it also rejects a read-only session. direct
-// reports whether there is no pooler. Without a pooler, the process that answers the first query has the process id that the
-// server sent at login. A pooler sends invented process ids to its clients, because it shares its connections to Postgres.
+// checkServer rejects a standby and a server that is too old. If writes is true, it also rejects a read-only session. The result
+// direct reports whether there is no pooler. Without a pooler, the process that answers the first query has the process id that
+// the server sent at login. A pooler sends invented process ids to its clients, because its clients share its connections to
+// Postgres.
 func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err error) {
 	const query = `SELECT current_setting('server_version_num')::int, pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`
 	rows, err := c.QueryContext(ctx, query, nil)
@@ -181,8 +182,8 @@ func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err
 	return pid != 0 && pid == loginPID(c), checkVersion(int(version))
 }
 
-// loginPID returns the process id that the server sent at login, or 0 if this id is unknown. lib/pq stores the id in an
-// unexported field, because it needs the id for cancel requests.
+// loginPID returns the process id that the server sent at login, or 0 if this id is unknown. It reads the id from an unexported
+// field of lib/pq's connection, which lib/pq uses for cancel requests.
 func loginPID(c driver.Conn) int64 {
 	v := reflect.Indirect(reflect.ValueOf(c))
 	if v.Kind() != reflect.Struct {
@@ -194,7 +195,7 @@ func loginPID(c driver.Conn) int64 {
 	return 0
 }
 
-// fullConn has those methods of lib/pq's connection that database/sql uses.
+// fullConn has the methods of lib/pq's connection that database/sql uses.
 type fullConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -211,17 +212,17 @@ type fullConn interface {
 type Connection interface {
 	fullConn
 
-	// PrepareAhead prepares queries before look-ups need them, because lib/pq closes a connection if the context ends while it
-	// prepares a query. If a query cannot be prepared, the first look-up that needs it prepares it.
+	// PrepareAhead prepares queries before look-ups need them. If a look-up's context ended while its query is prepared, lib/pq
+	// would close the connection. If PrepareAhead cannot prepare a query, the first look-up that needs the query prepares it.
 	PrepareAhead(ctx context.Context, queries []string)
 
-	// QueryPrepared runs a query as a prepared statement, which stays on the connection. It prepares the query again if a
-	// column's type has changed or the statement was dropped. The caller must close the rows.
+	// QueryPrepared runs a query as a prepared statement, which stays on the connection. If a column's type has changed, or if the
+	// statement was dropped, QueryPrepared prepares the query again. The caller must close the rows.
 	QueryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error)
 }
 
-// connection is a connection that prepares statements only if prepares is true. Otherwise each query takes one round trip, so a
-// pooler sends the whole query to one server process (see NewConnector).
+// connection is a connection that prepares statements only if prepares is true. If prepares is false, each query takes one round
+// trip, so a pooler sends the whole query to one server process (see NewConnector).
 type connection struct {
 	fullConn
 	prepares bool
@@ -232,7 +233,7 @@ var _ Connection = (*connection)(nil)
 
 // PrepareContext implements [driver.ConnPrepareContext].
 func (c *connection) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // lib/pq sends COPY only as a prepared statement, which does not stay on the server
+	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // lib/pq requires Prepare for COPY, but leaves no statement on the server
 		return c.fullConn.PrepareContext(ctx, query)
 	}
 	return unprepared{c.fullConn, query}, nil
@@ -243,8 +244,8 @@ func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
 	if !c.prepares {
 		return
 	}
-	// Postgres cannot prepare a query while one of its tables is locked. The lock timeout is short, so that look-ups that do not
-	// need the locked table soon get the connection.
+	// While a table is locked, Postgres cannot prepare the queries that read it. The lock timeout is short, so that look-ups that
+	// do not need the locked table get the connection soon.
 	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
 		return
 	}
@@ -253,10 +254,10 @@ func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
 			break
 		}
 	}
-	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // if this fails, the connection is lost
+	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // no error handling: an error means that the connection is lost
 }
 
-// statement returns the prepared statement of the query. It prepares the query when the query is first used.
+// statement returns the prepared statement of the query. At the first call with a query, it prepares the query.
 func (c *connection) statement(ctx context.Context, query string) (driver.StmtQueryContext, error) {
 	s := c.prepared[query]
 	if s == nil {
@@ -295,7 +296,7 @@ type unprepared struct {
 }
 
 func (unprepared) Close() error  { return nil }
-func (unprepared) NumInput() int { return -1 } // -1 means unknown; the server checks the number of arguments
+func (unprepared) NumInput() int { return -1 } // -1: unknown, so the server checks the number of arguments
 
 // Exec implements [driver.Stmt]. database/sql calls ExecContext instead.
 func (unprepared) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }

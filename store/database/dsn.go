@@ -11,7 +11,7 @@ import (
 	"unicode"
 )
 
-// options are the options of a database URL, by their names in libpq.
+// options maps the names of a database URL's options, as in libpq, to their values.
 type options map[string]string
 
 const urlForms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
@@ -20,7 +20,7 @@ const urlForms = "; it looks like " + urlForm + ", with special characters of th
 var errUnparsable = errors.New("the database URL cannot be parsed" + urlForms)
 
 // readDatabaseURL accepts the same URLs as libpq. Unlike lib/pq, it accepts several hosts with a port each, sockets, and IPv6
-// addresses without a port. If an option occurs more than once, the final value is used.
+// addresses without a port. If an option occurs more than once, the last value is used.
 func readDatabaseURL(text string) (options, error) {
 	scheme, rest, isURL := strings.Cut(text, "://")
 	o := options{}
@@ -31,7 +31,7 @@ func readDatabaseURL(text string) (options, error) {
 	case isURL && !strings.Contains(scheme, "="):
 		return nil, errors.New("the database URL is not for Postgres" + urlForms)
 	}
-	if !read(text) || !o.complete() {
+	if !read(text) || !o.normalize() {
 		return nil, errUnparsable
 	}
 	return o, nil
@@ -41,15 +41,15 @@ func readDatabaseURL(text string) (options, error) {
 func (o options) readURL(text string) bool {
 	location, query, _ := strings.Cut(text, "?")
 	authority, database, _ := strings.Cut(location, "/")
-	hosts, named := authority, false
+	hosts, hasUser := authority, false
 	if at := strings.LastIndex(authority, "@"); at >= 0 {
 		user, password, _ := strings.Cut(authority[:at], ":")
 		if !o.set("user", user, url.PathUnescape) || !o.set("password", password, url.PathUnescape) {
 			return false
 		}
-		hosts, named = authority[at+1:], true
+		hosts, hasUser = authority[at+1:], true
 	}
-	if !named && strings.Contains(database, "@") { // the text after the slash may be part of a password
+	if !hasUser && strings.Contains(database, "@") { // the text after the slash may be part of a password
 		return false
 	}
 	if !o.readHosts(hosts) || !o.set("dbname", database, url.PathUnescape) {
@@ -69,7 +69,8 @@ func (o options) readURL(text string) bool {
 	return true
 }
 
-// set ignores an empty value, so that the service or the environment can supply one.
+// set sets an option. It ignores an empty value, so that the libpq service (pg_service.conf) or a PG* environment variable can
+// supply the value.
 func (o options) set(name, value string, unescape func(string) (string, error)) bool {
 	value, err := unescape(value)
 	if value != "" {
@@ -83,7 +84,7 @@ func (o options) set(name, value string, unescape func(string) (string, error)) 
 func (o options) readHosts(list string) bool {
 	const standard = "5432"
 	var hosts, ports []string
-	named, numbered := false, false
+	hasHost, hasPort := false, false
 	for item := range strings.SplitSeq(list, ",") {
 		host, port, _ := strings.Cut(item, ":")
 		if address, ok := strings.CutPrefix(item, "["); ok {
@@ -98,20 +99,20 @@ func (o options) readHosts(list string) bool {
 		if err != nil || !hostName(host, strings.HasPrefix(item, "[")) || strings.Trim(port, "0123456789") != "" {
 			return false
 		}
-		named, numbered = named || host != "", numbered || port != ""
+		hasHost, hasPort = hasHost || host != "", hasPort || port != ""
 		hosts, ports = append(hosts, cmp.Or(host, "localhost")), append(ports, cmp.Or(port, standard))
 	}
-	if named {
+	if hasHost {
 		o["host"] = strings.Join(hosts, ",")
 	}
-	if numbered {
+	if hasPort {
 		o["port"] = strings.Join(ports, ",")
 	}
 	return true
 }
 
-// hostName reports whether host can be a host name. If host contains other characters, it may be part of a password. The error of
-// a DNS query would contain this part.
+// hostName reports whether host can be a host name. A text with other characters may be part of a password, and the error of a DNS
+// query would contain this text.
 func hostName(host string, bracketed bool) bool {
 	if bracketed {
 		_, err := netip.ParseAddr(host)
@@ -135,8 +136,8 @@ func (o options) readPairs(text string) bool {
 	return true
 }
 
-// readValue returns the value at the start of the text and the text after it. A backslash escapes the next character, inside quotes
-// and outside.
+// readValue returns the value at the start of the text, and the text after the value. A backslash escapes the next character,
+// inside and outside of quotes.
 func readValue(text string) (value, rest string, ok bool) {
 	text, quoted := strings.CutPrefix(text, "'")
 	var b strings.Builder
@@ -159,14 +160,15 @@ func readValue(text string) (value, rest string, ok bool) {
 	return b.String(), "", !quoted && !escaped
 }
 
-// complete changes the options to the form that lib/pq expects. It returns false if a name or value cannot be sent to the server.
-func (o options) complete() bool {
+// normalize changes the options to the form that lib/pq expects. It returns false if a name or value cannot be sent to the server.
+func (o options) normalize() bool {
 	for name, value := range maps.Clone(o) {
 		// Postgres would read the text after a zero byte as another option.
 		if !optionName(name) || strings.Contains(value, "\x00") {
 			return false
 		}
-		// For these options, lib/pq would send the option twice: once in this spelling and once in lib/pq's own spelling.
+		// If one of these options is not in lower case, lib/pq would send it twice: once in this spelling and once in lib/pq's own
+		// spelling.
 		if lower := strings.ToLower(name); lower != name && slices.Contains([]string{"datestyle", "client_encoding", "application_name"}, lower) {
 			delete(o, name)
 			o[lower] = value
@@ -183,7 +185,7 @@ func (o options) complete() bool {
 	switch port := o["port"]; {
 	case port == "":
 		delete(o, "port")
-	case port[0] == ',': // lib/pq inserts the default port only after a comma
+	case port[0] == ',': // lib/pq inserts the default port for an empty element only after a comma
 		o["port"] = "5432" + port
 	}
 	return true

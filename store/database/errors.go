@@ -8,7 +8,8 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// These are the kinds of errors for the operator. The text of an error that matches one of these kinds is one sentence.
+// These are the kinds of errors for the operator. If errors.Is finds one of these kinds in an error, the error's text is one
+// sentence.
 var (
 	// ErrNotFound: the named object does not exist.
 	ErrNotFound = errors.New("not found")
@@ -22,20 +23,20 @@ var (
 	ErrNotMigrated = errors.New("not migrated")
 )
 
-// refusal is an error for the operator: one sentence, and the Err… value that it matches.
+// refusal is an error for the operator: one sentence, and one of the Err… values as its kind.
 type refusal struct {
 	kind     error
 	sentence string
 	cause    error // nil if the sentence is complete
 }
 
-// Refuse returns an error for the operator. It matches kind, which is one of the Err… values. The sentence has the form of
-// [fmt.Sprintf].
+// Refuse returns an error for the operator. It wraps the parameter kind, which is one of the Err… values. The text is formatted as
+// by [fmt.Sprintf].
 func Refuse(kind error, format string, args ...any) error {
 	return &refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
 }
 
-// RefuseBecause is [Refuse] with a cause, which follows the sentence. The error matches the kind and the cause.
+// RefuseBecause is like [Refuse], but adds the text of the cause to the sentence. The error wraps the kind and the cause.
 func RefuseBecause(kind error, sentence string, cause error) error {
 	return &refusal{kind: kind, sentence: sentence, cause: cause}
 }
@@ -54,17 +55,18 @@ func (r *refusal) Unwrap() []error {
 	return []error{r.kind}
 }
 
-// ConfirmRow returns an error if same is false. A misconfigured pooler can mix up its clients' connections and return the row of
-// another query. So the caller compares the row with the query's arguments, and sets same if they match.
-func ConfirmRow(same bool, doing string) error {
-	if same {
+// ConfirmRow returns an error if matches is false. The caller compares the returned row with the query's arguments, and passes the
+// result as matches. The row can be wrong, because a misconfigured pooler can mix up its clients' connections and return the row
+// of another query.
+func ConfirmRow(matches bool, action string) error {
+	if matches {
 		return nil
 	}
-	return errors.New(doing + ": the database returned the answer to another query, probably because a pooler mixes up the connections of " +
+	return errors.New(action + ": the database returned the answer to another query, probably because a pooler mixes up the connections of " +
 		"its clients: check what was done before you continue")
 }
 
-// AddPoolerRemedy adds the remedy to an error that a transaction pooler has caused, because queries are prepared.
+// AddPoolerRemedy adds a remedy to an error that occurs if prepared queries run through a transaction pooler.
 func AddPoolerRemedy(err error) error {
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.DuplicatePstatement, pqerror.ProtocolViolation) != nil {
 		return fmt.Errorf("%w (if the database is behind a transaction pooler: set database.pooler to transaction)", err)
@@ -72,8 +74,8 @@ func AddPoolerRemedy(err error) error {
 	return err
 }
 
-// ConstraintError returns the refusal for the constraint that err violates. constraints maps the names of constraints to
-// refusals. If err is another error, ConstraintError wraps it with the action.
+// ConstraintError returns the refusal for the constraint that was violated. The parameter constraints maps the names of
+// constraints to refusals. If err is any other error, ConstraintError wraps err and adds the action to its text.
 func ConstraintError(err error, action string, constraints map[string]error) error {
 	if violation := pq.As(err); violation != nil {
 		if r, ok := constraints[violation.Constraint]; ok && violation.Constraint != "" {

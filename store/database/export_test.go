@@ -2,13 +2,13 @@ package database
 
 import "net"
 
-// FeedURL returns the configuration that the listener gets for a database URL.
-func FeedURL(databaseURL string) (string, error) {
+// DSN returns the lib/pq configuration for a database URL. The listener for notifications uses this configuration.
+func DSN(databaseURL string) (string, error) {
 	s, err := Parse(databaseURL)
 	return s.DSN, err
 }
 
-// ConnectError and CheckVersion are for tests of errors that come from servers that the tests cannot start.
+// ConnectError and CheckVersion are for tests of errors that the tests' server cannot send.
 var (
 	ConnectError = connectError
 	CheckVersion = checkVersion

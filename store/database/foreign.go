@@ -16,18 +16,18 @@ import (
 // foreignOption is an option that neither lib/pq nor Postgres supports. lib/pq would send the option to Postgres, and Postgres
 // would reject it.
 type foreignOption struct {
-	accepted []string // values that do not require the feature
-	verified bool     // sslmode=verify-full satisfies every value
-	remedy   string   // what the operator should do about a value that is not accepted
+	accepted           []string // values with which the option does not require its feature
+	verifyFullSuffices bool     // with sslmode=verify-full, every value is accepted
+	remedy             string   // what the operator should do if the value is not accepted
 }
 
-// featureOptions are options that may require a feature that lib/pq does not have. If a value requires the feature, keywicket
-// rejects the value. If keywicket ignored it instead, nobody would notice that the feature is missing.
+// featureOptions are options that may require a feature that lib/pq does not have. keywicket rejects a value that requires the
+// feature. If keywicket ignored such a value instead, nobody would notice that the feature is missing.
 var featureOptions = map[string]foreignOption{
 	// These are options of libpq.
 	"channel_binding":     {[]string{"disable", "prefer"}, true, verifyInstead},
 	"gssencmode":          {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, to encrypt by TLS"},
-	"sslcertmode":         {[]string{"allow"}, false, "remove it; without sslcert no certificate is sent, if the home folder has no .postgresql/postgresql.crt"},
+	"sslcertmode":         {[]string{"allow"}, false, "remove it; a certificate is sent only if sslcert is set, or if the home folder has .postgresql/postgresql.crt"},
 	"sslcrl":              {nil, false, "remove it; lists of revoked certificates are not read"},
 	"sslcrldir":           {nil, false, "remove it; lists of revoked certificates are not read"},
 	"sslpassword":         {nil, false, "remove it, and store the key of sslkey without a passphrase"},
@@ -53,9 +53,9 @@ const loginInstead = "remove it, and log in with a password or a certificate"
 
 const verifyInstead = "write sslmode=verify-full instead, with sslrootcert=system for a publicly trusted authority, or sslrootcert=FILE"
 
-// ignored are options without an effect, because keywicket has its own pool, its own schema, and its own way to prepare
+// ignoredOptions are options without an effect, because keywicket has its own pool, its own schema, and its own way to prepare
 // statements.
-var ignored = []string{
+var ignoredOptions = []string{
 	"gssdelegation", "gsslib", "sslcompression", // libpq: keywicket never uses these features
 	"connection_limit", "pool_timeout", "socket_timeout", "schema", "statement_cache_size", "single_use_connections", // Prisma
 	"max_connection_lifetime", "max_idle_connection_lifetime",
@@ -67,14 +67,14 @@ var ignored = []string{
 	"uselibpqcompat", "supa", // node-postgres, Supabase on Vercel
 }
 
-// supportedHere are options that this package implements itself.
-var supportedHere = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
+// ownOptions are options that this package itself implements.
+var ownOptions = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
 
 // takeForeign removes the options that neither lib/pq nor Postgres supports, and returns them.
 func (o options) takeForeign() options {
 	foreign := options{}
 	for name, value := range maps.Clone(o) {
-		if _, ok := featureOptions[name]; ok || slices.Contains(ignored, name) || slices.Contains(supportedHere, name) {
+		if _, ok := featureOptions[name]; ok || slices.Contains(ignoredOptions, name) || slices.Contains(ownOptions, name) {
 			foreign[name] = value
 			delete(o, name)
 		}
@@ -82,8 +82,8 @@ func (o options) takeForeign() options {
 	return foreign
 }
 
-// readTo reads supportedHere into s. If an option is a number, zero means the default of the operating system, as in libpq.
-func (o options) readTo(s *Settings) error {
+// readSettings sets the fields of s from the ownOptions. In a number, zero means the default of the operating system, as in libpq.
+func (o options) readSettings(s *Settings) error {
 	var err error
 	number := func(name string) int {
 		value, ok := o[name]
@@ -93,7 +93,7 @@ func (o options) readTo(s *Settings) error {
 		}
 		return n
 	}
-	// In package net, zero means the package's own default, and a negative value means the default of the operating system.
+	// In Go's package net, zero means this package's own default, and a negative value means the default of the operating system.
 	probe := func(name string) int {
 		n := max(number(name), 0)
 		if o[name] != "" && n == 0 {
@@ -107,7 +107,7 @@ func (o options) readTo(s *Settings) error {
 		Interval: time.Duration(probe("keepalives_interval")) * time.Second,
 		Count:    probe("keepalives_count"),
 	}
-	number("tcp_user_timeout") // only the form is checked, because limitedConn sets a deadline for each read and write
+	number("tcp_user_timeout") // only check the form, because limitedConn sets a deadline for each read and write
 	switch o["pgbouncer"] {
 	case "", "false":
 	case "true":
@@ -122,7 +122,7 @@ func (o options) readTo(s *Settings) error {
 func (o options) check(mode pq.SSLMode) error {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
 		d, ok := featureOptions[name]
-		if !ok || o[name] == "" || slices.Contains(d.accepted, o[name]) || d.verified && mode == pq.SSLModeVerifyFull {
+		if !ok || o[name] == "" || slices.Contains(d.accepted, o[name]) || d.verifyFullSuffices && mode == pq.SSLModeVerifyFull {
 			continue
 		}
 		what := name

@@ -29,7 +29,8 @@ import (
 	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
-// pooled is a fixture that can also be reached through a pooler. Clients with the same login share the pooler's connections.
+// pooled is a fixture whose database can also be reached through a pooler. Clients with the same login share the pooler's
+// connections.
 type pooled struct {
 	*storetest.Fixture
 	pooler           *pgbouncer.Pooler
@@ -87,11 +88,11 @@ func (p *pooled) sidecar(c directory.Config) (*directory.Directory, error) {
 	return directory.Open(c, nil)
 }
 
-// load runs the functions concurrently for some seconds, each of them repeatedly.
+// load runs all functions concurrently, each of them repeatedly, for some seconds.
 func load(t *testing.T, functions ...func(context.Context)) {
 	t.Helper()
-	const lasting = 4 * time.Second
-	ctx, cancel := context.WithTimeout(t.Context(), lasting)
+	const duration = 4 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), duration)
 	defer cancel()
 	var all sync.WaitGroup
 	for _, f := range functions {
@@ -104,9 +105,9 @@ func load(t *testing.T, functions ...func(context.Context)) {
 	all.Wait()
 }
 
-// otherProgram returns a function that queries like another program with the same login and the same driver. The driver numbers
-// its prepared statements on each connection from 1, and sends unprepared queries in two round trips. The queries have the same
-// parameters and columns as keywicket's queries, but return other answers. The function ignores the results.
+// otherProgram returns a function that sends the queries of another program with the same login and the same driver. The driver
+// numbers its prepared statements on each connection from 1, and sends unprepared queries in two round trips. The queries have the
+// same parameters and columns as keywicket's queries, but return other answers. The function ignores the results.
 func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Context) {
 	t.Helper()
 	db, err := sqlx.Open("postgres", databaseURL)
@@ -231,8 +232,8 @@ func (p *pooled) expectedLookups(t *testing.T) (all []expectedLookup) {
 	return all
 }
 
-// unknown returns a look-up of a credential that was never issued.
-func unknown(kind authz.Kind) expectedLookup {
+// unknownLookup returns a look-up of a credential that was never issued.
+func unknownLookup(kind authz.Kind) expectedLookup {
 	l := authz.Lookup{Kind: kind, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
 	if kind == authz.KindSession {
 		l.Session = storetest.SessionOf("nobody "+rand.Text(), time.Now())
@@ -271,14 +272,14 @@ func TestAnswersAreCorrectThroughAPooler(t *testing.T) {
 					lookUp(ctx, d, q)
 					if i%4 == 0 {
 						for _, kind := range []authz.Kind{authz.KindPersonalKey, authz.KindSession, authz.KindOAuthToken} {
-							lookUp(ctx, d, unknown(kind))
+							lookUp(ctx, d, unknownLookup(kind))
 						}
 					}
 				}
 			}
 			work := []func(context.Context){
 				p.otherProgram(t, p.server), p.otherProgram(t, p.server),
-				// Sidecars start and stop, so that each has prepared its queries in another order.
+				// Start and stop sidecars, so that they prepare their queries in different orders.
 				func(ctx context.Context) {
 					d, err := p.sidecar(directory.Config{NoCache: true})
 					if err != nil {
@@ -305,8 +306,8 @@ func TestAnswersAreCorrectThroughAPooler(t *testing.T) {
 	}
 }
 
-// The operator's commands report the content of the database correctly. The test compares the reports with what a client without
-// the pooler reads.
+// The operator's commands return the content of the database correctly. The test compares their results with those of a client
+// that does not use the pooler.
 func TestCommandsAreCorrectThroughAPooler(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
@@ -341,7 +342,7 @@ func TestCommandsAreCorrectThroughAPooler(t *testing.T) {
 	}
 }
 
-// operator runs each command once and compares its report with the database.
+// operator runs each command once, and compares its output with the database.
 type operator struct {
 	*pooled
 	*report
@@ -350,7 +351,8 @@ type operator struct {
 	n        int
 }
 
-// checkReport reports whether the command succeeded, and compares its report with the query's result. The query returns one value.
+// checkReport returns false if the command failed. If the command succeeded, checkReport compares the command's output with the
+// query's result, which is one value.
 func (o *operator) checkReport(ctx context.Context, command string, err error, want any, query string, args ...any) bool {
 	if err != nil {
 		o.record(&o.failed, "%s: %v", command, err)
@@ -542,8 +544,8 @@ func TestRevocationsWorkThroughAPooler(t *testing.T) {
 	}
 }
 
-// Settings of another program's session stay on the pooler's connection. Such settings must not change what the sidecar does: a
-// token expires on time, and the use of a token is written.
+// If another program changes settings, the changes stay on the pooler's connection. These settings must not change what the
+// sidecar does: a token expires on time, and the use of a token is written.
 func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
 	foreign := storetest.Must(sqlx.Open("postgres", p.server))
@@ -553,7 +555,8 @@ func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 	d := storetest.Must(p.sidecar(directory.Config{}))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
 	storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
-	// If the lifetime were rounded to seconds, more than 1.5 seconds would count as two.
+	// With extra_float_digits = -15, Postgres would round a float8 between 1.5 and 2 to 2. If the remaining lifetime were a
+	// float8, the sidecar would accept the token for too long.
 	const lifetime = 2 * time.Second
 	token, key := p.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme", ExpiresIn: new(lifetime)})
 	expires := time.Now().Add(lifetime)

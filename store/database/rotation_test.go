@@ -54,7 +54,7 @@ func pemOf(kind string, bytes []byte) string {
 
 func (a authority) pem() string { return pemOf("CERTIFICATE", a.certificate.Raw) }
 
-// sign returns a certificate for a name or an address, and its key.
+// sign returns a certificate for a host name or an IP address, and the certificate's key.
 func (a authority) sign(host string, until time.Time) (certificate, key string) {
 	k := storetest.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, NotBefore: time.Now().Add(-time.Hour), NotAfter: until}
@@ -67,7 +67,7 @@ func (a authority) sign(host string, until time.Time) (certificate, key string) 
 	return pemOf("CERTIFICATE", raw), pemOf("PRIVATE KEY", storetest.Must(x509.MarshalPKCS8PrivateKey(k)))
 }
 
-// cluster is a separate server. The server uses TLS after it has received a certificate.
+// cluster is a separate Postgres server. It uses TLS after setCertificate.
 type cluster struct {
 	*storetest.Fixture
 	server *postgres.Server
@@ -104,7 +104,8 @@ func (c *cluster) reload(t *testing.T) {
 	t.Helper()
 	before := storetest.Value[time.Time](t, c.DB, `SELECT pg_conf_load_time()`)
 	c.Exec(t, `SELECT pg_reload_conf()`)
-	// A new connection has the settings that the postmaster has read, and the postmaster reads them before its children.
+	// The postmaster reads the settings first, and a new connection inherits them. So new settings in a new connection show that
+	// the postmaster has read the files.
 	storetest.Eventually(t, "the settings are read", func() bool {
 		return storetest.Value[time.Time](t, storetest.OpenDB(t, c.server.URL("postgres")), `SELECT pg_conf_load_time()`).After(before)
 	})
@@ -125,7 +126,8 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// The sidecar reads the password and the authority's certificate again for each connection, so neither change needs a restart.
+// For each new connection, the sidecar reads the password and the authority's certificate again. So a change of them needs no
+// restart.
 func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 	c := newCluster(t)
 	dir := t.TempDir()
@@ -188,7 +190,7 @@ func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 	}
 	c.cut(t, "sidecar")
 	expectFails("a password that others may read", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
-	if _, err := database.FeedURL("host=h passfile=" + passfile); err == nil || !strings.Contains(err.Error(), "has the mode 0640: make it 0600") {
+	if _, err := database.DSN("host=h passfile=" + passfile); err == nil || !strings.Contains(err.Error(), "has the mode 0640: make it 0600") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.Chmod(passfile, 0o600); err != nil {
@@ -204,7 +206,8 @@ func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 }
 
 // With a client certificate, the sidecar logs in as the role that the certificate names. The sidecar reads the certificate for
-// each connection. A group may read the key if root owns it, as in a mounted Secret.
+// each new connection. If root owns the key file, the group may also have permission to read it, as in a mounted Secret of
+// Kubernetes.
 func TestLogInWithACertificate(t *testing.T) {
 	c := newCluster(t)
 	trusted, other := newAuthority("ours"), newAuthority("other")
@@ -247,7 +250,7 @@ func (c *cluster) ping(t *testing.T, databaseURL string) error {
 	return storetest.OpenDB(t, databaseURL).GetContext(t.Context(), &user, `SELECT current_user`)
 }
 
-func TestCertificateErrorsNameTheRemedy(t *testing.T) {
+func TestCertificateErrorsContainARemedy(t *testing.T) {
 	c := newCluster(t)
 	ours, other := newAuthority("ours"), newAuthority("other")
 	dir := t.TempDir()

@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// addService adds the options of the service that the URL or the environment names. If an option is already set, its value stays.
+// addService adds the options of the libpq service that the URL or the environment names. It does not change options that are
+// already set.
 func (o options) addService() error {
 	name := cmp.Or(o["service"], os.Getenv("PGSERVICE"))
 	files := serviceFiles(o["servicefile"])
@@ -29,7 +30,7 @@ func (o options) addService() error {
 		if service == nil {
 			continue
 		}
-		if !service.complete() {
+		if !service.normalize() {
 			return fmt.Errorf("%s, service %s: the name or value of an option has an invalid character", file, name)
 		}
 		for option, value := range service {
@@ -42,18 +43,18 @@ func (o options) addService() error {
 	return fmt.Errorf("the service %s, which PGSERVICE or the database URL names, is not in %s", name, strings.Join(files, " or "))
 }
 
-// serviceFiles returns the paths of the user's file and of the system's file. If PGSYSCONFDIR is not set, it omits the system's
-// file, because the default path of this file is compiled into libpq.
-func serviceFiles(named string) []string {
-	own := cmp.Or(named, os.Getenv("PGSERVICEFILE"))
-	if own == "" {
+// serviceFiles returns the paths of the user's service file and of the system's service file. If PGSYSCONFDIR is not set, it omits
+// the system's file, because the default path of this file is compiled into libpq.
+func serviceFiles(configured string) []string {
+	userFile := cmp.Or(configured, os.Getenv("PGSERVICEFILE"))
+	if userFile == "" {
 		home, err := os.UserHomeDir()
-		if account, unknown := user.Current(); err != nil && unknown == nil {
+		if account, userErr := user.Current(); err != nil && userErr == nil {
 			home = account.HomeDir
 		}
-		own = filepath.Join(home, ".pg_service.conf")
+		userFile = filepath.Join(home, ".pg_service.conf")
 	}
-	files := []string{own}
+	files := []string{userFile}
 	if dir := os.Getenv("PGSYSCONFDIR"); dir != "" {
 		files = append(files, filepath.Join(dir, "pg_service.conf"))
 	}

@@ -15,16 +15,16 @@ import (
 	"github.com/lib/pq"
 )
 
-// Settings is the complete configuration of a database URL, including the options of the libpq service that the URL names, and
-// the options of the environment.
+// Settings is the complete configuration of a database URL. It includes the options of the libpq service that the URL names, and
+// the options of the PG* environment variables.
 type Settings struct {
 	pq.Config
-	// DSN is the same configuration for lib/pq's listener, which accepts no Config.
+	// DSN is the same configuration as a string, for lib/pq's listener, which accepts no Config.
 	DSN string
-	// pooled reports whether the URL names a transaction pooler.
+	// pooled reports whether the URL has pgbouncer=true, which means a transaction pooler.
 	pooled bool
-	// KeepAlive is a value for [net.Dialer.KeepAliveConfig]. The dialer's own field KeepAlive must also be negative. Otherwise
-	// Enable = false has no effect.
+	// KeepAlive is a value for [net.Dialer.KeepAliveConfig]. If the dialer's field KeepAlive is not negative, Enable = false has
+	// no effect.
 	KeepAlive net.KeepAliveConfig
 }
 
@@ -32,41 +32,41 @@ const applicationName = "keywicket"
 
 const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
 
-// Parse reads a database URL in the form that [Open] accepts. If an option has several values, the precedence is the same as in
-// libpq: the URL, its service, the environment, lib/pq's defaults. Without this function, lib/pq would let the service take
-// precedence over the URL.
+// Parse reads a database URL in the form that [Open] accepts. If an option has several values, Parse uses the same one as libpq:
+// from the URL, else from the URL's service, else from the environment, else lib/pq's default. lib/pq alone would prefer the
+// service to the URL.
 func Parse(databaseURL string) (Settings, error) {
 	if strings.TrimSpace(databaseURL) == "" {
 		return Settings{}, errors.New("no database URL is given; it looks like " + urlForm)
 	}
-	given, err := readDatabaseURL(databaseURL)
+	o, err := readDatabaseURL(databaseURL)
 	if err != nil {
 		return Settings{}, err
 	}
-	if err := given.addService(); err != nil {
+	if err := o.addService(); err != nil {
 		return Settings{}, err
 	}
-	if err := given.checkLists(); err != nil {
+	if err := o.checkLists(); err != nil {
 		return Settings{}, err
 	}
 	var s Settings
-	foreign := given.takeForeign()
-	if err := foreign.readTo(&s); err != nil {
+	foreign := o.takeForeign()
+	if err := foreign.readSettings(&s); err != nil {
 		return Settings{}, err
 	}
-	given["service"] = "" // addService has read it
-	config, err := pq.NewConfig(given.dsn())
+	o["service"] = "" // addService has read it
+	config, err := pq.NewConfig(o.dsn())
 	if err != nil {
 		return Settings{}, configError(err)
 	}
 	if err := foreign.check(config.SSLMode); err != nil {
 		return Settings{}, err
 	}
-	// If the first host is a socket, lib/pq would use no TLS for any host.
+	// If the first host is a socket, lib/pq uses no TLS for any host.
 	if sockets, hosts := countHosts(config); sockets > 0 && hosts > 0 {
 		return Settings{}, errors.New("the database URL has sockets and other hosts: use only one kind")
 	}
-	if err := given.checkPassfile(); err != nil {
+	if err := o.checkPassfile(); err != nil {
 		return Settings{}, err
 	}
 	// A standby accepts no writes, and may return data from before a change.
@@ -77,11 +77,11 @@ func Parse(databaseURL string) (Settings, error) {
 	default:
 		return Settings{}, fmt.Errorf("the database URL has target_session_attrs=%s: write target_session_attrs=primary", config.TargetSessionAttrs)
 	}
-	maps.DeleteFunc(given, func(name, _ string) bool { _, ours := sessionSettings[strings.ToLower(name)]; return ours })
-	maps.Copy(given, sessionSettings)
-	given["target_session_attrs"] = string(config.TargetSessionAttrs)
-	given["application_name"] = cmp.Or(config.ApplicationName, applicationName)
-	s.DSN = given.dsn()
+	maps.DeleteFunc(o, func(name, _ string) bool { _, ours := sessionSettings[strings.ToLower(name)]; return ours })
+	maps.Copy(o, sessionSettings)
+	o["target_session_attrs"] = string(config.TargetSessionAttrs)
+	o["application_name"] = cmp.Or(config.ApplicationName, applicationName)
+	s.DSN = o.dsn()
 	if s.Config, err = pq.NewConfig(s.DSN); err != nil {
 		return Settings{}, configError(err)
 	}
@@ -90,7 +90,7 @@ func Parse(databaseURL string) (Settings, error) {
 
 // sessionSettings override the settings of the database and the role.
 var sessionSettings = map[string]string{
-	"timezone":                    "UTC", // the times in results are in this zone; lib/pq never sends Config.TZ
+	"timezone":                    "UTC", // the time zone of the times in results; lib/pq never sends Config.TZ
 	"standard_conforming_strings": "on",  // a backslash in the store's SQL is an ordinary character
 }
 
@@ -104,7 +104,8 @@ func countHosts(c pq.Config) (sockets, hosts int) {
 	return sockets, len(all) - sockets
 }
 
-// checkLists rejects host lists in the environment if the URL names hosts too, because lib/pq would combine the two lists.
+// checkLists rejects a list of hosts or ports in the environment if the URL also sets this option, because lib/pq would combine
+// the two lists.
 func (o options) checkLists() error {
 	for option, variable := range map[string]string{"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT"} {
 		if _, ok := o[option]; ok && strings.Contains(os.Getenv(variable), ",") {
@@ -114,8 +115,8 @@ func (o options) checkLists() error {
 	return nil
 }
 
-// checkPassfile rejects a password file that lib/pq would ignore without an error. A missing file is no error, because it may be
-// created later.
+// checkPassfile rejects a password file that lib/pq would ignore without an error. A missing file is not an error, because it may
+// be created later.
 func (o options) checkPassfile() error {
 	file := o["passfile"]
 	info, err := os.Stat(file)
@@ -123,7 +124,7 @@ func (o options) checkPassfile() error {
 		return nil
 	}
 	if err == nil && info.Mode().Perm()&0o167 != 0 { // lib/pq intends 0o177, but checks this mask
-		return fmt.Errorf("the passfile %s of the database URL has the mode %#o: make it 0600, because it is ignored otherwise", file, info.Mode().Perm())
+		return fmt.Errorf("the passfile %s of the database URL has the mode %#o: make it 0600, because the driver ignores a file with this mode", file, info.Mode().Perm())
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -133,7 +134,7 @@ func (o options) checkPassfile() error {
 }
 
 // configError returns an error with the name of the option that lib/pq rejects. If a password with spaces is not quoted, lib/pq
-// may treat a part of the password as an option. So the error contains no text that can be such a part.
+// may read a part of the password as an option. So the error contains no text that can be a part of a password.
 func configError(err error) error {
 	text := err.Error()
 	_, supported, listed := strings.Cut(text, "; supported values are ")

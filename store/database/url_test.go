@@ -49,7 +49,7 @@ func forward(t *testing.T, l net.Listener) {
 	}()
 }
 
-// expectConnects fails the test unless the pools and the feed reach the database with the URL.
+// expectConnects fails the test if the pools or the listener cannot reach the database with the URL.
 func expectConnects(t *testing.T, databaseURL, name string) {
 	t.Helper()
 	for what, open := range map[string]func() (*sql.DB, error){
@@ -61,7 +61,7 @@ func expectConnects(t *testing.T, databaseURL, name string) {
 			return db.DB, nil
 		},
 		"feed": func() (*sql.DB, error) {
-			dsn, err := database.FeedURL(databaseURL)
+			dsn, err := database.DSN(databaseURL)
 			if err != nil {
 				return nil, err
 			}
@@ -152,7 +152,7 @@ func TestEveryPasswordReachesTheServer(t *testing.T) {
 			"postgres://u@h/d?" + url.Values{"password": {password}}.Encode(),
 			"host=h user=u password='" + quote.Replace(password) + "'",
 		} {
-			dsn, err := database.FeedURL(given)
+			dsn, err := database.DSN(given)
 			if err != nil {
 				t.Fatalf("%s: %v", given, err)
 			}
@@ -162,7 +162,7 @@ func TestEveryPasswordReachesTheServer(t *testing.T) {
 		}
 		// A password without escaping may make the URL invalid.
 		secret := "gehei" + password
-		if _, err := database.FeedURL("postgres://u:" + secret + "@h/d"); err != nil && strings.Contains(err.Error(), "gehei") {
+		if _, err := database.DSN("postgres://u:" + secret + "@h/d"); err != nil && strings.Contains(err.Error(), "gehei") {
 			t.Errorf("the error contains a part of the password: %v", err)
 		}
 	})
@@ -196,7 +196,7 @@ func TestMisleadingURLIsRefused(t *testing.T) {
 		"jdbc:postgresql://h/db?user=u&password=geheim":               "not for Postgres",
 		"postgresql+asyncpg://u:geheim@h/db":                          "not for Postgres",
 	} {
-		_, err := database.FeedURL(given)
+		_, err := database.DSN(given)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "heim") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v, want one line with %q", given, err, want)
 		}
@@ -216,7 +216,7 @@ func TestMisleadingEnvironmentIsRefused(t *testing.T) {
 		t.Run(entry, func(t *testing.T) {
 			name, value, _ := strings.Cut(entry, "=")
 			t.Setenv(name, value)
-			if _, err := database.FeedURL("host=h hostaddr=127.0.0.1 port=5433"); err == nil || !strings.Contains(err.Error(), want) {
+			if _, err := database.DSN("host=h hostaddr=127.0.0.1 port=5433"); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want %q", err, want)
 			}
 		})
@@ -274,14 +274,14 @@ func TestURLOverridesTheService(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PGSERVICEFILE", write("service.conf", c.service))
-			if _, err := database.FeedURL(c.url); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "geheim") {
+			if _, err := database.DSN(c.url); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "geheim") {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
 	}
 }
 
-// Providers and other tools add their own options to a URL. keywicket either accepts such an option or refuses it with a message
+// Providers and other tools add their own options to a URL. keywicket either accepts such an option, or refuses it with a message
 // of one line.
 func TestOptionsOfOtherDrivers(t *testing.T) {
 	f := storetest.NewFixture(t)
@@ -366,8 +366,8 @@ func TestSupportedOptions(t *testing.T) {
 	}
 }
 
-// The tests' server cannot send these messages, because they are in another language or come from a pooler.
-func TestConnectionErrorsNameCauseAndRemedy(t *testing.T) {
+// The tests' server cannot send these messages: some are in another language, and some come from a pooler.
+func TestConnectionErrorsContainCauseAndRemedy(t *testing.T) {
 	for want, err := range map[string]error{
 		"has the option schemas, which":        &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
 		"has the option work.mem, which":       &pq.Error{Code: pqerror.UndefinedObject, Message: "paramètre de configuration « work.mem » non reconnu"},
@@ -398,8 +398,8 @@ func TestOldPostgresIsRefused(t *testing.T) {
 	}
 }
 
-// For every form of a URL, the feed sets an application name and requires the primary.
-func TestFeedURL(t *testing.T) {
+// For every form of a URL, the listener's configuration has an application name, and requires the primary.
+func TestListenerDSN(t *testing.T) {
 	for given, want := range map[string]pq.Config{
 		"postgres://u:p%23@h/d": {Host: "h", User: "u", Password: "p#", Database: "d", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
 		"postgres://u@h/d?target_session_attrs=read-write&application_name=mine": {Host: "h", User: "u", Database: "d", ApplicationName: "mine",
@@ -407,7 +407,7 @@ func TestFeedURL(t *testing.T) {
 		"host=h user=u password=":      {Host: "h", User: "u", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
 		"host=h user=u password=a://b": {Host: "h", User: "u", Password: "a://b", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
 	} {
-		dsn, err := database.FeedURL(given)
+		dsn, err := database.DSN(given)
 		if err != nil {
 			t.Errorf("%s: %v", given, err)
 			continue
@@ -420,7 +420,7 @@ func TestFeedURL(t *testing.T) {
 		}
 	}
 	for _, replica := range []string{"postgres://h/d?target_session_attrs=any", "host=h target_session_attrs=standby"} {
-		if _, err := database.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "write target_session_attrs=primary") {
+		if _, err := database.DSN(replica); err == nil || !strings.Contains(err.Error(), "write target_session_attrs=primary") {
 			t.Errorf("%s: %v", replica, err)
 		}
 	}

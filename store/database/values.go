@@ -6,12 +6,12 @@ import (
 	"github.com/lib/pq"
 )
 
-// ServerStarted is the SQL expression that identifies a server: the start time of its postmaster, in microseconds since 1970.
-// Each server of a cluster has another start time, and a restart changes the start time.
+// ServerStarted is the SQL expression that identifies a server: the start time of its postmaster, in microseconds since 1970. The
+// servers of a cluster have different start times, and a restart changes the start time.
 const ServerStarted = `(date_part('epoch', pg_postmaster_start_time()) * 1000000)::int8`
 
-// Timeline is the SQL expression for the WAL timeline. The value has eight hexadecimal digits; on a standby, it is NULL. The
-// promotion of a standby increases the timeline.
+// Timeline is the SQL expression for the WAL timeline: eight hexadecimal digits, or NULL on a standby. The promotion of a standby
+// increases the timeline.
 const Timeline = `CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END`
 
 // Seconds returns the duration of a number of seconds, as SQL's EXTRACT(EPOCH FROM …) returns it.

@@ -34,7 +34,7 @@ type Config struct {
 	// poolers do not forward notifications. The default is URL.
 	FeedURL string
 	// NoHints disables hints: the change log is read only at its interval. This saves a connection. It also saves CPU time,
-	// because otherwise Postgres wakes each sidecar for each change.
+	// because Postgres wakes each listening sidecar for each change.
 	NoHints bool
 	// Cache configures the cache in front of the look-ups.
 	Cache cache.Config
@@ -53,13 +53,13 @@ const (
 	defaultLookupTimeout = 200 * time.Millisecond
 	defaultUsageInterval = 5 * time.Second
 
-	// connectionIdle is how long connections stay open after a burst of look-ups. This time is longer than upkeepPause, so that
-	// the connection for the upkeep (the regular deletion of old rows) stays open. Otherwise every sidecar would open a
-	// connection every minute.
+	// connectionIdle is how long unused connections stay open after a burst of look-ups. It is longer than upkeepPause. So every
+	// sidecar keeps a connection for the upkeep (the deletion of old rows, once a minute), and does not open a new connection
+	// every minute.
 	connectionIdle = 2 * upkeepPause
 )
 
-func (c Config) complete() (Config, error) {
+func (c Config) withDefaults() (Config, error) {
 	if c.MaxOpenConnections == 0 {
 		c.MaxOpenConnections = database.DefaultMaxOpenConnections
 	}
@@ -96,7 +96,7 @@ type Directory struct {
 	feed    *feed.Feed
 	usage   *usage
 
-	stopWatching context.CancelFunc // nil with a cache, because in that case the feed detects other servers
+	stopWatching context.CancelFunc // nil if there is a cache, because then the feed detects other servers
 }
 
 var _ authz.Directory = (*Directory)(nil)
@@ -104,7 +104,7 @@ var _ authz.Directory = (*Directory)(nil)
 // Open starts a directory, even if the database is unreachable. While the database is unreachable, look-ups fail, and
 // [Directory.Ready] returns an error. A nil logger discards all messages. The caller must close the directory.
 func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
-	c, err = c.complete()
+	c, err = c.withDefaults()
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +117,8 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 			err = errors.Join(err, d.Close(context.Background()))
 		}
 	}()
-	// At its deadline, a look-up cancels its query and keeps the connection. So the limit is twice the timeout: in the second
-	// half, the server can confirm the cancellation.
+	// At its deadline, a look-up cancels its query and keeps the connection. The connection's time limit is twice the timeout, so
+	// that the server can confirm the cancellation in the second half.
 	connections, err := database.NewConnector(c.URL, c.Pooler, 2*c.LookupTimeout)
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
 		return nil, fmt.Errorf("cache.%w", err)
 	}
-	// Cached answers of the previous server may belong to another cluster, so the cache discards all answers.
+	// Cached answers from the previous server may belong to another cluster. So the hint without keys makes the cache discard all answers.
 	d.servers.OnSwitch(func() { d.cache.ApplyHint(nil) })
 	d.feed, err = feed.Start(feed.Config{
 		URL: c.URL, HintsURL: c.FeedURL, NoHints: c.NoHints, Version: c.Version, Policies: c.Policies,
@@ -167,7 +167,7 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Loo
 	return found, nil
 }
 
-// Ready returns nil if a look-up of each kind succeeds and the change log was read at least once. Otherwise the error contains
+// Ready returns nil if a look-up of each kind succeeds, and if the change log was read at least once. In any other case it returns
 // the cause.
 func (d *Directory) Ready(ctx context.Context) error {
 	probes := []authz.Lookup{
@@ -205,7 +205,7 @@ func (d *Directory) CacheStats() cache.Stats {
 }
 
 // ChangeCounts returns how many changes were read from the change log, and how many notifications were received. Without a cache,
-// it returns 0. ChangeCounts is faster than CacheStats, so it may be called often.
+// both are 0. ChangeCounts is faster than CacheStats, so it may be called often.
 func (d *Directory) ChangeCounts() (changes, hints uint64) {
 	if d.cache == nil {
 		return 0, 0
@@ -213,9 +213,9 @@ func (d *Directory) ChangeCounts() (changes, hints uint64) {
 	return d.cache.ChangeCounts()
 }
 
-// Close writes the pending usage and closes the connections. Call Close after all look-ups have ended, because otherwise a
-// look-up may fail, or its usage may not be written. Close returns an error if it cannot write the usage, because the context
-// ended or the write failed.
+// Close writes the pending usage and closes the connections. Call Close only after all look-ups have ended: a look-up that still
+// runs may fail, or its usage may not be written. If Close cannot write the usage, because the context ended or the write failed,
+// it returns an error.
 func (d *Directory) Close(ctx context.Context) error {
 	var errs []error
 	if d.feed != nil {

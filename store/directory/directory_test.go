@@ -46,7 +46,7 @@ func TestLookupGrantsAWorkspaceTokenItsOwnWorkspace(t *testing.T) {
 	}
 }
 
-func TestLookupGrantsAUserTheWorkspaceAskedForIfAMember(t *testing.T) {
+func TestLookupGrantsAMemberTheRequestedWorkspace(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
 	_, adaKey := f.UserToken(t, "issues:read", "user:read")
@@ -161,7 +161,7 @@ func TestExpiryUsesTheDatabaseClock(t *testing.T) {
 	if got := storetest.Must(f.Directory(t, clockAhead).Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" {
 		t.Errorf("the sidecar's clock is a day ahead: %+v", got)
 	}
-	// A function that precedes the built-in one on the search path replaces this database's clock.
+	// This function comes before the built-in function on the search path, so it replaces this database's clock.
 	f.Exec(t, `CREATE SCHEMA ahead`)
 	f.Exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
 		AS $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$`)
@@ -212,8 +212,8 @@ func TestLookupIsOneQuery(t *testing.T) {
 			t.Errorf("for %d look-ups the log has %q %d times, not %d", lookups, what, n, want)
 		}
 	}
-	// A new connection also queries which server it has reached, prepares the queries of three lanes, and sets and resets a
-	// timeout. The line "the end" is also counted.
+	// At its start, the connection also checks its server, prepares the queries of three lanes, and sets and resets a timeout.
+	// Each of these statements writes a line, and the line "the end" also counts.
 	const once = 10
 	if n := strings.Count(logged, "LOG:  "); n > 2*lookups+once {
 		t.Errorf("for %d look-ups there are %d lines", lookups, n)
@@ -259,7 +259,7 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 	}
 }
 
-// If Postgres planned each look-up again, look-ups would be three times as slow.
+// If Postgres made a new plan for each look-up, look-ups would take three times as long.
 func TestLookupsKeepTheirPlan(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.DB.SetMaxOpenConns(1)
@@ -339,7 +339,7 @@ func TestLookupsShareTheConfiguredConnections(t *testing.T) {
 	}
 }
 
-func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
+func TestLookupTimeoutLimitsAQueryThatWaits(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = 100 * time.Millisecond })
@@ -358,7 +358,7 @@ func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
 	if _, err := d.Lookup(ctx, storetest.Lookup(key)); !errors.Is(err, context.Canceled) {
 		t.Errorf("the caller has canceled: %v", err)
 	}
-	// If queries that timed out were not cancelled, they would accumulate until the server has no free connection.
+	// If the sidecar did not cancel queries that timed out, they would accumulate until the server has no free connection.
 	storetest.Eventually(t, "the query that timed out is cancelled on the server", func() bool {
 		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0
@@ -388,7 +388,7 @@ func TestDirectoryWorksOnceTheSchemaExists(t *testing.T) {
 	}
 }
 
-// The cache is not used if a trigger is disabled, or before the migration that creates the triggers has run.
+// The sidecar does not use its cache while a trigger is disabled, and before the migration that creates the triggers has run.
 func TestCacheIsNotUsedWithoutChangeTriggers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

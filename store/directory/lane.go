@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	// A lane sends one query per laneInterval. After a pause, it sends up to laneBurst queries immediately. Further look-ups
-	// share the next query, which the lane sends earlier if batchWorth look-ups wait. A query with many rows takes little longer
-	// than a query with one row. So a flood of unknown tokens hardly delays other look-ups.
+	// A lane sends one query per laneInterval. After a pause without queries, it sends up to laneBurst queries immediately.
+	// Further look-ups share the next query. The lane sends this query earlier if batchTrigger look-ups wait. A query for many
+	// look-ups takes little longer than a query for one. So a flood of unknown tokens hardly delays other look-ups.
 	laneInterval = 2 * time.Millisecond
 	laneBurst    = 25
 
-	batchWorth = 16  // with this number of look-ups, a query does not wait for the interval
-	batchLimit = 256 // maximum number of look-ups in one query
+	batchTrigger = 16  // if this number of look-ups wait, the query does not wait for the interval
+	batchLimit   = 256 // maximum number of look-ups in one query
 )
 
 // lane batches the look-ups of one kind into queries.
@@ -34,19 +34,19 @@ type lane struct {
 	lookups *lookups
 	query   string
 
-	mu      sync.Mutex
-	waiting list.List // list of *waiter
-	queries int       // number of queries in progress
-	shared  bool      // the last query was for more than one look-up
-	nextDue time.Time // when the next query is due, at one query per laneInterval
-	timed   bool      // a timer will send the next query
+	mu         sync.Mutex
+	waiting    list.List // list of *waiter
+	queries    int       // number of queries in progress
+	lastShared bool      // the last query was for several look-ups
+	nextDue    time.Time // when the next query would be due without bursts, at one query per laneInterval
+	timerSet   bool      // a timer will send the next query
 }
 
 // waiter is one look-up.
 type waiter struct {
 	lookup authz.Lookup
 	result chan outcome  // has a buffer of one, because the look-up may have given up
-	place  *list.Element // the waiter's place in lane.waiting
+	place  *list.Element // the waiter's element in lane.waiting
 }
 
 type outcome struct {
@@ -65,7 +65,7 @@ func (n *lane) join(l authz.Lookup) *waiter {
 	return w
 }
 
-// leave removes the look-up from the lane, if its query has not been sent.
+// leave removes the look-up from the lane if its query has not been sent yet.
 func (n *lane) leave(w *waiter) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -75,33 +75,33 @@ func (n *lane) leave(w *waiter) {
 // send sends the next query, or starts a timer that sends it later. The caller holds n.mu.
 func (n *lane) send() {
 	if n.waiting.Len() == 0 || n.queries == n.lookups.connections {
-		return // when a query ends, it calls send
+		return // the end of a query calls send again
 	}
 	now := time.Now()
-	// Look-ups that come one after the other cannot share a query, so they do not wait for each other.
-	if alone := n.queries == 0 && n.waiting.Len() == 1 && !n.shared; !alone {
+	// If look-ups come one after the other, they cannot share a query. So a single look-up does not wait for others.
+	if alone := n.queries == 0 && n.waiting.Len() == 1 && !n.lastShared; !alone {
 		if n.nextDue.Before(now) {
 			n.nextDue = now
 		}
-		early := n.nextDue.Sub(now) - laneBurst*laneInterval
-		if early > 0 && n.waiting.Len() < batchWorth {
-			if !n.timed {
-				n.timed = true
-				time.AfterFunc(early, func() {
+		wait := n.nextDue.Sub(now) - laneBurst*laneInterval // time until the next query may be sent; negative while the burst lasts
+		if wait > 0 && n.waiting.Len() < batchTrigger {
+			if !n.timerSet {
+				n.timerSet = true
+				time.AfterFunc(wait, func() {
 					n.mu.Lock()
 					defer n.mu.Unlock()
-					n.timed = false
+					n.timerSet = false
 					n.send()
 				})
 			}
 			return
 		}
-		if early <= 0 {
+		if wait <= 0 {
 			n.nextDue = n.nextDue.Add(laneInterval)
 		}
 	}
 	batch := n.batch()
-	n.shared = len(batch) > 1
+	n.lastShared = len(batch) > 1
 	n.queries++
 	go func() {
 		n.answer(batch)
@@ -120,8 +120,8 @@ func (n *lane) batch() (batch []*waiter) {
 	return batch
 }
 
-// answer sends each waiter its answer or error. The query has its own time limit, and continues when a waiter leaves, because
-// other look-ups share the query.
+// answer sends each waiter its answer or error. The query has its own time limit. It continues when a waiter leaves, because other
+// look-ups share it.
 func (n *lane) answer(batch []*waiter) {
 	ctx, cancel := context.WithTimeout(context.Background(), n.lookups.timeout)
 	defer cancel()
@@ -146,9 +146,9 @@ func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 	}
 }
 
-// mayBeOneLookup reports whether a single look-up of the batch may cause the error: Postgres cannot read its values, or this
-// program cannot read its answer. The result is also true if an operator has cancelled the query, because another attempt may
-// succeed.
+// mayBeOneLookup reports whether a single look-up of the batch may be the cause of the error: Postgres cannot read the look-up's
+// values, or this program cannot read its answer. The result is also true if an operator has cancelled the query, because another
+// attempt may succeed.
 func mayBeOneLookup(err error) bool {
 	if e := pq.As(err); e != nil {
 		class := e.Code.Class()
@@ -159,7 +159,7 @@ func mayBeOneLookup(err error) bool {
 
 func (n *lane) queryBatch(ctx context.Context, batch []*waiter) (answers []cache.Answer, err error) {
 	defer func() {
-		if p := recover(); p != nil { // a recover in a caller does not catch a panic in this goroutine
+		if p := recover(); p != nil { // a recover in a caller would not catch a panic in this goroutine
 			err = fmt.Errorf("%w: panic: %v", lookup.ErrUnreadable, p)
 		}
 	}()
@@ -189,7 +189,7 @@ func (n *lane) attempt(ctx context.Context, lookups []authz.Lookup) ([]cache.Ans
 		case attempt == n.lookups.attempts:
 			return nil, pool.ErrOtherServer
 		}
-		// After Settle, the server that answered is the current one, or its idle connections are closed.
+		// After Settle, the server that answered is the current one, or the pool's idle connections are closed. So the next attempt most likely reaches the current server.
 		if err := servers.Settle(ctx); err != nil {
 			return nil, err
 		}

@@ -82,9 +82,9 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 	wg.Wait()
 }
 
-// A look-up must not join a query that was sent before the look-up began. Otherwise the look-up could report an existing token as
-// unknown, or a revoked token as valid.
-func TestLookupGetsNoAnswerLoadedBeforeIt(t *testing.T) {
+// A look-up must not join a query that was sent before the look-up began. Such a query could report an existing token as unknown,
+// or a revoked token as valid.
+func TestLookupJoinsNoEarlierQuery(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
 	var next atomic.Pointer[authz.Secret]
@@ -128,7 +128,7 @@ func TestUnreadableLookupDoesNotFailOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t, "user:read")
 	unreadableToken, unreadable := f.UserToken(t, "user:read")
-	f.Exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, unreadableToken.ID) // the text of such an array has bounds, which lib/pq cannot read
+	f.Exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, unreadableToken.ID) // Postgres writes such an array with its index bounds, which lib/pq cannot read
 	d := f.Directory(t, nil)
 	release := f.OccupyConnections(t, d)
 	var wg sync.WaitGroup

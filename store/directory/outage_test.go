@@ -94,13 +94,13 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 }
 
 // A server that hangs accepts bytes but sends nothing. Such a server does not answer cancel requests either.
-func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
+func TestLookupTimeoutAppliesIfTheServerHangs(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	const timeout = 400 * time.Millisecond
 	d := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
 	unconnected := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
-	cached := f.CachedDirectory(t, func(c *directory.Config) { c.LookupTimeout = timeout }) // the caller runs the load for all callers that join
+	cached := f.CachedDirectory(t, func(c *directory.Config) { c.LookupTimeout = timeout }) // here a caller runs the load itself, for all callers that join
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 	storetest.Must(cached.Lookup(t.Context(), storetest.Lookup("sk_live_other")))
 
@@ -137,7 +137,7 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 	}
 }
 
-// A peer that has become unreachable sends no TCP reset. The connection to this peer must not stay in the pool until the TCP
+// A server that has become unreachable sends no TCP reset. The connection to this server must not stay in the pool until the TCP
 // timeout.
 func TestSilentConnectionIsClosed(t *testing.T) {
 	f := storetest.NewFixture(t)

@@ -26,8 +26,8 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 		t.Errorf("%d rows that the previous mark includes are left", n)
 	}
 
-	// The upkeep deletes only rows that were visible when it set the previous mark (a snapshot). The rows of a transaction that
-	// was open at that time may be old, but perhaps no sidecar has read them.
+	// The upkeep deletes only rows that are visible in the previous mark (a snapshot, set by the previous upkeep). The rows of a
+	// transaction that was open at that time may be old, but perhaps no sidecar has read them.
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	storetest.Must(tx.ExecContext(t.Context(), `UPDATE keywicket.workspaces SET name = 'open'`))
@@ -44,7 +44,7 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 		t.Errorf("%d rows of the transaction that was open at the previous mark are left", n)
 	}
 
-	// A dump can contain rows and a mark from a server whose transaction ids are greater than the ids of this server.
+	// A restored dump can contain rows and a mark from a server whose transaction ids are greater than the ids of this server.
 	f.Exec(t, `INSERT INTO keywicket.changes (xid, keys) VALUES ('99999999', '*')`)
 	f.Exec(t, `UPDATE keywicket.upkeep SET mark = '99999998:99999999:99999998'`)
 	f.Exec(t, `UPDATE keywicket.workspaces SET name = 'news'`)
@@ -94,7 +94,7 @@ func TestDeletionsFromTheLogAreReported(t *testing.T) {
 }
 
 // The upkeep deletes the usage of deleted tokens, a thousand rows a minute.
-func TestUpkeepSweepsUsage(t *testing.T) {
+func TestUpkeepDeletesUsageOfDeletedTokens(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage SELECT 'gone-' || n, now() FROM generate_series(1, 1500) n`)
 	existing, _ := f.WorkspaceToken(t)
@@ -114,11 +114,12 @@ func TestUpkeepSweepsUsage(t *testing.T) {
 	}
 }
 
-// The upkeep deletes many rows in several calls, so that each call is short. The number of marks increases with the first call.
+// The upkeep deletes many rows in several calls, so that each call is short. The first of these calls increases the number of
+// marks.
 func TestUpkeepDeletesInSmallBatches(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) SELECT '00000001' FROM generate_series(1, 45000)`)
-	f.KeepUp(t) // this call sets a mark (a snapshot) in which the rows are visible
+	f.KeepUp(t) // this upkeep sets a mark (a snapshot) in which the rows are visible
 	var left, numbers []int
 	for range 4 {
 		f.KeepUp(t)
@@ -145,7 +146,7 @@ func TestUpkeepWithAPublicationForAllTables(t *testing.T) {
 	}
 }
 
-// The upkeep does not wait for an unreachable standby. Otherwise the upkeep would hold a lock on a row that every sidecar needs.
+// The upkeep does not wait for an unreachable standby, because while it waited, it would lock a row that every sidecar needs.
 func TestUpkeepDoesNotWaitForAStandby(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"synchronous_commit": "on"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))

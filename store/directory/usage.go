@@ -15,43 +15,43 @@ import (
 )
 
 const (
-	// usageGrain is the minimum time between two notes of a token. It is one second longer than the minute that the database
-	// requires. Otherwise jitter could make the database ignore every second write.
-	usageGrain = 61 * time.Second
+	// minNoteInterval is the minimum time between two notes (recorded uses) of a token. It is one second longer than the minute
+	// that the database requires. With exactly one minute, jitter could make the database ignore every second write.
+	minNoteInterval = 61 * time.Second
 
-	maxPending = 65_536 // number of tokens; they need about 10 MB
+	maxPending = 65_536 // maximum number of tokens in usage.pending, which then needs about 10 MB
 
 	usageBatch   = 100             // maximum number of tokens in a transaction, which locks their rows of token_usage until it ends
 	usageTimeout = 2 * time.Second // time limit of one transaction
 	upkeepPause  = time.Minute     // between two calls of keep_up
 )
 
-// usage records which tokens are used, and writes the uses to the database in batches. last_used_at may be up to two minutes too
-// early, because the database ignores a use within a minute after the last recorded use.
+// usage records which tokens are used, and writes the uses to the database in batches. In the database, last_used_at may be up to
+// two minutes too early, because usage and the database each ignore a use within about a minute after the last recorded use.
 type usage struct {
 	db    *sqlx.DB
 	log   *slog.Logger
 	clock func() time.Time
 	start time.Time
 
-	seen seen
+	notes notes
 
 	mu      sync.Mutex
-	pending map[string]time.Duration // when each token was used, since start
+	pending map[string]time.Duration // for each token: time of its last use, since start
 	dropped int                      // number of tokens that did not fit into pending
 
 	stop, stopped chan struct{}
 	closing       sync.Once
-	closed        error
+	closeErr      error
 	cancel        context.CancelFunc // cancels the write in progress
 }
 
-// startUsage starts a usage on the connections for look-ups. The usage needs at most one connection at a time, for some
+// startUsage starts a usage that writes on the connections for look-ups. It needs at most one connection at a time, for some
 // milliseconds.
 func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &usage{
-		db: db, log: log, clock: c.Clock, start: c.Clock(), seen: newSeen(),
+		db: db, log: log, clock: c.Clock, start: c.Clock(), notes: newNotes(),
 		pending: make(map[string]time.Duration),
 		stop:    make(chan struct{}), stopped: make(chan struct{}), cancel: cancel,
 	}
@@ -59,9 +59,9 @@ func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	return u
 }
 
-// note records a use. If the token was already noted within usageGrain, note uses no lock and allocates nothing.
+// note records a use. If the token was already noted in the last minNoteInterval, note uses no lock and allocates nothing.
 func (u *usage) note(id string) {
-	if now := u.now(); u.seen.note(id, now) {
+	if now := u.now(); u.notes.note(id, now) {
 		u.enqueue(id, now)
 	}
 }
@@ -74,7 +74,7 @@ func (u *usage) enqueue(id string, at time.Duration) {
 	if last, ok := u.pending[id]; ok {
 		u.pending[id] = max(last, at)
 	} else if len(u.pending) < maxPending {
-		u.pending[strings.Clone(id)] = at // id may share the memory of a larger string in a cache entry
+		u.pending[strings.Clone(id)] = at // clone id, because it may be a part of a larger string in a cache entry
 	} else {
 		u.dropped++
 	}
@@ -90,7 +90,7 @@ func (u *usage) run(ctx context.Context, interval time.Duration) {
 		case <-u.stop:
 			return
 		case <-upkeep.C:
-			u.keepUp(ctx)
+			u.runUpkeep(ctx)
 			continue
 		case <-tick.C:
 		}
@@ -143,8 +143,8 @@ func (u *usage) waiting() int {
 }
 
 // usageQuery gets the age of each use instead of its time, because the database's clock may differ from the sidecar's clock. All
-// sidecars write rows in the same order, so that they cannot deadlock. The query skips deleted tokens. The query's locks do not
-// block a change or deletion of tokens.
+// sidecars write rows in the same order, so they cannot deadlock. The query skips deleted tokens. Its locks do not block a change
+// or deletion of tokens.
 const usageQuery = `
 INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
 SELECT t.id, clock_timestamp() - used.age * interval '1 second'
@@ -180,9 +180,9 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 	return nil
 }
 
-// keepUp calls keywicket.keep_up, which deletes old rows of the change log, the usage of deleted tokens, and old sidecars. Only
-// the first call in a minute does the work; further calls do nothing.
-func (u *usage) keepUp(ctx context.Context) {
+// runUpkeep calls keywicket.keep_up, which deletes old rows of the change log, the usage of deleted tokens, and old rows of the
+// list of sidecars. If several sidecars call keep_up in the same minute, only the first call deletes rows.
+func (u *usage) runUpkeep(ctx context.Context) {
 	err := database.DoWithin(ctx, usageTimeout, func(ctx context.Context) error {
 		return database.ReadCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
 			_, err := tx.ExecContext(ctx, `SELECT keywicket.keep_up()`)
@@ -206,8 +206,8 @@ func (u *usage) close(ctx context.Context) error {
 		}
 		defer u.cancel()
 		if err := u.flush(ctx); err != nil {
-			u.closed = fmt.Errorf("the usage of %d tokens is lost: %w", u.waiting(), err)
+			u.closeErr = fmt.Errorf("the usage of %d tokens is lost: %w", u.waiting(), err)
 		}
 	})
-	return u.closed
+	return u.closeErr
 }

@@ -12,7 +12,7 @@ import (
 
 // newUsage returns a usage that has no database and never writes.
 func newUsage(clock func() time.Time) *usage {
-	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), seen: newSeen(), pending: map[string]time.Duration{}}
+	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), notes: newNotes(), pending: map[string]time.Duration{}}
 }
 
 func TestRepeatedUseTakesNoLockAndAllocatesNothing(t *testing.T) {
@@ -33,7 +33,7 @@ func TestRepeatedUseTakesNoLockAndAllocatesNothing(t *testing.T) {
 	}
 }
 
-func TestPendingUsageIsBounded(t *testing.T) {
+func TestPendingUsageIsLimited(t *testing.T) {
 	u := newUsage(time.Now)
 	for i := range maxPending + 10 {
 		u.note(fmt.Sprint(i))
@@ -45,15 +45,15 @@ func TestPendingUsageIsBounded(t *testing.T) {
 
 // A token is noted again only after a minute. If two tokens are used at the same time, both tokens are noted.
 func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
-	s := newSeen()
+	s := newNotes()
 	const second = time.Second
 	for _, c := range []struct {
 		id   string
 		at   time.Duration
 		want bool
 	}{
-		{"a", 0, true}, {"b", 0, true}, {"a", 0, false}, {"a", usageGrain - second, false}, {"b", usageGrain - second, false},
-		{"a", usageGrain + second, true}, {"a", usageGrain + 2*second, false}, {"b", 365 * 24 * time.Hour, true}, {"b", 365*24*time.Hour + second, false},
+		{"a", 0, true}, {"b", 0, true}, {"a", 0, false}, {"a", minNoteInterval - second, false}, {"b", minNoteInterval - second, false},
+		{"a", minNoteInterval + second, true}, {"a", minNoteInterval + 2*second, false}, {"b", 365 * 24 * time.Hour, true}, {"b", 365*24*time.Hour + second, false},
 	} {
 		if got := s.note(c.id, c.at); got != c.want {
 			t.Errorf("%s at %v: %t", c.id, c.at, got)
@@ -61,10 +61,10 @@ func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
 	}
 }
 
-// Even if there are many tokens, each token is noted when it is first used. If a token is used twice at the same time, only one
-// use is noted.
+// Even if there are many tokens, each token is noted at its first use. If a token is used twice at the same time, only one use is
+// noted.
 func TestManyTokensAreNoted(t *testing.T) {
-	s := newSeen()
+	s := newNotes()
 	const n = 100_000
 	var noted atomic.Int64
 	noteAll := func() {

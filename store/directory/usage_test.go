@@ -17,7 +17,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// clock is a clock that a test can advance.
+// clock is a clock that a test can set forward.
 type clock struct{ ahead atomic.Int64 }
 
 func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
@@ -110,13 +110,13 @@ func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
 	storetest.Eventually(t, "the first use is written", func() bool { return written() == 1 })
 	c.advance(50 * time.Second)
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
-	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(probeKey))) // once this use is written, all earlier uses are written
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(probeKey))) // when this use is written, all earlier uses have been written
 	storetest.Eventually(t, "the probe is written", func() bool { return usedAgo(t, f, probe) >= 0 })
 	if n := written(); n != 2 {
 		t.Errorf("%d rows were written for two tokens in their first minute", n)
 	}
 
-	// The database also requires a minute between two uses, measured with its own clock.
+	// The database itself also requires a minute between two recorded uses, by its own clock.
 	f.Exec(t, `UPDATE keywicket.token_usage SET last_used_at = last_used_at - interval '2 minutes'`)
 	before := written()
 	c.advance(30 * time.Second)
@@ -176,7 +176,7 @@ func TestSidecarsThatWriteTheSameTokensDoNotDeadlock(t *testing.T) {
 	}
 }
 
-// The product deletes tokens in a long transaction, and some of the tokens are in use. The deletion and the writing of usage must
+// The product deletes tokens in a long transaction while some of these tokens are used. The deletion and the writing of usage must
 // not wait for each other, and the deletion must not fail.
 func TestUsageDoesNotBlockDeletion(t *testing.T) {
 	f := storetest.NewFixture(t)

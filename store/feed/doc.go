@@ -1,3 +1,3 @@
-// Package feed reads the change log for the sidecar's cache. It also listens for notifications, and writes the heartbeats of this
-// sidecar to the list of sidecars.
+// Package feed reads the change log for the sidecar's cache. It also listens for notifications, and writes this sidecar's
+// heartbeats to the list of sidecars.
 package feed

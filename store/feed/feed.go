@@ -18,20 +18,20 @@ import (
 )
 
 const (
-	// After a connection is lost, the feed connects immediately. After each failed attempt, the pause before the next attempt
+	// After a connection is lost, the feed connects again soon. After each failed attempt, the pause before the next attempt
 	// grows, up to maxReconnect. With many sidecars, the longest pause is reconnectShare times their number. So all sidecars
-	// together connect once per reconnectShare.
+	// together make at most one attempt per reconnectShare.
 	minReconnect   = 50 * time.Millisecond
 	maxReconnect   = 2 * time.Second
 	reconnectShare = 20 * time.Millisecond
-	// A sidecar opens a new connection from time to time, to detect that the configured address leads to another server. It opens
-	// one connection per second. With many sidecars, each opens fewer, so that all sidecars together open one connection per 500
-	// ms. The reason is that a connection costs Postgres up to 25 ms of CPU time. The first sidecar that reaches another server
-	// notifies the other sidecars, which then connect at intervals of 5 ms.
+	// From time to time, a sidecar opens a new connection to detect that the configured address leads to another server. One
+	// sidecar opens one connection per second. Many sidecars together open one connection per 500 ms, because a connection costs
+	// Postgres up to 25 ms of CPU time. The first sidecar that reaches another server notifies the other sidecars. These then
+	// connect at intervals of 5 ms.
 	minFreshInterval = time.Second
 	freshShare       = 500 * time.Millisecond
-	suspectShare     = 5 * time.Millisecond
-	// maxPollInterval ensures that even a sidecar with a long staleness bound reads the log before its rows are deleted.
+	probeShare       = 5 * time.Millisecond
+	// maxPollInterval ensures that even a sidecar with a long staleness bound reads the rows of the log before they are deleted.
 	maxPollInterval = 5 * time.Second
 )
 
@@ -41,20 +41,20 @@ var errNotLogged = errors.New("the database does not write all changes to its lo
 
 // Feed reads the change log and applies its changes to the cache.
 type Feed struct {
-	cache    *cache.Cache
-	log      *slog.Logger
-	servers  *pool.Servers
-	presence presence
-	hints    *hints // nil if hints are disabled
-	bound    time.Duration
-	trouble  atomic.Pointer[error]
-	sidecars *atomic.Int64 // number of live sidecars, including this sidecar
-	verified time.Time     // time just before this sidecar's last verification of the schema
+	cache        *cache.Cache
+	log          *slog.Logger
+	servers      *pool.Servers
+	presence     presence
+	hints        *hints // nil if hints are disabled
+	bound        time.Duration
+	trouble      atomic.Pointer[error]
+	sidecars     *atomic.Int64 // number of live sidecars, including this sidecar
+	lastVerified time.Time     // time just before this sidecar's last verification of the schema
 
 	connections chan *pollConnection // new connections
-	wanted      chan struct{}        // a signal: open another connection now
-	suspected   chan struct{}        // a signal: another server may have become the primary
-	again       chan struct{}        // a signal: read the log now
+	reconnect   chan struct{}        // a signal: open another connection now
+	probeNow    chan struct{}        // a signal: open a connection to check the server, because another server may have become the primary
+	readNow     chan struct{}        // a signal: read the log now
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -62,8 +62,8 @@ type Feed struct {
 
 // Config configures a feed. Only URL is required.
 type Config struct {
-	// URL is the database URL for reading the change log, and HintsURL the URL for listening to notifications (hints). If
-	// HintsURL is empty, the feed uses URL for both. Set HintsURL only to bypass a pooler.
+	// URL is the database URL for reading the change log. HintsURL is the URL for listening to notifications (hints). If HintsURL
+	// is empty, the feed uses URL for both. Set HintsURL only to bypass a pooler.
 	URL, HintsURL string
 	// NoHints disables hints: the change log is read only at its interval.
 	NoHints bool
@@ -71,16 +71,16 @@ type Config struct {
 	Version, Policies string
 }
 
-// Start starts a feed. The feed reads the change log on connections of s, and applies the changes to the cache target. The feed
-// sets sidecars to the number of live sidecars, including this sidecar. The caller must close the feed.
+// Start starts a feed. The feed reads the change log on connections of the servers s, and applies the changes to the cache target.
+// It stores the number of live sidecars, including this sidecar, in the parameter sidecars. The caller must close the feed.
 func Start(c Config, target *cache.Cache, s *pool.Servers, sidecars *atomic.Int64, log *slog.Logger) (f *Feed, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f = &Feed{
 		cache: target, log: log, servers: s, presence: newPresence(c, target.Config()), bound: target.Config().StalenessBound, sidecars: sidecars, cancel: cancel,
-		connections: make(chan *pollConnection), wanted: make(chan struct{}, 1), suspected: make(chan struct{}, 1), again: make(chan struct{}, 1),
+		connections: make(chan *pollConnection), reconnect: make(chan struct{}, 1), probeNow: make(chan struct{}, 1), readNow: make(chan struct{}, 1),
 	}
 	if !c.NoHints {
-		if f.hints, err = newHints(c, target, f.again, f.sidecars, log); err != nil {
+		if f.hints, err = newHints(c, target, f.readNow, f.sidecars, log); err != nil {
 			cancel()
 			return nil, err
 		}
@@ -120,24 +120,24 @@ func (f *Feed) connect(ctx context.Context) {
 	}
 }
 
-// watch returns when the connection has to be replaced. From time to time it opens another connection, because a new connection
-// may reach another server.
+// watch waits until the connection for reading has to be replaced. From time to time it opens another connection, because a new
+// connection may reach another server.
 func (f *Feed) watch(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-f.wanted:
+		case <-f.reconnect:
 			return
 		case <-time.After(max(minFreshInterval, time.Duration(f.sidecars.Load())*freshShare)):
 			_ = f.servers.Probe(ctx) // ignore the error, because the next reading reports it
-		case <-f.suspected:
+		case <-f.probeNow:
 			// Wait for a random time, so that the sidecars do not connect at the same time.
 			select {
 			case <-ctx.Done():
-			case <-f.wanted:
+			case <-f.reconnect:
 				return
-			case <-time.After(rand.N(time.Duration(f.sidecars.Load()+1) * suspectShare)):
+			case <-time.After(rand.N(time.Duration(f.sidecars.Load()+1) * probeShare)):
 				_ = f.servers.Probe(ctx)
 			}
 		}
@@ -163,11 +163,11 @@ func (f *Feed) open(ctx context.Context) (*pollConnection, error) {
 // abandon closes a connection in the background, because the server may not answer.
 func abandon(c *sqlx.Conn) { go func() { _ = c.Close() }() }
 
-// run reads the log at each interval, and after each signal on f.again.
+// run reads the log at each interval, and after each signal on f.readNow.
 func (f *Feed) run(ctx context.Context) {
 	tick := time.NewTicker(f.interval())
 	defer tick.Stop()
-	const most = 4 // maximum number of extra readings between two ticks
+	const maxExtra = 4 // maximum number of extra readings between two ticks
 	extra := 0
 	var c *pollConnection
 	started, leaseHeld, warned := time.Now(), false, false
@@ -175,7 +175,7 @@ func (f *Feed) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			if c != nil {
-				f.leave(context.WithoutCancel(ctx), c)
+				f.stop(context.WithoutCancel(ctx), c)
 			}
 			return
 		case fresh := <-f.connections:
@@ -183,8 +183,8 @@ func (f *Feed) run(ctx context.Context) {
 				abandon(c.Conn)
 			}
 			c = fresh
-		case <-f.again:
-			if extra++; extra > most {
+		case <-f.readNow:
+			if extra++; extra > maxExtra {
 				continue
 			}
 		case <-tick.C:
@@ -195,7 +195,7 @@ func (f *Feed) run(ctx context.Context) {
 				f.setTrouble(fmt.Errorf("read the change log: %w", err))
 				abandon(c.Conn)
 				c = nil
-				signal(f.wanted)
+				signal(f.reconnect)
 			}
 		}
 		ever, now := f.cache.LeaseState()
@@ -210,14 +210,14 @@ func (f *Feed) run(ctx context.Context) {
 	}
 }
 
-// leave marks the sidecar as stopped. If that takes too long, leave gives up, and the sidecar counts as alive for some time.
-func (f *Feed) leave(ctx context.Context, c *pollConnection) {
+// stop marks the sidecar as stopped. If that takes too long, stop gives up, and the sidecar still counts as alive for some time.
+func (f *Feed) stop(ctx context.Context, c *pollConnection) {
 	const limit = 200 * time.Millisecond
-	_ = database.DoWithin(ctx, limit, func(ctx context.Context) error { return f.presence.leave(ctx, c) })
+	_ = database.DoWithin(ctx, limit, func(ctx context.Context) error { return f.presence.markStopped(ctx, c) })
 	abandon(c.Conn)
 }
 
-// signal sends to a channel with a buffer of one, and drops the signal if one is pending.
+// signal sends to a channel with a buffer of one. If the buffer is full, it does nothing, because a signal is already pending.
 func signal(to chan struct{}) {
 	select {
 	case to <- struct{}{}:
@@ -235,75 +235,75 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	case r.Standby:
 		return errors.New("the server has become a standby")
 	case !f.servers.IsCurrent(r.Started):
-		return errors.Join(pool.ErrOtherServer, f.within(ctx, c.reportMoved))
+		return errors.Join(pool.ErrOtherServer, f.withTimeout(ctx, c.reportNewServer))
 	case !r.ID.Valid:
-		signal(f.again)
-		return f.within(ctx, c.verifySchema)
-	case f.presence.world != r.world(): // the list of sidecars on the new server may not contain this sidecar
-		err := f.within(ctx, func(ctx context.Context) error {
-			return errors.Join(f.presence.register(ctx, c), f.count(ctx, c))
+		signal(f.readNow)
+		return f.withTimeout(ctx, c.verifySchema)
+	case f.presence.world != r.world(): // the server's list of sidecars may not contain this sidecar
+		err := f.withTimeout(ctx, func(ctx context.Context) error {
+			return errors.Join(f.presence.register(ctx, c), f.countSidecars(ctx, c))
 		})
 		if err != nil {
 			return err
 		}
 		f.presence.world = r.world()
 	}
-	reply, ack, hasMoved := r.reply()
-	if hasMoved {
-		signal(f.suspected)
+	reply, ack, newServer := r.reply()
+	if newServer {
+		signal(f.probeNow)
 	}
-	// If other processes may consider this sidecar stopped, it must not use its cache, because a barrier does not wait for it.
+	// If other processes may consider this sidecar stopped, WaitForSidecars does not wait for it. So it must not use its cache.
 	f.cache.Apply(p, reply, !f.presence.mayBePresumedStopped())
 	if f.trouble.Store(nil); reply.World == "" {
 		f.setTrouble(errNotLogged)
 	}
-	if due, takesOver := verificationDue(r.age(), time.Since(f.verified), f.interval()); due {
+	if due, takesOver := verificationDue(r.age(), time.Since(f.lastVerified), f.interval()); due {
 		sent := time.Now()
-		if err := f.within(ctx, c.verifySchema); err != nil {
+		if err := f.withTimeout(ctx, c.verifySchema); err != nil {
 			return err
 		}
-		f.verified = sent
+		f.lastVerified = sent
 		if takesOver {
-			signal(f.again) // this sidecar's lease has nearly expired, so it reads again now
+			signal(f.readNow) // this sidecar's lease has nearly expired, so it reads again now
 		}
 	}
-	// Send the first heartbeat together with the first lease. Otherwise the list would show a new sidecar as unable to use its
-	// cache.
+	// Send a heartbeat as soon as the lease is valid for the first time. Otherwise the list would show that the new sidecar does
+	// not use its cache.
 	first := f.presence.heartbeats == 0 && reply.World != ""
-	if !ack && !first && !f.presence.due() {
+	if !ack && !first && !f.presence.heartbeatDue() {
 		return nil
 	}
-	return f.within(ctx, func(ctx context.Context) error {
+	return f.withTimeout(ctx, func(ctx context.Context) error {
 		s := f.cache.Stats()
 		if err := f.presence.heartbeat(ctx, c, r.Snapshot, s.LeaseLeft, s.FeedLag); err != nil {
 			return err
 		}
-		if f.presence.heartbeats%6 != 1 { // the number of sidecars changes slowly, so counting at every sixth heartbeat is enough
+		if f.presence.heartbeats%6 != 1 { // count only at every sixth heartbeat, because the number of sidecars changes slowly
 			return nil
 		}
-		return f.count(ctx, c)
+		return f.countSidecars(ctx, c)
 	})
 }
 
-// count stores the number of sidecars that share the database.
-func (f *Feed) count(ctx context.Context, c *pollConnection) error {
-	n, err := f.presence.alive(ctx, c)
+// countSidecars counts the live sidecars that use this database, and stores the number.
+func (f *Feed) countSidecars(ctx context.Context, c *pollConnection) error {
+	n, err := f.presence.countAlive(ctx, c)
 	if err == nil {
 		f.sidecars.Store(n)
 	}
 	return err
 }
 
-// limit returns the time limit of a statement. A result that arrives after the staleness bound is useless.
+// limit returns the time limit of a statement. A result that takes longer than the staleness bound is useless.
 func (f *Feed) limit() time.Duration { return min(f.bound, database.ConnectLimit) }
 
-func (f *Feed) within(ctx context.Context, statement func(context.Context) error) error {
+func (f *Feed) withTimeout(ctx context.Context, statement func(context.Context) error) error {
 	return database.DoWithin(ctx, f.limit(), statement)
 }
 
 // interval returns the time between two readings of the log. A lease lasts one staleness bound from the last verification of the
-// schema, which is up to one interval older than a reading. So the interval is short enough that the lease stays valid even if
-// one reading fails or is late.
+// schema. The verification is up to one interval older than the reading. The interval is short enough that the lease stays valid
+// even if one reading fails or is late.
 func (f *Feed) interval() time.Duration { return min(f.bound*2/7, maxPollInterval) }
 
 func (f *Feed) setTrouble(err error) {

@@ -13,12 +13,13 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// A statement that changes data on which answers depend writes one row to the change log. Other statements write no row.
-func TestEveryChangeIsOneNotification(t *testing.T) {
+// A statement writes one row to the change log for each table whose rows it changes, if answers depend on the changed data. Other
+// statements write no row.
+func TestEachChangingStatementWritesOneRow(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
-	// The sidecar may still be reading the changes that the fixture has made.
+	// changesRead waits until the number of read changes no longer grows: the sidecar may still read the fixture's changes.
 	changesRead := func() uint64 {
 		for n := d.CacheStats().Changes; ; {
 			time.Sleep(50 * time.Millisecond)
@@ -56,7 +57,7 @@ func TestEveryChangeIsOneNotification(t *testing.T) {
 			t.Errorf("%s: %d rows, not %d", c.statement, got, c.rows)
 		}
 	}
-	// The triggers must compute the same keys as the cache. Otherwise the cache would still return the old answer.
+	// The triggers must compute the same keys as the cache. With another key, the cache would still return the old answer.
 	l := storetest.Lookup(key)
 	for found := storetest.Must(d.Lookup(t.Context(), l)); found.Cache != authz.CacheHit; found = storetest.Must(d.Lookup(t.Context(), l)) {
 		time.Sleep(time.Millisecond)
@@ -73,8 +74,8 @@ func TestEveryChangeIsOneNotification(t *testing.T) {
 	}
 }
 
-// A change of more than a hundred rows writes one row, which means that everything may have changed.
-func TestMassChangeIsOneNotice(t *testing.T) {
+// A change of more than a hundred rows writes one row, whose content "*" means that everything may have changed.
+func TestManyChangedRowsWriteOneRow(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
 	insert := `INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' FROM generate_series(1, %) n`
@@ -107,8 +108,8 @@ func TestDirectoryClosesWithoutADatabase(t *testing.T) {
 	}
 }
 
-// A row of the change log contains the keys of the old row and of the new row.
-func TestNoticeHasOldAndNewKeys(t *testing.T) {
+// A row of the change log contains the keys of the changed row from before and after the change.
+func TestLogRowHasOldAndNewKeys(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
 	_, userKey := f.UserToken(t, "issues:read")
@@ -122,7 +123,7 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 		})
 		return found
 	}
-	// The timeout of Eventually is shorter than max_age. After max_age, the cache would load every answer again, even if it had
+	// The timeout of Eventually is shorter than max_age, because after max_age the cache loads every answer again, even if it has
 	// missed the change.
 	becomes := func(what string, l authz.Lookup, condition func(authz.LookupResult) bool) {
 		t.Helper()
@@ -136,7 +137,7 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 	}
 	f.Exec(t, `UPDATE keywicket.tokens SET digest = $1 WHERE id = $2`, other[:], token.ID)
 	becomes("the old digest is unknown", storetest.Lookup(key), func(got authz.LookupResult) bool { return got.Denial == authz.ReasonUnknown })
-	becomes("the new digest is the token's", authz.Lookup{Digest: other, API: "velocity"}, func(got authz.LookupResult) bool { return got.Denial == "" })
+	becomes("the new digest belongs to the token", authz.Lookup{Digest: other, API: "velocity"}, func(got authz.LookupResult) bool { return got.Denial == "" })
 
 	inWorkspace := func(slug string) authz.Lookup {
 		return authz.Lookup{Digest: userKey.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
@@ -158,9 +159,9 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["notice"] > before })
 }
 
-// The triggers' function runs with the privileges of the writer. Other roles must not be able to use the function, because its
-// arguments are SQL.
-func TestTriggersGrantNoRights(t *testing.T) {
+// The triggers' function runs with the privileges of the role that writes. No other role must be able to use the function in its
+// own triggers, because the function's arguments are SQL.
+func TestTriggerFunctionsGrantNoPrivileges(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var definers []string
 	err := f.DB.Select(&definers, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
@@ -177,8 +178,8 @@ func TestTriggersGrantNoRights(t *testing.T) {
 	}
 }
 
-// If a connection stays open but receives nothing, the feed replaces the connection.
-func TestSilentFeedIsReplaced(t *testing.T) {
+// If the feed's connection stays open but receives nothing, the feed replaces it.
+func TestSilentFeedConnectionIsReplaced(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	d := f.CachedDirectory(t, func(c *directory.Config) {

@@ -20,15 +20,15 @@ import (
 
 // hints listens for change notifications, which arrive within milliseconds. It invalidates the cache entries that depend on the
 // keys in a notification. Correctness does not depend on notifications, because each change is also in the log. If a notification
-// is lost, the change takes effect one poll interval later.
+// is lost, the change takes effect at the next regular reading of the log.
 type hints struct {
 	settings database.Settings
-	separate bool         // the URL is Config.HintsURL, which is expected to bypass the pooler
+	ownURL   bool         // the URL is Config.HintsURL, which is expected to bypass the pooler
 	listener *pq.Listener // nil before start
 	starting sync.Once
 	pooled   sync.Once // ensures that the message about a pooler is logged only once
 	cache    *cache.Cache
-	read     chan struct{} // a signal: read the log now
+	readNow  chan struct{} // a signal: read the log now
 	sidecars *atomic.Int64 // number of live sidecars
 	log      *slog.Logger
 	failing  atomic.Bool
@@ -36,21 +36,21 @@ type hints struct {
 	closing  sync.Once
 }
 
-func newHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
+func newHints(c Config, target *cache.Cache, readNow chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
 	s, err := database.Parse(cmp.Or(c.HintsURL, c.URL))
 	if err != nil {
 		return nil, fmt.Errorf("database.feed_url: %w", err)
 	}
 	return &hints{
-		cache: target, settings: s, separate: c.HintsURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
+		cache: target, settings: s, ownURL: c.HintsURL != "", readNow: readNow, sidecars: sidecars, log: log, closed: make(chan struct{}),
 	}, nil
 }
 
-// start starts listening. The feed calls start for each connection on which the feed reads the log. If this connection is not
-// direct, there may be a pooler, so start does not listen. Behind a pooler, no notification would arrive, and another client
-// would get the server connection that listens.
+// start starts listening. The feed calls start for each connection on which it reads the log. If such a connection is not direct,
+// there may be a pooler, so start does not listen. Through a pooler, no notification would arrive, and the pooler would give the
+// server connection that listens to another client.
 func (h *hints) start(direct bool) {
-	if !direct && !h.separate {
+	if !direct && !h.ownURL {
 		h.pooled.Do(func() {
 			h.log.Info("connections to the database may go through a pooler: queries are not prepared, and changes are read from the log " +
 				"at its interval. Set database.feed_url to a direct connection for notifications, or database.pooler to none if there is no pooler")
@@ -83,7 +83,7 @@ func (h *hints) run() {
 	go h.listen()
 	const (
 		wakeUps = 20_000           // maximum number of wake-ups per second, for all sidecars together
-		quiet   = 30 * time.Second // if there are more wake-ups, listening pauses for this time
+		quiet   = 30 * time.Second // if there are more wake-ups, the listener pauses for this time
 	)
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
@@ -98,8 +98,8 @@ func (h *hints) run() {
 				h.handle(n.Extra)
 			}
 		case <-second.C:
-			// Postgres wakes every listener for every notification, which costs too much above this rate. Stop listening for a
-			// while, because reading the log is enough.
+			// Postgres wakes every listener for every notification. At a high rate of wake-ups, this costs too much, so stop
+			// listening for a while. Reading the log is enough.
 			if int64(received)*h.sidecars.Load() > wakeUps && resume == nil {
 				go func() { _ = h.listener.Unlisten(changelog.Channel) }() // Unlisten blocks until run has received the earlier notifications
 				resume = time.After(quiet)
@@ -112,7 +112,7 @@ func (h *hints) run() {
 	}
 }
 
-// listen waits until LISTEN succeeds. On each later connection, the listener itself repeats LISTEN.
+// listen runs LISTEN until it succeeds. After the listener has reconnected, the listener itself repeats LISTEN.
 func (h *hints) listen() {
 	for {
 		err := h.listener.Listen(changelog.Channel)
@@ -134,7 +134,7 @@ func (h *hints) listen() {
 	}
 }
 
-// logState logs once that hints stopped arriving, and once that they arrive again.
+// logState logs when notifications stop arriving, and when they arrive again, each once.
 func (h *hints) logState(err error) {
 	switch {
 	case err != nil && h.failing.CompareAndSwap(false, true):
@@ -146,11 +146,11 @@ func (h *hints) logState(err error) {
 
 func (h *hints) handle(notification string) {
 	if notification == changelog.Acknowledge {
-		signal(h.read)
+		signal(h.readNow)
 		return
 	}
 	keys, err := cache.ParseKeys(notification)
-	if err != nil { // the text is "*", or has the format of another version, so any entry may have changed
+	if err != nil { // the text is "*", or has the format of another version: any answer may have changed
 		keys = nil
 	}
 	h.cache.ApplyHint(keys)
@@ -159,7 +159,7 @@ func (h *hints) handle(notification string) {
 func (h *hints) close() {
 	h.closing.Do(func() {
 		close(h.closed)
-		h.starting.Do(func() {}) // so a later call of start does nothing
+		h.starting.Do(func() {}) // from now on, start does nothing
 		if h.listener == nil {
 			return
 		}

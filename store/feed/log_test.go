@@ -18,8 +18,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// Concurrent transactions write to the log, and commit or roll back in any order, some of them with two-phase commit. Each
-// reading returns exactly the rows of the transactions that have committed since the last reading.
+// Concurrent transactions write to the log, and commit or roll back in any order. Some of them use two-phase commit. Each reading
+// returns exactly the rows of the transactions that have committed since the previous reading.
 func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))
@@ -56,7 +56,7 @@ func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 		case n < 45 && x != nil && x.prepared == "":
 			rows++
 			row := fmt.Sprintf("%08x", rows)
-			if r.IntN(4) == 0 { // write in a subtransaction, which may be rolled back
+			if r.IntN(4) == 0 { // write in a subtransaction, which is rolled back in some cases
 				x.MustExec(`SAVEPOINT s`)
 				x.MustExec(`INSERT INTO keywicket.changes (keys) VALUES ($1)`, row)
 				if r.IntN(2) == 0 {

@@ -15,18 +15,17 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// mostChanges is the maximum number of rows of the change log in one reading. If there are more rows, the reading counts as a
+// maxChanges is the maximum number of rows of the change log in one reading. If there are more rows, the reading counts as a
 // change of everything.
-const mostChanges = 1000
+const maxChanges = 1000
 
-// pollQuery reads the rows of all transactions that began after the snapshot of the previous reading. It uses one snapshot for
-// all its data. $1 is the xmax of the previous snapshot, and $2 is the maximum number of rows. A restored dump may contain rows
-// with transaction ids that this server has not reached yet, so xid has an upper limit.
+// pollQuery reads the rows of all transactions whose id is at or after the xmax of the previous reading's snapshot ($1). All its
+// data comes from one new snapshot. $2 is the maximum number of rows. The upper limit of xid excludes rows of a restored dump,
+// whose transaction ids this server may not have reached yet.
 const pollQuery = pollColumns + `ARRAY(` + laterChanges + `) AS changes` + pollFrom
 
-// pollOpenQuery is used instead of pollQuery if some transactions were open in the snapshot of the previous reading ($3). It also
-// returns the rows of these transactions. Both parts of the query use the index, so a long transaction does not make the query
-// slow.
+// pollOpenQuery replaces pollQuery if some transactions were open in the snapshot of the previous reading ($3). It also returns
+// the rows of these transactions. Both parts of the query use the index, so a long transaction does not make the query slow.
 const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
        UNION ALL
        (SELECT changed.keys FROM pg_snapshot_xip($3::text::pg_snapshot) AS open,
@@ -45,10 +44,10 @@ FROM (VALUES (1)) AS one
 LEFT JOIN LATERAL (SELECT id, number, world, told, verified_at FROM keywicket.world ORDER BY verified_at DESC LIMIT 1) AS world ON true`
 )
 
-// verifyQuery detects whether changes may be missing from the log. Possible causes are a replaced table, column, schema or
-// database, a disabled trigger, a new parent table, or a row-level security policy. Each cause changes an oid, a file or an xmin
-// in a catalog, even if the same transaction undoes the change. $1 is the list of tables that answers depend on. The time of the
-// verification is now(), which is earlier than the snapshot.
+// verifyQuery verifies the schema: it detects whether changes may be missing from the log. Possible causes are a replaced table,
+// column, schema or database, a disabled trigger, a new parent table, or a row-level security policy. Each cause changes an oid, a
+// file or an xmin in a catalog, even if the same transaction undoes the cause. $1 is the list of tables that answers depend on.
+// verified_at is now(), which is earlier than the snapshot of the verification.
 const verifyQuery = `
 INSERT INTO keywicket.world AS last (number, world, told, verified_at)
 SELECT (SELECT number FROM keywicket.upkeep),
@@ -97,28 +96,28 @@ var changedTables = pq.StringArray{"tokens", "workspaces", "users", "members", "
 
 // reading is a row of pollQuery.
 type reading struct {
-	Snapshot string          `db:"snapshot"`
-	Started  int64           `db:"started"`
-	Standby  bool            `db:"standby"`
-	Changes  pq.StringArray  `db:"changes"`
-	ID       sql.NullString  `db:"id"` // id of the row in keywicket.world; NULL, like the next fields, until the schema was verified after a server start
-	Mark     sql.NullInt64   `db:"mark"`
-	World    sql.NullString  `db:"world"`
-	Told     bool            `db:"told"`
-	Verified sql.NullFloat64 `db:"verified"` // seconds since the last verification
+	Snapshot    string          `db:"snapshot"`
+	Started     int64           `db:"started"`
+	Standby     bool            `db:"standby"`
+	Changes     pq.StringArray  `db:"changes"`
+	ID          sql.NullString  `db:"id"` // id of the row in keywicket.world; NULL, like the next fields, if no sidecar has verified the schema since the server started
+	Mark        sql.NullInt64   `db:"mark"`
+	World       sql.NullString  `db:"world"`
+	LogComplete bool            `db:"told"`
+	Verified    sql.NullFloat64 `db:"verified"` // seconds since the last verification
 }
 
-// world identifies the state of the server, tables and triggers.
+// world returns a text that changes if the server, the tables or the triggers change.
 func (r reading) world() string { return fmt.Sprint(r.Started, " ", r.ID.String, " ", r.World.String) }
 
-// age returns the time since a sidecar verified the schema. The age is negative if the database's clock was set back.
+// age returns the time since a sidecar last verified the schema. It is negative if the database's clock was set back.
 func (r reading) age() time.Duration { return database.Seconds(r.Verified.Float64) }
 
-// reply returns the reading in the cache's form. ack reports that a barrier (an operator's command after a change) waits for this
-// sidecar's confirmation. hasMoved reports that another sidecar has reached another server.
-func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
-	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > mostChanges}
-	if r.Told && r.Verified.Float64 >= 0 {
+// reply converts the reading to the cache's form. The result ack reports that an operator's command waits for this sidecar's
+// confirmation (see WaitForSidecars in package registry). newServer reports that another sidecar has reached a newer server.
+func (r reading) reply() (reply cache.Reply, ack, newServer bool) {
+	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > maxChanges}
+	if r.LogComplete && r.Verified.Float64 >= 0 {
 		reply.World = r.world()
 		reply.Verified = r.age()
 	}
@@ -126,15 +125,15 @@ func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
 		switch keys, err := cache.ParseKeys(change); {
 		case change == changelog.Acknowledge:
 			ack = true
-		case change == moved:
-			hasMoved = true
+		case change == newServerNotice:
+			newServer = true
 		case err != nil: // the text is "*", or has the format of a later version
 			reply.All = true
 		default:
 			reply.Changes = append(reply.Changes, keys)
 		}
 	}
-	return reply, ack, hasMoved
+	return reply, ack, newServer
 }
 
 // pollConnection is a connection for reading the log.
@@ -164,28 +163,28 @@ func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, erro
 }
 
 func (c *pollConnection) read(ctx context.Context, since string) (r reading, err error) {
-	// The text has the form "xmin:xmax:open,…". The final part lists the open transactions.
+	// The text has the form "xmin:xmax:open,…". Its last part is the list of the open transactions.
 	parts := strings.SplitN(since, ":", 3)
 	switch {
-	case len(parts) != 3: // this is the first reading, so the cache is still empty and no change matters
-		err = c.poll.GetContext(ctx, &r, "1", mostChanges)
+	case len(parts) != 3: // the first reading: the cache is still empty, so no change matters
+		err = c.poll.GetContext(ctx, &r, "1", maxChanges)
 	case parts[2] == "":
-		err = c.poll.GetContext(ctx, &r, parts[1], mostChanges)
+		err = c.poll.GetContext(ctx, &r, parts[1], maxChanges)
 	default:
 		if c.pollOpen == nil {
 			if c.pollOpen, err = c.PreparexContext(ctx, pollOpenQuery); err != nil {
 				return r, err
 			}
 		}
-		err = c.pollOpen.GetContext(ctx, &r, parts[1], mostChanges, since)
+		err = c.pollOpen.GetContext(ctx, &r, parts[1], maxChanges, since)
 	}
 	return r, err
 }
 
-// reportMoved notifies the sidecars that still read the log of this server that there is a newer server. If reportMoved fails,
-// each of these sidecars detects the newer server itself.
-func (c *pollConnection) reportMoved(ctx context.Context) error {
-	_, err := c.write(ctx, nil, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, moved)
+// reportNewServer tells the sidecars that still read the log on this connection's server that there is a newer server. If
+// reportNewServer fails, each of these sidecars detects the newer server itself.
+func (c *pollConnection) reportNewServer(ctx context.Context) error {
+	_, err := c.write(ctx, nil, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, newServerNotice)
 	return err
 }
 
@@ -197,16 +196,16 @@ func (c *pollConnection) verifySchema(ctx context.Context) error {
 	return nil
 }
 
-// confirm writes a heartbeat. The heartbeat says that the sidecar has read every change that is visible in the snapshot.
-func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease, lag time.Duration) (sql.Result, error) {
+// writeHeartbeat writes a heartbeat, which says that the sidecar has read every change that is visible in the snapshot.
+func (c *pollConnection) writeHeartbeat(ctx context.Context, id, snapshot string, lease, lag time.Duration) (sql.Result, error) {
 	return c.write(ctx, &c.heartbeat, `
 		UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
 			lease = $3::float8 * interval '1 second', lag = $4::float8 * interval '1 second'
 		WHERE id = $1`, id, snapshot, lease.Seconds(), lag.Seconds())
 }
 
-// write runs a statement with isolation level read committed (see [database.ReadCommitted]). If prepared is nil, write does not
-// prepare the statement. Use nil for statements that are rarely needed.
+// write runs a statement with isolation level read committed (see [database.ReadCommitted]). It prepares the statement, unless the
+// parameter prepared is nil. Use nil for statements that are rarely needed.
 func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
 	if !c.keepsSession {
 		var result sql.Result
@@ -227,10 +226,10 @@ func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query 
 	return (*prepared).ExecContext(ctx, args...)
 }
 
-// verificationDue reports whether a sidecar has to verify the schema now, and whether it takes over from another sidecar. age is
-// the time since the last verification by any sidecar. own is the time since the last verification by this sidecar. The sidecar
-// that verified last verifies again at each reading, for all sidecars. If this verification is late, another sidecar takes over.
-// A negative age means that the last verification seems to be in the future.
+// verificationDue reports whether this sidecar has to verify the schema now, and whether it takes over from another sidecar. The
+// sidecar that verified last verifies again at each of its readings, for all sidecars. If its verification is late, another
+// sidecar takes over. The parameter age is the time since the last verification by any sidecar, and own the time since the last
+// verification by this sidecar. If age is negative, the last verification seems to be in the future.
 func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
 	limit := interval * 4 / 5
 	if takesOver = own-age > interval/2; takesOver {

@@ -17,18 +17,18 @@ import (
 const (
 	// heartbeatLife is how long a sidecar may use its cache after its last heartbeat. It is shorter than [changelog.AliveFor].
 	heartbeatLife = 2 * changelog.HeartbeatInterval
-	// moved is the content of a row of the change log. The row means that a sidecar has reached a newer server.
-	moved = "moved"
+	// newServerNotice is the content of a row of the change log. The row means that a sidecar has reached a newer server.
+	newServerNotice = "moved"
 )
 
 // presence is this sidecar's row in the list of sidecars.
 type presence struct {
-	id         string
-	config     Config
-	cache      cache.Config
-	world      string    // value of reading.world when the row was created
-	last       time.Time // time just before the last heartbeat was sent
-	heartbeats int       // number of heartbeats since the row was created
+	id            string
+	config        Config
+	cache         cache.Config
+	world         string    // value of reading.world when the row was created
+	lastHeartbeat time.Time // time just before the last heartbeat was sent
+	heartbeats    int       // number of heartbeats since the row was created
 }
 
 func newPresence(c Config, cacheConfig cache.Config) presence {
@@ -36,11 +36,13 @@ func newPresence(c Config, cacheConfig cache.Config) presence {
 	return presence{id: cmp.Or(host, "sidecar") + "-" + strings.ToLower(rand.Text()[:8]), config: c, cache: cacheConfig}
 }
 
-// due reports whether it is time for a heartbeat.
-func (p *presence) due() bool { return time.Since(p.last) >= changelog.HeartbeatInterval }
+// heartbeatDue reports whether it is time for a heartbeat.
+func (p *presence) heartbeatDue() bool {
+	return time.Since(p.lastHeartbeat) >= changelog.HeartbeatInterval
+}
 
 // mayBePresumedStopped reports whether other processes may soon consider this sidecar stopped.
-func (p *presence) mayBePresumedStopped() bool { return time.Since(p.last) >= heartbeatLife }
+func (p *presence) mayBePresumedStopped() bool { return time.Since(p.lastHeartbeat) >= heartbeatLife }
 
 // register creates the row if it is missing.
 func (p *presence) register(ctx context.Context, c *pollConnection) error {
@@ -53,33 +55,33 @@ func (p *presence) register(ctx context.Context, c *pollConnection) error {
 	if err != nil {
 		return fmt.Errorf("register this sidecar in the database: %w", err)
 	}
-	p.last, p.heartbeats = at, 0
+	p.lastHeartbeat, p.heartbeats = at, 0
 	return nil
 }
 
 // heartbeat writes that this sidecar is alive and has read every change that is visible in the snapshot.
 func (p *presence) heartbeat(ctx context.Context, c *pollConnection, snapshot string, lease, lag time.Duration) error {
 	at := time.Now()
-	result, err := c.confirm(ctx, p.id, snapshot, lease, lag)
+	result, err := c.writeHeartbeat(ctx, p.id, snapshot, lease, lag)
 	if err != nil {
 		return fmt.Errorf("write a heartbeat: %w", err)
 	}
 	if rows, err := result.RowsAffected(); err != nil || rows == 0 {
 		return errors.Join(err, p.register(ctx, c))
 	}
-	p.last = at
+	p.lastHeartbeat = at
 	p.heartbeats++
 	return nil
 }
 
-// leave marks this sidecar as stopped, so that barriers do not wait for it.
-func (p *presence) leave(ctx context.Context, c *pollConnection) error {
+// markStopped marks this sidecar as stopped, so that WaitForSidecars (package registry) does not wait for it.
+func (p *presence) markStopped(ctx context.Context, c *pollConnection) error {
 	_, err := c.write(ctx, nil, `UPDATE keywicket.sidecars SET seen_at = '-infinity' WHERE id = $1`, p.id)
 	return err
 }
 
-// alive returns the number of live sidecars, including this sidecar.
-func (p *presence) alive(ctx context.Context, c *pollConnection) (n int64, err error) {
+// countAlive returns the number of live sidecars, including this sidecar.
+func (p *presence) countAlive(ctx context.Context, c *pollConnection) (n int64, err error) {
 	err = c.GetContext(ctx, &n, `
 		SELECT count(*) FROM keywicket.sidecars WHERE seen_at > clock_timestamp() - $1::float8 * interval '1 second'`, changelog.AliveFor.Seconds())
 	return n, err

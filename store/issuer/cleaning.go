@@ -8,15 +8,15 @@ import (
 	"github.com/lib/pq"
 )
 
-// retention is how long expired codes and tokens are kept. During that time, the issuer still recognizes a second use of a code
-// or refresh token (RFC 6749, section 4.1.2). An app with an old token still learns that its token has expired.
+// retention is how long codes and tokens are kept after their expiry. During this time, the issuer still detects a second use of a
+// code or refresh token (RFC 6749, section 4.1.2). Also, an app with an expired access token still gets the answer "expired".
 const retention = `interval '1 day'`
 
-// Clean deletes codes and tokens that expired more than a day ago, and grants without codes and tokens. It returns the numbers of
-// deleted tokens and grants. If another issuer is already cleaning, Clean does nothing.
+// Clean deletes codes and tokens that expired more than a day ago, and then their grants that have no codes and tokens left. It
+// returns how many codes and tokens, and how many grants, were deleted. While another issuer cleans, Clean does nothing.
 //
-// Each transaction deletes at most as many rows as one row of the change log can list. A larger transaction would make every
-// sidecar discard its whole cache.
+// Each transaction deletes at most 100 rows, because one row of the change log can list the keys of 100 rows. A larger transaction
+// would make every sidecar discard its whole cache.
 func (i *Issuer) Clean(ctx context.Context) (tokens, grants int, err error) {
 	const (
 		batch = 100

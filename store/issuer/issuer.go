@@ -25,7 +25,7 @@ import (
 //
 // A call completes even if its context ends, for example because the client disconnects. A call takes at most three seconds.
 //
-// Codes and refresh tokens can be used once. A second use means that two parties have the code or token. So the second use
+// A code or a refresh token can be used only once. A second use means that two parties have the code or token. So the second use
 // revokes the grant with all its tokens (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two concurrent uses, exactly one
 // succeeds.
 type Issuer struct{ db *sqlx.DB }
@@ -37,8 +37,8 @@ const (
 	RefreshLifetime = 30 * 24 * time.Hour
 )
 
-// ErrGrant means that a code or refresh token is unknown, expired, used or revoked. ErrReused matches ErrGrant: the code or token
-// was used before, and its grant is now revoked.
+// ErrGrant means that a code or refresh token is unknown, expired, used or revoked. ErrReused wraps ErrGrant, and means that the
+// code or token was used before. In this case, its grant is now revoked.
 var (
 	ErrGrant  = errors.New("the grant is invalid, expired or revoked")
 	ErrReused = fmt.Errorf("%w: used a second time", ErrGrant)
@@ -47,7 +47,7 @@ var (
 // Open returns an issuer. The issuer connects when it is first used.
 func Open(databaseURL string) (*Issuer, error) {
 	const limit = 5 * time.Second
-	connections, err := database.NewConnector(databaseURL, database.PoolerTransaction, limit) // no prepared statements, so that any pooler works
+	connections, err := database.NewConnector(databaseURL, database.PoolerTransaction, limit) // without prepared statements, any pooler works
 	if err != nil {
 		return nil, err
 	}
@@ -74,24 +74,24 @@ func (i *Issuer) Ready(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("query the database: %w", err)
 	case len(missing) > 0:
-		return fmt.Errorf("the login lacks rights (%s): run keywicket migrate up, and give it the role keywicket_issuer", strings.Join(missing, ", "))
+		return fmt.Errorf("the login lacks privileges (%s): run keywicket migrate up, and grant the role keywicket_issuer to the login", strings.Join(missing, ", "))
 	}
 	return nil
 }
 
-// bounded returns a context that does not end when ctx ends, but after three seconds. The time limit of the connection is longer,
-// so lib/pq can cancel the query before the connection is closed.
-func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+// detachedContext returns a context that ends after three seconds, even if ctx ends earlier. The time limit of a connection is longer, so
+// lib/pq can cancel the query before the connection is closed.
+func detachedContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 }
 
-// transact runs f in a transaction. It commits if f returns a refusal, and rolls back if f returns an error. f must lock a grant
-// before the codes and tokens of the grant, because a deletion locks them in the same order. The lock timeout is short, because
-// otherwise all connections could wait for one lock.
+// transact runs f in a transaction. It rolls back if f returns an error, and commits in every other case, also after a refusal. f
+// must lock a grant before the codes and tokens of the grant, because a deletion locks them in this order. The lock timeout is
+// short, so that not all connections wait for one lock.
 func (i *Issuer) transact(
 	ctx context.Context, f func(context.Context, *sqlx.Tx) (refused, err error),
 ) (refused, err error) {
-	ctx, cancel := bounded(ctx)
+	ctx, cancel := detachedContext(ctx)
 	defer cancel()
 	tx, err := i.db.BeginTxx(ctx, nil)
 	if err != nil {
@@ -123,12 +123,12 @@ func (c Client) HasSecret(secret authz.Secret) bool {
 	return subtle.ConstantTimeCompare(digest[:], c.secret[:]) == 1
 }
 
-// Client returns an app that is not revoked. [database.ErrNotFound]: no such app exists.
+// Client returns an app that is not revoked. The error is [database.ErrNotFound] if no such app exists.
 func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
 	if !oauthapp.ValidID(id) { // Postgres might reject such a text with an error
 		return Client{}, oauthapp.ErrUnknown
 	}
-	ctx, cancel := bounded(ctx)
+	ctx, cancel := detachedContext(ctx)
 	defer cancel()
 	var row struct {
 		Client
@@ -153,7 +153,7 @@ type Approval struct {
 	User       string // id
 	Workspaces []string
 	Scopes     []string
-	// RedirectURI and Challenge (RFC 7636, S256) are checked when the code is exchanged.
+	// RedirectURI and Challenge (RFC 7636, S256) are stored, because the exchange of the code must check them.
 	RedirectURI, Challenge string
 }
 
@@ -163,16 +163,16 @@ type Approved struct {
 	Code  authz.Secret
 }
 
-// Approve creates a grant and a code for it. [database.ErrInvalid]: the user is not a member of every workspace, the app does not
-// exist or is revoked, or the user does not exist.
+// Approve creates a grant and a code for the grant. The error is [database.ErrInvalid] if the user does not exist or is not a
+// member of every workspace, or if the app does not exist or is revoked.
 func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
-	made := Approved{Code: oauthapp.NewSecret()}
-	digest := made.Code.Digest()
+	approved := Approved{Code: oauthapp.NewSecret()}
+	digest := approved.Code.Digest()
 	if slices.ContainsFunc(a.Workspaces, func(id string) bool { return !authz.ValidWorkspaceID(id) }) {
 		return Approved{}, errNoMember
 	}
 	_, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
-		err = tx.GetContext(ctx, &made.Grant, `
+		err = tx.GetContext(ctx, &approved.Grant, `
 			INSERT INTO keywicket.oauth_grants (app_id, user_id, scopes)
 			SELECT a.id, u.id, $3 FROM keywicket.oauth_apps a, keywicket.users u
 			WHERE a.id = $1 AND a.revoked_at IS NULL AND u.id = $2
@@ -186,7 +186,7 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 		result, err := tx.ExecContext(ctx, `
 			INSERT INTO keywicket.oauth_grant_workspaces (grant_id, workspace_id)
 			SELECT $1, workspace_id FROM keywicket.members WHERE user_id = $2 AND workspace_id = ANY ($3)`,
-			made.Grant, a.User, database.NonNilArray(a.Workspaces))
+			approved.Grant, a.User, database.NonNilArray(a.Workspaces))
 		if err != nil {
 			return nil, err
 		}
@@ -196,16 +196,16 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 		_, err = tx.ExecContext(ctx, `
 			INSERT INTO keywicket.oauth_codes (digest, grant_id, redirect_uri, code_challenge, expires_at)
 			VALUES ($1, $2, $3, $4, clock_timestamp() + $5::float8 * interval '1 second')`,
-			digest[:], made.Grant, a.RedirectURI, a.Challenge, CodeLifetime.Seconds())
+			digest[:], approved.Grant, a.RedirectURI, a.Challenge, CodeLifetime.Seconds())
 		return nil, err
 	})
-	if pq.As(err, pqerror.ForeignKeyViolation) != nil { // the user or a workspace was deleted since the check
+	if pq.As(err, pqerror.ForeignKeyViolation) != nil { // the user or a workspace was deleted after the check
 		err = errNoMember
 	}
 	if err != nil {
 		return Approved{}, fmt.Errorf("approve the app: %w", err)
 	}
-	return made, nil
+	return approved, nil
 }
 
 var errNoMember = database.Refuse(database.ErrInvalid, "the user is not a member of every workspace")
@@ -226,9 +226,10 @@ type ConsentUser struct {
 	Workspaces  []Workspace
 }
 
-// ConsentUser returns the user of a session. [database.ErrNotFound]: the user does not exist or is banned, or the session was revoked.
+// ConsentUser returns the user of a session. The error is [database.ErrNotFound] if the user does not exist or is banned, or if
+// the session was revoked.
 func (i *Issuer) ConsentUser(ctx context.Context, s authz.Session) (ConsentUser, error) {
-	ctx, cancel := bounded(ctx)
+	ctx, cancel := detachedContext(ctx)
 	defer cancel()
 	var c ConsentUser
 	err := i.db.QueryRowContext(ctx, `

@@ -19,7 +19,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// An access token acts for its user only in granted workspaces that the user is a member of.
+// An access token is valid only in workspaces that the user has granted and is a member of.
 func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 	g := storetest.NewGranting(t)
 	acme := authz.Membership{ID: g.Acme.ID, Slug: "acme", Role: "admin"}
@@ -76,11 +76,11 @@ func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 
 // An access token depends on its grant, app, user and workspace. If one of them changes, look-ups return the new state, with and
 // without a cache.
-func TestAccessTokensExpire(t *testing.T) {
+func TestAccessTokensFollowChanges(t *testing.T) {
 	for name, change := range map[string]struct {
 		statement string // $1 is the grant's id
 		want      authz.Reason
-		workspace bool // after the statement, the token is still valid, but not in the workspace
+		workspace bool // true: after the statement, the token is still valid, but not in the workspace
 	}{
 		"the token is revoked":               {`UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE grant_id = $1`, authz.ReasonRevoked, false},
 		"the token expires":                  {`UPDATE keywicket.oauth_access_tokens SET expires_at = now() WHERE grant_id = $1`, authz.ReasonExpired, false},
@@ -121,7 +121,7 @@ func TestAccessTokensExpire(t *testing.T) {
 	}
 }
 
-// A code can be used once. A second use revokes the tokens that the first use returned.
+// A code can be used only once. A second use revokes the tokens that the first use returned.
 func TestCodesWorkOnce(t *testing.T) {
 	g := storetest.NewGranting(t)
 	d := g.Directory(t, nil)
@@ -169,7 +169,7 @@ func TestCodesWorkOnce(t *testing.T) {
 	}
 }
 
-// A refresh token can be used once, and the response contains the next refresh token. A second use revokes all tokens of the
+// A refresh token can be used only once, and the response contains the next refresh token. A second use revokes all tokens of the
 // grant.
 func TestRefreshTokensRotate(t *testing.T) {
 	g := storetest.NewGranting(t)
@@ -319,8 +319,8 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 	}
 }
 
-// A user is deleted while apps refresh tokens, and while grants are revoked and cleaned. None of these operations fails, because
-// all of them lock rows in the same order.
+// A user is deleted while apps refresh tokens, and while grants are revoked and cleaned up. None of these operations fails,
+// because all of them lock rows in the same order.
 func TestUserIsDeletedWhileAppsWork(t *testing.T) {
 	g := storetest.NewGranting(t)
 	for round := range 20 {
@@ -363,8 +363,8 @@ func TestUserIsDeletedWhileAppsWork(t *testing.T) {
 	}
 }
 
-// A long transaction delays other operations only briefly, and does not keep their connections.
-func TestLockedGrant(t *testing.T) {
+// A long transaction that locks a grant delays other operations only for a short time, and does not block their connections.
+func TestLockedGrantDelaysOthersOnlyBriefly(t *testing.T) {
 	g := storetest.NewGranting(t)
 	issued := g.ExchangeCode(t, g.NewCode(t))
 	other, err := g.DB.Beginx()
@@ -410,9 +410,9 @@ func TestIssuerIsReady(t *testing.T) {
 	}
 }
 
-// The cleaning deletes credentials a day after their expiry, and a grant together with its last credential. Valid credentials
-// stay. Used credentials also stay while their second use must still be detected. The cleaning does not make a sidecar discard
-// all its cached answers.
+// The cleaning deletes credentials a day after their expiry, and a grant together with its last credential. It keeps valid
+// credentials, and used credentials whose second use must still be detected. It does not make a sidecar discard all its cached
+// answers.
 func TestCleaning(t *testing.T) {
 	g := storetest.NewGranting(t)
 	update := func(statement string) {
@@ -505,7 +505,7 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 }
 
 // While one issuer cleans, another issuer does not clean.
-func TestOneSidecarCleansAtATime(t *testing.T) {
+func TestOneIssuerCleansAtATime(t *testing.T) {
 	g := storetest.NewGranting(t)
 	g.NewCode(t)
 	g.Exec(t, `UPDATE keywicket.oauth_codes SET expires_at = now() - interval '25 hours'`)

@@ -23,7 +23,7 @@ type Issued struct {
 	Scopes          []string
 }
 
-// Code describes the approval that a code was issued for.
+// Code describes the approval for which a code was issued.
 type Code struct {
 	Client      string `db:"app_id"`
 	RedirectURI string `db:"redirect_uri"`
@@ -31,7 +31,7 @@ type Code struct {
 }
 
 // Exchange returns tokens for a code. The function check compares the code with the request. If check returns an error, Exchange
-// returns the same error, and the code counts as used. [ErrGrant]: the code is unknown, expired, used or revoked.
+// returns the same error, and the code counts as used. The error is [ErrGrant] if the code is unknown, expired, used or revoked.
 func (i *Issuer) Exchange(
 	ctx context.Context, code authz.Secret, format authz.CredentialFormat, check func(Code) error,
 ) (Issued, error) {
@@ -52,7 +52,7 @@ func (i *Issuer) Exchange(
 			JOIN `+lookup.Users+` ON u.id = g.user_id
 			WHERE c.digest = $1 FOR UPDATE OF g, c`, digest[:])
 		issued.Grant = row.Grant
-		if refused, err = row.use(ctx, tx, err, `oauth_codes`, digest); refused != nil || err != nil {
+		if refused, err = row.markUsed(ctx, tx, err, `oauth_codes`, digest); refused != nil || err != nil {
 			return refused, err
 		}
 		if refused = check(row.Code); refused != nil {
@@ -74,8 +74,8 @@ type RefreshGrant struct {
 }
 
 // Refresh returns a new refresh token with the same scopes, and an access token. The function check chooses the scopes of the
-// access token among the granted scopes. If check returns an error, Refresh returns the same error, and the refresh token stays
-// unused. [ErrGrant]: the token is unknown, expired, used or revoked.
+// access token among the granted scopes. If check returns an error, Refresh returns the same error, and the refresh token can
+// still be used. The error is [ErrGrant] if the token is unknown, expired, used or revoked.
 func (i *Issuer) Refresh(
 	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(RefreshGrant) ([]string, error),
 ) (Issued, error) {
@@ -96,13 +96,13 @@ func (i *Issuer) Refresh(
 			JOIN `+lookup.Users+` ON u.id = g.user_id
 			WHERE r.digest = $1 FOR UPDATE OF g, r`, digest[:])
 		var scopes []string
-		if err == nil && !row.Used && !row.Over {
+		if err == nil && !row.Used && !row.Ended {
 			if scopes, refused = check(RefreshGrant{row.Client, row.Scopes}); refused != nil {
 				return refused, nil
 			}
 		}
 		issued.Grant = row.Grant
-		if refused, err = row.use(ctx, tx, err, `oauth_refresh_tokens`, digest); refused != nil || err != nil {
+		if refused, err = row.markUsed(ctx, tx, err, `oauth_refresh_tokens`, digest); refused != nil || err != nil {
 			return refused, err
 		}
 		issued, err = row.issue(ctx, tx, format, scopes)
@@ -114,17 +114,17 @@ func (i *Issuer) Refresh(
 	return issued, refused
 }
 
-// state is the state of a grant and of one of its codes or refresh tokens.
+// state is the state of a grant, and of one of its codes or refresh tokens.
 type state struct {
 	Grant  string         `db:"id"`
 	Scopes pq.StringArray `db:"scopes"`
 	Used   bool           `db:"used"`
-	Over   bool           `db:"over"`
+	Ended  bool           `db:"over"`
 }
 
-// use marks the code or token as used. If the code or token was used before, use revokes the grant. The caller must commit the
+// markUsed marks the code or token as used. If it was used before, markUsed revokes the grant. The caller must commit the
 // transaction even after a refusal.
-func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, digest authz.Digest) (refused, err error) {
+func (s state) markUsed(ctx context.Context, tx *sqlx.Tx, found error, table string, digest authz.Digest) (refused, err error) {
 	switch {
 	case errors.Is(found, sql.ErrNoRows):
 		return ErrGrant, nil
@@ -134,7 +134,7 @@ func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, 
 		_, err := tx.ExecContext(ctx, `
 			UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, s.Grant)
 		return ErrReused, err
-	case s.Over:
+	case s.Ended:
 		return ErrGrant, nil
 	}
 	_, err = tx.ExecContext(ctx, `UPDATE keywicket.`+table+` SET used_at = clock_timestamp() WHERE digest = $1`, digest[:])
@@ -159,8 +159,8 @@ func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFo
 }
 
 // Revoke revokes a client's token and returns the id of its grant. If the token is a refresh token, Revoke revokes the whole
-// grant. If it is an access token, Revoke revokes only this token (RFC 7009, section 2.1). For an unknown token, Revoke returns
-// no error. [ErrGrant]: the token belongs to another client.
+// grant. If it is an access token, Revoke revokes only this token (RFC 7009, section 2.1). If the token is unknown, Revoke returns
+// no error. The error is [ErrGrant] if the token belongs to another client.
 func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) (grant string, err error) {
 	digest := token.Digest()
 	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
@@ -204,9 +204,9 @@ type Introspection struct {
 	ExpiresAt time.Time      `db:"expires_at"`
 }
 
-// Introspect describes an access token. [ErrGrant]: the token is unknown, expired or revoked.
+// Introspect describes an access token. The error is [ErrGrant] if the token is unknown, expired or revoked.
 func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspection, error) {
-	ctx, cancel := bounded(ctx)
+	ctx, cancel := detachedContext(ctx)
 	defer cancel()
 	digest := token.Digest()
 	var found Introspection

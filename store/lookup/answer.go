@@ -21,11 +21,11 @@ import (
 // ErrUnreadable means that this program cannot read the database's answer.
 var ErrUnreadable = errors.New("the database's answer cannot be read")
 
-// Query answers look-ups of one kind with the query. The answers are in the order of the look-ups. started is the value of
-// [database.ServerStarted] on the server that answered. The connections of db must be of the type [database.Connection].
+// Query answers look-ups of one kind with the query. The answers are in the order of the look-ups. The result started is the value
+// of [database.ServerStarted] on the server that answered. The connections of db must be of the type [database.Connection].
 //
-// Query takes a connection from database/sql, but reads the rows of lib/pq directly. The rows of database/sql would start a
-// goroutine for each query, which waits for the end of the context.
+// Query takes a connection from database/sql, but reads lib/pq's rows directly. database/sql would start a goroutine for each
+// query, which waits for the end of the context.
 func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	args, err := arguments(lookups)
 	if err != nil {
@@ -41,7 +41,7 @@ func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Looku
 		if err != nil {
 			return err
 		}
-		defer func() { err = cmp.Or(err, rows.Close()) }() // close the rows even after a panic: a goroutine of lib/pq waits for that
+		defer func() { err = cmp.Or(err, rows.Close()) }() // close the rows even after a panic, because a goroutine of lib/pq waits for this
 		answers, started, err = readAnswers(rows, lookups)
 		return err
 	})
@@ -52,18 +52,18 @@ func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Looku
 func arguments(lookups []authz.Lookup) ([]driver.NamedValue, error) {
 	var digests pq.ByteaArray
 	var apis, sessions, users, ids, slugs pq.StringArray
-	var began pq.Int64Array
+	var startTimes pq.Int64Array
 	for _, l := range lookups {
 		ids, slugs = append(ids, l.Workspace.ID), append(slugs, l.Workspace.Slug)
 		if l.Kind == authz.KindSession {
-			sessions, users, began = append(sessions, l.Session.ID), append(users, l.Session.UserID), append(began, l.Session.StartedAt)
+			sessions, users, startTimes = append(sessions, l.Session.ID), append(users, l.Session.UserID), append(startTimes, l.Session.StartedAt)
 			continue
 		}
 		digests, apis = append(digests, l.Digest[:]), append(apis, l.API)
 	}
 	arrays := []driver.Valuer{digests, apis, ids, slugs}
 	if lookups[0].Kind == authz.KindSession {
-		arrays = []driver.Valuer{sessions, users, began, ids, slugs}
+		arrays = []driver.Valuer{sessions, users, startTimes, ids, slugs}
 	}
 	args := make([]driver.NamedValue, len(arrays))
 	for i, a := range arrays {
@@ -76,7 +76,8 @@ func arguments(lookups []authz.Lookup) ([]driver.NamedValue, error) {
 	return args, nil
 }
 
-// readAnswers reads the query's rows and returns the answers in the order of the look-ups. started identifies the server.
+// readAnswers reads the query's rows, and returns the answers in the order of the look-ups. The result started identifies the
+// server.
 func readAnswers(rows driver.Rows, lookups []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	answers = make([]cache.Answer, len(lookups))
 	values := make([]driver.Value, len(rows.Columns()))
@@ -87,7 +88,7 @@ func readAnswers(rows driver.Rows, lookups []authz.Lookup) (answers []cache.Answ
 		} else if err != nil {
 			return nil, 0, err
 		}
-		f, err := readFound(values, lookups[0].Kind)
+		f, err := readRow(values, lookups[0].Kind)
 		if err != nil {
 			return nil, 0, fmt.Errorf("%w: %w", ErrUnreadable, err)
 		}
@@ -103,8 +104,8 @@ func readAnswers(rows driver.Rows, lookups []authz.Lookup) (answers []cache.Answ
 	return answers, started, nil
 }
 
-// found is a row of a look-up query.
-type found struct {
+// row is a row of a look-up query.
+type row struct {
 	authz.LookupResult
 	started  int64 // value of database.ServerStarted
 	place    int64 // number of the look-up in the query, from 1
@@ -112,7 +113,7 @@ type found struct {
 	lifetime sql.NullFloat64 // remaining lifetime in seconds
 }
 
-func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
+func readRow(values []driver.Value, kind authz.Kind) (f row, err error) {
 	c := columns{left: values}
 	f.started, f.place = next[int64](&c), next[int64](&c)
 	f.Denial = authz.Reason(next[string](&c))
@@ -131,7 +132,7 @@ func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
 		f.MFAEnrolled = next[bool](&c)
 	}
 	if len(c.left) > 0 {
-		return found{}, fmt.Errorf("%d columns too many", len(c.left))
+		return row{}, fmt.Errorf("%d columns too many", len(c.left))
 	}
 	return f, c.err
 }
@@ -158,7 +159,7 @@ func (c *columns) scan(into sql.Scanner) {
 	c.fail(into.Scan(value))
 }
 
-// next reads a column as the type that lib/pq returns for it.
+// next reads the next column. T must be the type that lib/pq returns for this column.
 func next[T int64 | string | bool](c *columns) T {
 	value, ok := c.take().(T)
 	if !ok {
@@ -168,7 +169,7 @@ func next[T int64 | string | bool](c *columns) T {
 }
 
 // answer returns the row as the answer to the look-up.
-func (f *found) answer(l authz.Lookup) cache.Answer {
+func (f *row) answer(l authz.Lookup) cache.Answer {
 	keys := cache.CredentialKeys(l)
 	if f.Denial == authz.ReasonUnknown {
 		return cache.Answer{Found: authz.LookupResult{Denial: f.Denial}, Keys: keys}
@@ -181,14 +182,14 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 	if f.Principal.UserID != "" && l.Kind != authz.KindSession {
 		keys = append(keys, cache.UserKey(f.Principal.UserID))
 	}
-	const farAway = 1e9 // in seconds; the maximum of time.Duration is nine times as long
+	const maxSeconds = 1e9 // a limit that is far from the maximum of time.Duration, which is nine times as long
 	a := cache.Answer{
 		Found: f.LookupResult, Keys: keys,
-		Expires: f.lifetime.Valid, TTL: time.Duration(min(f.lifetime.Float64, farAway) * float64(time.Second)),
+		Expires: f.lifetime.Valid, TTL: time.Duration(min(f.lifetime.Float64, maxSeconds) * float64(time.Second)),
 	}
 	if f.Denial != "" {
 		a.Found = authz.LookupResult{Denial: f.Denial}
-		a.Expires = f.lifetime.Float64 > 0 // the denial ends if its cause is a ban; an expired token stays expired
+		a.Expires = f.lifetime.Float64 > 0 // a lifetime means that the denial is a ban, which ends; an expired token stays expired
 		return a
 	}
 	if f.Workspace.ID != "" {

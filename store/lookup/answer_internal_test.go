@@ -25,8 +25,8 @@ func (r *rows) Next(values []driver.Value) error {
 	return nil
 }
 
-// The rows must answer exactly the look-ups of the query. If a row is missing or does not fit, the result is an error.
-func TestRowsThatAreNotRead(t *testing.T) {
+// There must be exactly one row for each look-up. If a row is missing or has another form, the result is an error.
+func TestUnexpectedRowsAreErrors(t *testing.T) {
 	const place, environment, scopes, lifetime = 1, 5, 7, 11 // indexes of columns
 	row := []driver.Value{int64(7), int64(1), "", "t1", "workspace_key", "live", "", []byte(`{a}`), "w1", "acme", "", []byte("1.5"), "", "", ""}
 	lookups := []authz.Lookup{{Kind: authz.KindWorkspaceKey}}

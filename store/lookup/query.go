@@ -4,19 +4,20 @@ import "github.com/keywicket/keywicket/store/database"
 
 // TokenQuery answers look-ups of tokens. It returns one row for each look-up, even if the token does not exist, because the row
 // identifies the server that answered (see [database.ServerStarted]). If the token belongs to a workspace, the row contains this
-// workspace. Otherwise the row contains the requested workspace. The query finds a requested workspace through the user's
-// membership, so it cannot return any other workspace. A token of a banned user counts as revoked during the ban.
+// workspace. If the token belongs to a user, the row contains the requested workspace. The query finds this workspace through the
+// user's membership, so it never returns a workspace of which the user is not a member. A token of a banned user counts as revoked
+// during the ban.
 //
-// The query is prepared. After a few runs Postgres uses a generic plan, in which each step searches a unique index once. The text
-// of the query has three peculiarities:
-//   - LIMIT 1 makes Postgres look up each token separately. Without LIMIT 1, Postgres would join whole tables if it estimates
-//     that they are small.
-//   - Each parameter is read by its own SELECT, which hides the number of elements of the array from Postgres. If Postgres knew
-//     this number, it would make a new plan for each query, because it would estimate that the new plan is cheaper. Planning
-//     takes longer than the query.
+// The query is prepared. After a few runs, Postgres uses a generic plan, in which each step searches a unique index once. Three
+// parts of the query need an explanation:
+//   - LIMIT 1 makes Postgres look up each token separately. Without LIMIT 1, Postgres would join whole tables if it estimated that
+//     they are small.
+//   - Each parameter is read by its own SELECT, which hides the length of the array from Postgres. If Postgres knew the length, it
+//     would make a new plan for each query, because it would estimate that the new plan is cheaper. But planning takes longer than
+//     the query itself.
 //   - The two times are subtracted as numbers, because expires_at may be infinity, and Postgres before version 17 cannot subtract
-//     from an infinite time. The numbers do not have the type float8, because the setting extra_float_digits may round values of
-//     this type.
+//     from an infinite time. The numbers are not of the type float8, because the setting extra_float_digits may round the text of
+//     a float8.
 const TokenQuery = foundColumns + `
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (
@@ -36,19 +37,19 @@ LEFT JOIN ` + workspaces + ` ON w.id = COALESCE(t.workspace_id, m.workspace_id)
 WHERE t.digest = asked.digest AND t.api = asked.api
 LIMIT 1) AS found ON true`
 
-// foundColumns are the first columns of every look-up query.
+// foundColumns are the first columns of every look-up query. The function readRow reads the columns by their position.
 const foundColumns = `
 SELECT ` + database.ServerStarted + `, place, COALESCE(denial, 'unknown'), COALESCE(id, ''), COALESCE(kind, ''), COALESCE(environment, ''),
        COALESCE(user_id, ''), scopes, COALESCE(workspace_id, ''), COALESCE(slug, ''), COALESCE(role, ''), lifetime,
        COALESCE(NULLIF(token_attributes, '{}')::text, ''), COALESCE(NULLIF(user_attributes, '{}')::text, ''),
        COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
 
-// This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. If a column is
-// missing, SQL finds its name in the next outer scope, which is NoFacts. The constants for users, tokens and workspaces rename
-// the column "attributes", because a name in the outer scope must not be ambiguous. A query must join NoFacts before it uses one
-// of these three constants.
+// This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. So each of these
+// tables is read in a LATERAL subquery. If the table lacks a column, SQL takes the column with this name from NoFacts, outside of
+// the subquery. A query must join NoFacts before it uses one of the three subqueries. Each subquery renames its column
+// "attributes", so that the name outside is not ambiguous.
 const (
-	// NoFacts is a row with the values of missing columns: no ban, no second factor, no attributes.
+	// NoFacts is a row with the values that replace missing columns: no ban, no second factor, no attributes.
 	NoFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
 	// Users is the table of users, with the alias u.
 	Users  = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
@@ -81,15 +82,15 @@ LEFT JOIN keywicket.members m
 LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
 LIMIT 1) AS found ON true`
 
-// SessionRevoked is an SQL condition. It is true if the session was revoked. It reads the session from the row "asked", which has
-// the columns "session" (the session's id), "of_user" and "began" (in seconds since 1970).
+// SessionRevoked is an SQL condition. It is true if the session was revoked. It needs a row with the alias "asked" and the columns
+// "session" (the session's id), "of_user" (the user's id) and "began" (the session's start, in seconds since 1970).
 const SessionRevoked = `(
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = asked.session) OR
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = asked.of_user AND r.revoked_at >= to_timestamp(asked.began)))`
 
 // OAuthQuery is the query for access tokens of OAuth 2.0. A token counts as revoked if its grant or its app is revoked. The row
-// contains the requested workspace if the user has granted access to it. If no workspace is requested and only one is granted,
-// the row contains the granted workspace.
+// contains the requested workspace if the user has granted the app access to this workspace. If no workspace is requested and only
+// one is granted, the row contains the granted workspace.
 const OAuthQuery = foundColumns + `, COALESCE(grant_id, ''), COALESCE(app_id, '')
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (

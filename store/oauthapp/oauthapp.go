@@ -15,8 +15,8 @@ var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$`)
 // ValidID reports whether the text has the form of an app's id (the client_id).
 func ValidID(id string) bool { return appID.MatchString(id) }
 
-// NewSecret returns a random secret of 260 bits: an app's secret, a code or a refresh token.
+// NewSecret returns a random secret of 260 bits. App secrets, codes and refresh tokens are such secrets.
 func NewSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
 
-// ErrUnknown means that no app has the id. This error matches [database.ErrNotFound].
-var ErrUnknown = database.Refuse(database.ErrNotFound, "no app has this id: an app is named by its client id, as the list shows it")
+// ErrUnknown means that no app has the id. It wraps [database.ErrNotFound].
+var ErrUnknown = database.Refuse(database.ErrNotFound, "no app has this id: give the client id of the app, as the list shows it")

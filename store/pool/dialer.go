@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// MaxDials limits how many connections a pool opens at a time, and how many unused connections it keeps. If an attempt takes
-	// longer than slowDial, a packet may be lost. In that case, the dialer starts up to MaxDials further attempts.
+	// MaxDials is the maximum number of connections that a pool opens at the same time, and of unused connections that it keeps.
+	// If an attempt takes longer than slowDial, a packet may be lost. So the dialer then starts up to MaxDials further attempts.
 	MaxDials = 2
 	slowDial = time.Second
-	// After a failed attempt, the next attempt waits for a pause. The pause grows with the time since the last success and with
-	// the number of sidecars that use the database. A look-up during the pause waits if at most lookupPause is left. Otherwise
-	// the look-up fails immediately with the error of the last attempt.
+	// After a failed attempt, there is a pause before the next attempt. The pause is longer if the failures have lasted longer,
+	// and if more sidecars use the database. A look-up during the pause waits if at most lookupPause of it is left. If more is
+	// left, the look-up fails immediately with the error of the last attempt.
 	minDialPause = 50 * time.Millisecond
 	lookupPause  = 100 * time.Millisecond
 	dialShare    = 2 * time.Millisecond // for each sidecar
@@ -34,51 +34,51 @@ type Dialer struct {
 
 	queries  []string      // queries that each connection prepares
 	lifetime time.Duration // maximum age of a connection; after this time, a new connection replaces it
-	idle     time.Duration // maximum time for which a connection in ready stays open
+	idle     time.Duration // maximum time for which a connection in unused stays open
 	sidecars func() int64  // number of sidecars that use the database
 	ctx      context.Context
 	cancel   context.CancelFunc
 
-	mu       sync.Mutex
-	waiting  []chan dialed // look-ups that wait; each channel has a buffer of one
-	underway int           // number of attempts in progress
-	slow     int           // number of attempts that have taken longer than slowDial so far
-	ready    []*pooled     // open connections that no look-up has used yet
-	promised int           // number of connections in ready that replace closed old connections
-	era      int           // increases when connections that are being opened may lead to the wrong server
-	failure  error         // error of the last attempt
-	failing  time.Time     // when the first failure after a success happened
-	success  time.Time     // when the last successful attempt began
-	pause    time.Duration
-	resume   time.Time // no attempt starts before this time
-	timed    bool      // a timer will start an attempt at resume
+	mu           sync.Mutex
+	waiters      []chan dialResult // look-ups that wait; each channel has a buffer of one
+	attempts     int               // number of attempts in progress
+	slow         int               // number of attempts that have taken longer than slowDial so far
+	unused       []*lookupConn     // open connections that no look-up has used yet
+	reserved     int               // number of connections in unused that will replace closed old connections
+	generation   int               // it increases when connections that are being opened may lead to the wrong server
+	failure      error             // error of the last attempt
+	failingSince time.Time         // when the first failure after a success happened
+	lastSuccess  time.Time         // when the last successful attempt began
+	pause        time.Duration
+	resumeAt     time.Time // no attempt starts before this time
+	timerSet     bool      // a timer will start an attempt at resume
 }
 
-// pooled is a connection for look-ups.
-type pooled struct {
+// lookupConn is a connection for look-ups.
+type lookupConn struct {
 	database.Connection
-	made     time.Time   // time at which the connection was opened
-	era      int         // value of Dialer.era when the attempt began
-	replaced func() bool // reports whether to close the connection because it is old and a new one is ready
+	opened     time.Time   // time at which the connection was opened
+	generation int         // value of Dialer.generation when the attempt began
+	isReplaced func() bool // reports whether to close the connection, because it is old and a new one is open
 }
 
 // ResetSession implements [driver.SessionResetter]. database/sql calls it before each use of the connection.
-func (c *pooled) ResetSession(ctx context.Context) error {
-	if c.replaced() {
+func (c *lookupConn) ResetSession(ctx context.Context) error {
+	if c.isReplaced() {
 		return driver.ErrBadConn
 	}
 	return c.Connection.ResetSession(ctx)
 }
 
-type dialed struct {
-	conn *pooled
+type dialResult struct {
+	conn *lookupConn
 	err  error
 }
 
-// NewDialer returns a dialer of the connector's connections, which must be of the type [database.Connection]. Each connection
-// prepares the queries, and is replaced after its lifetime. A connection that no look-up takes is closed after the duration idle.
-// sidecars returns the number of sidecars that use the database. The caller must close the dialer. If a pool of database/sql uses
-// the dialer, closing the pool also closes the dialer.
+// NewDialer returns a dialer that opens the connector's connections, which must be of the type [database.Connection]. Each
+// connection prepares the queries, and is replaced after its lifetime. A connection that no look-up takes is closed after the
+// duration idle. The function sidecars returns the number of sidecars that use the database. The caller must close the dialer. If
+// a pool of database/sql uses the dialer, closing the pool also closes the dialer.
 func NewDialer(c driver.Connector, queries []string, lifetime, idle time.Duration, sidecars func() int64) *Dialer {
 	d := &Dialer{Connector: c, queries: queries, lifetime: lifetime, idle: idle, sidecars: sidecars}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -88,20 +88,20 @@ func NewDialer(c driver.Connector, queries []string, lifetime, idle time.Duratio
 // Connect implements [driver.Connector].
 func (d *Dialer) Connect(ctx context.Context) (driver.Conn, error) {
 	d.mu.Lock()
-	if len(d.ready) > 0 {
-		c := d.ready[0]
-		d.ready = d.ready[1:]
-		d.promised = max(0, d.promised-1)
+	if len(d.unused) > 0 {
+		c := d.unused[0]
+		d.unused = d.unused[1:]
+		d.reserved = max(0, d.reserved-1)
 		d.mu.Unlock()
 		return c, nil
 	}
-	if d.failure != nil && time.Until(d.resume) > lookupPause {
+	if d.failure != nil && time.Until(d.resumeAt) > lookupPause {
 		defer d.mu.Unlock()
 		return nil, d.failure
 	}
-	wait := make(chan dialed, 1)
-	d.waiting = append(d.waiting, wait)
-	d.dial(len(d.waiting))
+	wait := make(chan dialResult, 1)
+	d.waiters = append(d.waiters, wait)
+	d.dial(len(d.waiters))
 	d.mu.Unlock()
 
 	select {
@@ -114,7 +114,7 @@ func (d *Dialer) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.waiting = slices.DeleteFunc(d.waiting, func(w chan dialed) bool { return w == wait })
+	d.waiters = slices.DeleteFunc(d.waiters, func(w chan dialResult) bool { return w == wait })
 	select {
 	case r := <-wait: // the result arrived just when the context ended
 		if r.conn != nil {
@@ -128,25 +128,25 @@ func (d *Dialer) Connect(ctx context.Context) (driver.Conn, error) {
 // dial starts attempts for the wanted number of connections. During a pause, it starts a timer that starts these attempts later.
 // The caller holds d.mu.
 func (d *Dialer) dial(wanted int) {
-	if pause := time.Until(d.resume); pause > 0 {
-		if !d.timed {
-			d.timed = true
+	if pause := time.Until(d.resumeAt); pause > 0 {
+		if !d.timerSet {
+			d.timerSet = true
 			time.AfterFunc(pause, func() {
 				d.mu.Lock()
 				defer d.mu.Unlock()
-				d.timed = false
-				d.dial(len(d.waiting))
+				d.timerSet = false
+				d.dial(len(d.waiters))
 			})
 		}
 		return
 	}
-	for d.underway-d.slow < min(wanted, MaxDials) && d.slow <= MaxDials && d.ctx.Err() == nil {
-		d.underway++
-		go d.attempt(d.era)
+	for d.attempts-d.slow < min(wanted, MaxDials) && d.slow <= MaxDials && d.ctx.Err() == nil {
+		d.attempts++
+		go d.attempt(d.generation)
 	}
 }
 
-func (d *Dialer) attempt(era int) {
+func (d *Dialer) attempt(generation int) {
 	ctx, cancel := context.WithTimeout(d.ctx, database.ConnectLimit)
 	defer cancel()
 	began := time.Now()
@@ -154,105 +154,106 @@ func (d *Dialer) attempt(era int) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.slow++
-		d.dial(len(d.waiting))
+		d.dial(len(d.waiters))
 	})
 	c, err := d.connect(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.underway--
+	d.attempts--
 	if !slow.Stop() {
 		d.slow--
 	}
 	switch {
 	case err == nil:
-		d.failure, d.pause, d.resume, d.success = nil, 0, time.Time{}, began
-		c.era = era
-		c.replaced = func() bool { return d.replace(c) }
+		d.failure, d.pause, d.resumeAt, d.lastSuccess = nil, 0, time.Time{}, began
+		c.generation = generation
+		c.isReplaced = func() bool { return d.replacementReady(c) }
 		d.deliver(c)
-		d.dial(len(d.waiting))
-	case began.Before(d.success): // an attempt that began later has succeeded
-		d.dial(len(d.waiting))
+		d.dial(len(d.waiters))
+	case began.Before(d.lastSuccess): // an attempt that began later has succeeded, so this failure does not count
+		d.dial(len(d.waiters))
 	default:
-		d.failed(err)
+		d.recordFailure(err)
 	}
 }
 
 // connect opens a connection and prepares the queries on it.
-func (d *Dialer) connect(ctx context.Context) (_ *pooled, err error) {
+func (d *Dialer) connect(ctx context.Context) (_ *lookupConn, err error) {
 	defer func() {
 		if p := recover(); p != nil { // a recover in a caller does not catch a panic in this goroutine
 			err = fmt.Errorf("connect to the database: panic: %v", p)
 		}
 	}()
-	made, err := d.Connector.Connect(ctx)
+	raw, err := d.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := &pooled{Connection: made.(database.Connection), made: time.Now()}
+	c := &lookupConn{Connection: raw.(database.Connection), opened: time.Now()}
 	if c.PrepareAhead(ctx, d.queries); !c.IsValid() {
 		return nil, errors.Join(errors.New("connect to the database: no answer while queries were prepared"), c.Close())
 	}
 	return c, nil
 }
 
-// failed sets the pause before the next attempt, and fails all waiting look-ups. The caller holds d.mu.
-func (d *Dialer) failed(err error) {
+// recordFailure sets the pause before the next attempt, and returns the error to all waiting look-ups. The caller holds d.mu.
+func (d *Dialer) recordFailure(err error) {
 	if d.failure == nil {
-		d.failing = time.Now()
+		d.failingSince = time.Now()
 	}
 	// If the first failure is a lost connection, try again immediately: the server may have just closed all its connections.
 	again := d.failure == nil && database.ConnectionLost(err)
-	if d.failure, d.resume = err, time.Now(); !again {
-		longest := min(max(lookupPause, time.Since(d.failing)/10, time.Duration(d.sidecars())*dialShare), maxDialPause)
+	if d.failure, d.resumeAt = err, time.Now(); !again {
+		longest := min(max(lookupPause, time.Since(d.failingSince)/10, time.Duration(d.sidecars())*dialShare), maxDialPause)
 		d.pause = min(max(2*d.pause, minDialPause), longest)
-		d.resume = d.resume.Add(d.pause/2 + rand.N(d.pause/2))
+		d.resumeAt = d.resumeAt.Add(d.pause/2 + rand.N(d.pause/2))
 	}
-	for _, w := range d.waiting {
-		w <- dialed{err: err}
+	for _, w := range d.waiters {
+		w <- dialResult{err: err}
 	}
-	d.waiting = nil
+	d.waiters = nil
 }
 
 // deliver passes a connection to the look-up that has waited longest. If no look-up waits, deliver keeps the connection for the
 // next look-up, or closes it. The caller holds d.mu.
-func (d *Dialer) deliver(c *pooled) {
+func (d *Dialer) deliver(c *lookupConn) {
 	switch {
-	case c.era != d.era:
+	case c.generation != d.generation:
 		go func() { _ = c.Close() }() // Close may wait for the server
-	case len(d.waiting) > 0:
-		d.waiting[0] <- dialed{conn: c}
-		d.waiting = d.waiting[1:]
-	case len(d.ready) < MaxDials && d.ctx.Err() == nil:
-		d.ready = append(d.ready, c)
-		time.AfterFunc(d.idle, func() { d.discard(c) })
+	case len(d.waiters) > 0:
+		d.waiters[0] <- dialResult{conn: c}
+		d.waiters = d.waiters[1:]
+	case len(d.unused) < MaxDials && d.ctx.Err() == nil:
+		d.unused = append(d.unused, c)
+		time.AfterFunc(d.idle, func() { d.closeIfUnused(c) })
 	default:
 		go func() { _ = c.Close() }()
 	}
 }
 
-// discard closes the connection if no look-up has taken it. Otherwise a slow network would leave surplus connections open.
-func (d *Dialer) discard(c *pooled) {
+// closeIfUnused closes the connection if no look-up has taken it. Without this, connections that were opened too slowly for their
+// look-ups would stay open.
+func (d *Dialer) closeIfUnused(c *lookupConn) {
 	d.mu.Lock()
-	before := len(d.ready)
-	d.ready = slices.DeleteFunc(d.ready, func(r *pooled) bool { return r == c })
-	isUnused := len(d.ready) < before
-	d.promised = min(d.promised, len(d.ready))
+	before := len(d.unused)
+	d.unused = slices.DeleteFunc(d.unused, func(r *lookupConn) bool { return r == c })
+	isUnused := len(d.unused) < before
+	d.reserved = min(d.reserved, len(d.unused))
 	d.mu.Unlock()
 	if isUnused {
 		_ = c.Close()
 	}
 }
 
-// replace reports whether to close the connection because it is old and a new one is ready. If no new connection is ready,
-// replace starts an attempt.
-func (d *Dialer) replace(c *pooled) bool {
-	if time.Since(c.made) < d.lifetime {
+// replacementReady reports whether to close the connection, because it is old and a new one is open. If the connection is old and
+// no new one is open, replacementReady starts an attempt to open one.
+func (d *Dialer) replacementReady(c *lookupConn) bool {
+	if time.Since(c.opened) < d.lifetime {
 		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.ready) > d.promised {
-		d.promised++
+	if len(d.unused) > d.reserved {
+		d.reserved++
 		return true
 	}
 	d.dial(1)
@@ -263,9 +264,9 @@ func (d *Dialer) replace(c *pooled) bool {
 // open.
 func (d *Dialer) Drop() error {
 	d.mu.Lock()
-	dropped := d.ready
-	d.ready, d.promised = nil, 0
-	d.era++
+	dropped := d.unused
+	d.unused, d.reserved = nil, 0
+	d.generation++
 	d.mu.Unlock()
 	var errs []error
 	for _, c := range dropped {

@@ -66,7 +66,7 @@ func (fakeConn) PrepareAhead(context.Context, []string) {}
 func ready(d *Dialer) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.ready)
+	return len(d.unused)
 }
 
 func oneSidecar() int64 { return 1 }
@@ -96,7 +96,7 @@ func TestConnectionServesALaterCaller(t *testing.T) {
 	})
 }
 
-// A connection that arrives after its look-up has given up does not stay open forever.
+// A connection that is open only after its look-up has given up does not stay open forever.
 func TestUnusedConnectionIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: 500 * time.Millisecond}
@@ -159,7 +159,7 @@ func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 	})
 }
 
-// A lost packet can delay an attempt for seconds. During this time, the dialer starts other attempts.
+// A lost packet can delay an attempt for seconds. During this time, the dialer starts further attempts.
 func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Hour}
@@ -179,7 +179,7 @@ func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 // Each new connection replaces only one old connection.
 func TestOneNewConnectionReplacesOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &fakeConnector{delay: time.Millisecond} // because of the delay, no connection is ready before this goroutine sleeps
+		server := &fakeConnector{delay: time.Millisecond} // because of the delay, no connection is open before this goroutine sleeps
 		d := NewDialer(server, nil, time.Minute, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		var old []driver.Conn
@@ -194,7 +194,7 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 		for left := len(old); left > 0; {
 			closed := 0
 			for _, c := range old[:left] {
-				if c.(*pooled).ResetSession(t.Context()) != nil {
+				if c.(*lookupConn).ResetSession(t.Context()) != nil {
 					closed++
 				}
 			}
@@ -212,7 +212,7 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 	})
 }
 
-// If a connection to the previous server is still being opened when the server changes, the dialer closes this connection.
+// If the server changes while the dialer opens a connection to the previous server, the dialer closes this connection.
 func TestConnectionsToTheFormerServerAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Second}
@@ -245,13 +245,13 @@ func TestFailureOfAnOldAttemptIsIgnored(t *testing.T) {
 		synctest.Wait()
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.underway != 0 || d.failure != nil {
-			t.Errorf("%d attempts are under way; the last one has failed: %v", d.underway, d.failure)
+		if d.attempts != 0 || d.failure != nil {
+			t.Errorf("%d attempts are under way; the last one has failed: %v", d.attempts, d.failure)
 		}
 	})
 }
 
-// The server's bytes are untrusted: if the driver panics because of them, the process must not end.
+// If the bytes of a server make the driver panic, the process must not end.
 func TestPanicWhileConnectingIsAnError(t *testing.T) {
 	d := NewDialer(panickingConnector{}, nil, time.Minute, time.Hour, oneSidecar)
 	defer func() { _ = d.Close() }()
@@ -276,7 +276,7 @@ func TestOldConnectionIsKeptUntilANewOneExists(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		use := func() error { return conn.(*pooled).ResetSession(t.Context()) }
+		use := func() error { return conn.(*lookupConn).ResetSession(t.Context()) }
 		if err := use(); err != nil {
 			t.Error(err)
 		}

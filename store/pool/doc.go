@@ -1,3 +1,3 @@
-// Package pool manages a sidecar's connections to the current database server. It opens connections in advance. After a failover,
-// it closes the connections to other servers.
+// Package pool manages a sidecar's connections to the current database server. It opens connections in the background. After a
+// failover, it closes the connections to other servers.
 package pool

@@ -18,54 +18,55 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// server identifies a Postgres server since its last start.
+// server identifies a Postgres server from its last start until its next start.
 type server struct {
 	Started  int64  `db:"started"`
 	Timeline string `db:"timeline"`
 	System   int64  `db:"system"` // the cluster's identifier; 0 if this login has no privilege to read it
 }
 
-// timelineMemory is how long a server with an older timeline is rejected after a server with a newer timeline was last seen.
-// After that time, a server with an older timeline counts as a restored backup.
+// timelineMemory is the time that must pass after a server with a newer timeline was last seen, before a server with an older
+// timeline is accepted. After this time, the older timeline most likely means that a backup was restored.
 const timelineMemory = time.Minute
 
 // Servers decides which server is the current one. After a failover, old connections may stay open, so look-ups, the change feed
-// and new connections may reach different servers. The current server is the server that the newest connection has reached. There
-// is one exception: within a cluster, the server with the greater timeline takes precedence. Answers from other servers are
+// and new connections may reach different servers. The current server is the server that the newest connection has reached, with
+// one exception: within a cluster, the server with the greater timeline takes precedence. Answers from other servers are
 // discarded.
 type Servers struct {
-	fresh   *sqlx.DB // keeps no idle connections, so each use opens a new connection
+	fresh   *sqlx.DB // it keeps no idle connections, so each use opens a new connection
 	lookups *sqlx.DB
 	log     *slog.Logger
 
-	dropSpare func() error // closes open connections that the pool "lookups" has not used yet
+	dropUnused func() error // closes the open connections that the pool lookups has not used yet
 
-	switched func() // called when another server becomes the current one
+	onSwitch func() // called when another server becomes the current one
 
-	started atomic.Int64 // value of current.Started; 0 if no server is known yet
-	flights singleflight.Group
+	started  atomic.Int64 // value of current.Started; 0 if no server is known yet
+	settling singleflight.Group
 
-	mu      sync.Mutex
-	current server
-	seen    time.Time // when the current server was last seen
+	mu       sync.Mutex
+	current  server
+	lastSeen time.Time // when the current server was last seen
 }
 
 // ErrOtherServer means that an answer came from a server that is not the current server.
 var ErrOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
-// NewServers returns the servers that the pools fresh and lookups reach. It configures fresh to open a new connection for each
-// use. dropSpare closes open connections that the pool lookups has not used yet. The caller must close the result, which also
-// closes fresh.
-func NewServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logger) *Servers {
+// NewServers returns the Servers for two pools. lookups is the pool for look-ups. NewServers configures the pool fresh to open a
+// new connection for each use. The function dropUnused closes the open connections that the pool lookups has not used yet. The
+// caller must close the result, which also closes fresh.
+func NewServers(fresh, lookups *sqlx.DB, dropUnused func() error, log *slog.Logger) *Servers {
 	fresh.SetMaxIdleConns(-1)
-	return &Servers{fresh: fresh, lookups: lookups, dropSpare: dropSpare, log: log, switched: func() {}}
+	return &Servers{fresh: fresh, lookups: lookups, dropUnused: dropUnused, log: log, onSwitch: func() {}}
 }
 
 // OnSwitch sets a function to call when another server becomes the current one. Call it before the first connection is opened.
-func (s *Servers) OnSwitch(call func()) { s.switched = call }
+func (s *Servers) OnSwitch(call func()) { s.onSwitch = call }
 
-// IsCurrent reports whether an answer from a server may be used. started is the value of [database.ServerStarted] on this server.
+// IsCurrent reports whether an answer from a server may be used. The parameter started is the value of [database.ServerStarted] on
+// this server.
 func (s *Servers) IsCurrent(started int64) bool {
 	current := s.started.Load()
 	return current == 0 || current == started
@@ -83,7 +84,7 @@ func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
 		if err == nil && !s.consider(found, true) {
 			err = ErrOtherServer
 		}
-		err = cmp.Or(err, ctx.Err()) // if ctx has ended, Within has already returned, so no caller would close the connection
+		err = cmp.Or(err, ctx.Err()) // if ctx has ended, Within has returned without the connection, so close it here
 		if err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -100,13 +101,13 @@ func (s *Servers) Probe(ctx context.Context) error {
 	return c.Close()
 }
 
-// Settle finds out which server is the current server, after another server has answered a look-up. Concurrent calls share one
-// attempt.
+// Settle finds out which server is the current server. Call it after another server has answered a look-up. Concurrent calls share
+// one attempt.
 func (s *Servers) Settle(ctx context.Context) error {
-	done := s.flights.DoChan("", func() (any, error) {
+	done := s.settling.DoChan("", func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
-		// The pool reuses the connection that was returned most recently. This connection most likely leads to the server that
-		// answered the look-up.
+		// The pool reuses the connection that was most recently returned to it. This connection most likely leads to the server
+		// that answered the look-up.
 		found, err := database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
 		if err == nil {
 			s.consider(found, false)
@@ -121,36 +122,36 @@ func (s *Servers) Settle(ctx context.Context) error {
 	}
 }
 
-// consider reports whether the server found is the current server. Before that, it may decide that this server becomes the
-// current server. fresh means that a new connection has reached the server.
-func (s *Servers) consider(found server, fresh bool) bool {
+// consider decides whether the candidate becomes the current server, and reports whether it is now the current server. The
+// parameter fresh means that a new connection has reached the candidate.
+func (s *Servers) consider(candidate server, fresh bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.current
-	newer := found.System == before.System && found.Timeline > before.Timeline
-	older := found.System == before.System && found.Timeline < before.Timeline && time.Since(s.seen) < timelineMemory
+	newer := candidate.System == before.System && candidate.Timeline > before.Timeline
+	older := candidate.System == before.System && candidate.Timeline < before.Timeline && time.Since(s.lastSeen) < timelineMemory
 	switch {
-	case found.Started == before.Started:
+	case candidate.Started == before.Started:
 	case before.Started == 0, newer, fresh && !older:
-		s.current = found
-		s.started.Store(found.Started)
-		s.switched()
+		s.current = candidate
+		s.started.Store(candidate.Started)
+		s.onSwitch()
 		if before.Started != 0 {
-			s.log.Warn("the database is served by another server, or was restarted", "timeline", found.Timeline, "timeline_before", before.Timeline)
+			s.log.Warn("the database is served by another server, or was restarted", "timeline", candidate.Timeline, "timeline_before", before.Timeline)
 		}
 		s.dropIdle()
 	default:
 		s.dropIdle()
 		return false
 	}
-	s.seen = time.Now()
+	s.lastSeen = time.Now()
 	return true
 }
 
-// dropIdle closes the idle connections of look-ups. Connections in use are closed later, when an answer from a server that is not
-// current arrives on them.
+// dropIdle closes the idle connections for look-ups. A connection that is in use is closed later, by the next call of dropIdle
+// after a look-up on it gets an answer from a server that is not current.
 func (s *Servers) dropIdle() {
-	_ = s.dropSpare() // errors do not matter, because these connections were never used
+	_ = s.dropUnused() // errors do not matter, because these connections were never used
 	s.lookups.SetMaxIdleConns(-1)
 	s.lookups.SetMaxIdleConns(s.lookups.Stats().MaxOpenConnections)
 }

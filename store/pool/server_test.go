@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// pair is a primary, a standby, and a sidecar that reaches one of them through a proxy.
-type pair struct {
+// serverPair is a primary, a standby, and a sidecar that reaches one of them through a proxy.
+type serverPair struct {
 	*storetest.Fixture
 	primary, standby *postgres.Server
 	proxy            *storetest.Proxy
@@ -26,11 +26,11 @@ type pair struct {
 	promoted         *sqlx.DB
 }
 
-func newPair(t *testing.T) *pair {
+func newServerPair(t *testing.T) *serverPair {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	p := &pair{log: new(storetest.Log)}
+	p := &serverPair{log: new(storetest.Log)}
 	var err error
 	if p.primary, err = postgres.Start(ctx, postgres.Config{Log: p.log}); err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func newPair(t *testing.T) *pair {
 
 // failOver promotes the standby, redirects new connections to it, and revokes the token there. The old primary and all connections to
 // it keep working.
-func (p *pair) failOver(t *testing.T) {
+func (p *serverPair) failOver(t *testing.T) {
 	t.Helper()
 	p.promoted = storetest.OpenDB(t, storetest.With(p.standby.URL("postgres"), "target_session_attrs", "read-write"))
 	direct := storetest.Must(sqlx.Open("postgres", p.standby.URL("postgres")))
@@ -74,14 +74,13 @@ func (p *pair) failOver(t *testing.T) {
 	p.proxy.Redirect(p.standby.URL("postgres"))
 }
 
-// terminate closes connections from the sidecar to the old primary. It closes a connection if the connection's last query matches
-// the pattern like.
-func (p *pair) terminate(t *testing.T, like string) {
+// terminate closes those connections from the sidecar to the old primary whose last query matches the pattern.
+func (p *serverPair) terminate(t *testing.T, pattern string) {
 	t.Helper()
 	n := storetest.Value[int](t, p.DB, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND usename = 'postgres' AND query LIKE '`+like+`'`)
+		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND usename = 'postgres' AND query LIKE '`+pattern+`'`)
 	if n == 0 {
-		t.Fatalf("no connection has a query like %s", like)
+		t.Fatalf("no connection has a query like %s", pattern)
 	}
 }
 
@@ -90,22 +89,22 @@ const (
 	reading   = `%keywicket.world%`
 )
 
-// If a failover closes no connection, the sidecar detects the failover when one of its new connections reaches the new primary.
+// A failover may close no connection. The sidecar then detects the failover when one of its new connections reaches the new primary.
 func TestFailoverWithOpenConnections(t *testing.T) {
-	for name, reach := range map[string]func(*testing.T, *pair){
-		"a look-up reaches the new primary":        func(t *testing.T, p *pair) { p.terminateOneLookup(t) },
-		"the change feed reaches the new primary":  func(t *testing.T, p *pair) { p.terminate(t, reading) },
-		"a new connection reaches the new primary": func(*testing.T, *pair) {},
+	for name, reach := range map[string]func(*testing.T, *serverPair){
+		"a look-up reaches the new primary":        func(t *testing.T, p *serverPair) { p.terminateOneLookup(t) },
+		"the change feed reaches the new primary":  func(t *testing.T, p *serverPair) { p.terminate(t, reading) },
+		"a new connection reaches the new primary": func(*testing.T, *serverPair) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPair(t)
+			p := newServerPair(t)
 			p.failOver(t)
 			if got := storetest.Must(p.directory.Lookup(t.Context(), p.revokedLater)); got.Denial != "" {
 				t.Fatalf("before a connection reaches the new primary: %+v", got)
 			}
 			reach(t, p)
-			// Alternate a look-up that needs a query with the look-up of the cached token.
+			// Alternate two look-ups: of an unknown token, which needs a query, and of the cached token.
 			n := 0
 			for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 				n++
@@ -149,7 +148,7 @@ func TestFailoverWithOpenConnections(t *testing.T) {
 	}
 }
 
-func (p *pair) terminateOneLookup(t *testing.T) {
+func (p *serverPair) terminateOneLookup(t *testing.T) {
 	t.Helper()
 	if !storetest.Value[bool](t, p.DB, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND query LIKE '`+lookingUp+`' LIMIT 1`) {
@@ -176,7 +175,7 @@ func TestCrashDropsTheCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
-	f.Exec(t, `CHECKPOINT`) // without the checkpoint, the token could be lost
+	f.Exec(t, `CHECKPOINT`) // without the checkpoint, the crash could lose the token
 	started := storetest.Value[string](t, f.DB, `SELECT pg_postmaster_start_time()::text`)
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
 	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })

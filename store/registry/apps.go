@@ -31,9 +31,9 @@ type App struct {
 	Status       Status     `db:"status" json:"status"`
 }
 
-// NewApp describes the app to create. The registry does not check the form of the redirect URIs; the caller must check it.
+// NewApp describes the app to create. The caller must check the form of the redirect URIs, because the registry does not check it.
 type NewApp struct {
-	ID           string // the client_id; empty: a random UUID
+	ID           string // the client_id; if it is empty, CreateApp generates a random UUID
 	API, Name    string
 	RedirectURIs []string
 	Confidential bool
@@ -65,7 +65,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 		RETURNING `+appColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential)
 	if err != nil {
 		return App{}, "", database.ConstraintError(err, "create the app", map[string]error{
-			"oauth_apps_pkey":     database.Refuse(database.ErrExists, "there is an app %q already", n.ID),
+			"oauth_apps_pkey":     database.Refuse(database.ErrExists, "the client id %q is taken", n.ID),
 			"oauth_apps_api_form": database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 		})
 	}
@@ -73,7 +73,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 }
 
 // isAppName reports whether the name is safe on the consent page: 1 to 100 graphic characters, not only white space. Other
-// characters could change how the page shows the name or the text next to it.
+// characters could change how the page shows the name, or the text next to the name.
 func isAppName(name string) bool {
 	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" &&
 		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
@@ -100,7 +100,7 @@ func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.S
 	return app, secret, nil
 }
 
-// RevokeApp revokes an app with all its grants and tokens. It is idempotent.
+// RevokeApp revokes an app with all its grants and tokens. If the app is already revoked, this is not an error.
 func (r *Registry) RevokeApp(ctx context.Context, id string) (App, error) {
 	app, err := r.oneApp(ctx, id, `
 		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+appColumns)
@@ -152,7 +152,7 @@ FROM keywicket.oauth_grants g
 JOIN keywicket.oauth_apps a ON a.id = g.app_id
 JOIN keywicket.users u ON u.id = g.user_id`
 
-// Grants lists the grants, newest first. If app or user is not empty, it lists only the grants of this app or user.
+// Grants lists the grants, newest first. If the parameter app or user is not empty, it lists only the grants of this app or user.
 func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error) {
 	if user != "" {
 		u, err := r.User(ctx, user)
@@ -175,7 +175,7 @@ func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error
 	return list, nil
 }
 
-// RevokeGrant revokes a grant with all its tokens. It is idempotent.
+// RevokeGrant revokes a grant with all its tokens. If the grant is already revoked, this is not an error.
 func (r *Registry) RevokeGrant(ctx context.Context, id string) (Grant, error) {
 	_, err := r.db.ExecContext(ctx, `
 		UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)

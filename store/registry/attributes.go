@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// maxAttributes is the maximum size of attributes in bytes. The database measures the text that Postgres writes for a jsonb
-// (migration 00012).
+// maxAttributes is the maximum size of attributes in bytes. The database counts the bytes of the text form of the jsonb (migration
+// 00012).
 const maxAttributes = 4096
 
 var (
@@ -25,15 +25,15 @@ var (
 	errBadText  = errors.New(`a string has \u0000, \ufffd or half of a character (an unpaired surrogate): remove it`)
 )
 
-// ParseAttributes returns the attributes in the text, which is one JSON object. An empty text means no attributes. If a name
-// occurs twice, ParseAttributes returns an error. It rejects all values that Postgres would reject, because Postgres logs
+// ParseAttributes returns the attributes in the text, which is one JSON object. An empty text means no attributes. ParseAttributes
+// rejects an object in which a name occurs twice. It also rejects every value that Postgres would reject, because Postgres logs
 // rejected values. The errors contain no part of the text.
 func ParseAttributes(text string) (authz.Attributes, error) {
 	text = strings.Trim(text, " \t\r\n")
 	switch {
 	case text == "":
 		return "", nil
-	case len(text) > 16*maxAttributes: // a text that is longer because of white space or escapes is most likely a mistake
+	case len(text) > 16*maxAttributes: // white space and escapes can make a valid text longer than maxAttributes, but most likely not so much longer
 		return "", errTooLong
 	case text[0] != '{':
 		return "", errNoObject
@@ -107,8 +107,8 @@ func (s *jsonSize) addArray(value json.RawMessage) error {
 	return nil
 }
 
-// addText rejects the character U+FFFD. The reason is that encoding/json replaces an unpaired surrogate by U+FFFD, and Postgres
-// rejects unpaired surrogates.
+// addText rejects the character U+FFFD, because encoding/json replaces an unpaired surrogate by U+FFFD, and Postgres rejects
+// unpaired surrogates.
 func (s *jsonSize) addText(text string) error {
 	size := len(`""`)
 	for _, r := range text {
@@ -126,7 +126,7 @@ func (s *jsonSize) addText(text string) error {
 	return s.grow(size)
 }
 
-// addNumber counts the digits of the number without an exponent, because Postgres writes numbers without exponents.
+// addNumber counts the characters of the number written without an exponent, because Postgres writes numbers without exponents.
 func (s *jsonSize) addNumber(text string) error {
 	text, negative := strings.CutPrefix(text, "-")
 	mantissa, power, _ := strings.Cut(strings.ToLower(text), "e")

@@ -34,7 +34,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	}
 	credentials := map[string]struct {
 		lookup      authz.Lookup
-		token, user bool // whether the answer contains attributes of a token, and of a user
+		token, user bool // the answer contains attributes of a token; of a user
 	}{
 		"workspace key": {storetest.Lookup(workspaceKey), true, false},
 		"personal key":  {inAcme, true, true},
@@ -178,8 +178,8 @@ func TestDocumentedSQLSetsAttributes(t *testing.T) {
 	}
 }
 
-// If a product writes attributes with SQL, the database itself checks them.
-func TestDatabaseBoundsAttributes(t *testing.T) {
+// The database itself checks attributes that a product writes with SQL.
+func TestDatabaseLimitsAttributes(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.WorkspaceToken(t)
 	for _, table := range []string{"tokens", "users", "workspaces"} {
@@ -195,7 +195,7 @@ func TestDatabaseBoundsAttributes(t *testing.T) {
 	}
 }
 
-// keywicket and Postgres accept the same attributes, because keywicket computes exactly the size that Postgres measures.
+// keywicket and Postgres accept the same attributes, because keywicket computes the exact size of the text that Postgres writes.
 func TestAttributesAreMeasuredLikePostgres(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for _, text := range []string{
@@ -267,7 +267,7 @@ func TestParseAttributes(t *testing.T) {
 	}
 }
 
-// FuzzAttributes checks that any text is refused, or is an object that other parsers read identically.
+// FuzzAttributes checks that every text is either refused, or is an object that other parsers read identically.
 func FuzzAttributes(f *testing.F) {
 	for _, text := range []string{``, `{}`, `{"a":[1e5,-0.5e-3,"\u00e9\n",{"b":null}]}`, `{"a":1,"a":2}`, `{"a":"\ud800"}`, `{"a":1e999999999999}`, `[[[`, "{}\v"} {
 		f.Add(text)

@@ -10,14 +10,14 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// Sidecar describes a process that answers checks. The data is from the process's last heartbeat.
+// Sidecar describes a sidecar, as it was at its last heartbeat.
 type Sidecar struct {
 	ID       string `json:"id"`
 	Version  string `json:"version"`
 	Policies string `json:"policies"` // hash of the policies that the sidecar has loaded
-	// Alive reports whether the sidecar's last heartbeat is recent.
+	// Alive reports whether the sidecar's last heartbeat is recent enough.
 	Alive bool `json:"alive"`
-	// Lease is how long the sidecar could use its cache, counted from SeenAt. 0 means that every look-up queried the database.
+	// Lease is how long the sidecar could still use its cache at the time SeenAt. 0 means that every look-up queried the database.
 	Lease time.Duration `json:"lease_ns"`
 	// Lag is how long the sidecar's last reading of the change log took.
 	Lag       time.Duration `json:"lag_ns"`
@@ -26,13 +26,13 @@ type Sidecar struct {
 
 	bound, staleIfError time.Duration
 	caughtUp            bool // the sidecar has read the change log up to the given transaction
-	mayAnswer           bool // the sidecar may use older cached answers because of cache.stale_if_error
+	mayAnswer           bool // cache.stale_if_error may still let the sidecar use older cached answers
 }
 
 // Sidecars lists the sidecars that are alive or were alive within the last hour. The list is sorted by id.
 func (r *Registry) Sidecars(ctx context.Context) ([]Sidecar, error) { return r.sidecars(ctx, "0") }
 
-// sidecars also returns for each sidecar whether it has read the change log up to the transaction xid.
+// sidecars also returns, for each sidecar, whether the sidecar has read the change log up to the transaction with the id xid.
 func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) {
 	var rows []struct {
 		Sidecar
@@ -43,7 +43,7 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		CaughtUp     bool    `db:"caught_up"`
 		MayAnswer    bool    `db:"may_answer"`
 	}
-	err := r.within(ctx, func(ctx context.Context) error {
+	err := r.withTimeout(ctx, func(ctx context.Context) error {
 		return r.db.SelectContext(ctx, &rows, `
 		SELECT id, version, policies, started_at AS startedat,
 		       CASE WHEN isfinite(seen_at) THEN seen_at END AS seenat,
@@ -79,18 +79,18 @@ type Barrier struct {
 	Silent []string `json:"silent"`
 	// Waited is how long WaitForSidecars took.
 	Waited time.Duration `json:"waited_ns"`
-	// StaleIfError is the longest cache.stale_if_error of the silent sidecars. During this time, a sidecar that cannot reach the
-	// database may use cached answers from before the change.
+	// StaleIfError is the longest cache.stale_if_error of the silent sidecars. During this time, a silent sidecar that cannot
+	// reach the database may use cached answers from before the change.
 	StaleIfError time.Duration `json:"stale_if_error_ns"`
 }
 
-// WaitForSidecars waits until no sidecar uses cached answers from before a change that is already committed. When it returns,
-// each sidecar has read the change in the change log, or the sidecar's staleness bound has passed. WaitForSidecars does not wait
-// for sidecars whose version is older than migration 00011.
+// WaitForSidecars waits until no sidecar uses cached answers from before a change that is already committed. When it returns, each
+// sidecar has read the change in the change log, or the sidecar's staleness bound has passed. WaitForSidecars does not wait for
+// sidecars of versions from before migration 00011.
 func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 	started := time.Now()
 	var xid string
-	err := r.within(ctx, func(ctx context.Context) error {
+	err := r.withTimeout(ctx, func(ctx context.Context) error {
 		return r.db.GetContext(ctx, &xid, `
 			WITH logged AS (INSERT INTO keywicket.changes (keys) VALUES ($1) RETURNING xid)
 			SELECT xid::text FROM logged, pg_notify($2, $1)`, changelog.Acknowledge, changelog.Channel)
@@ -115,7 +115,7 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 			case s.caughtUp:
 				b.Confirmed = append(b.Confirmed, s.ID)
 			case s.SeenAt == nil:
-			case !s.Alive && !s.mayAnswer: // such a sidecar uses its cache only if the database's clock was set forward
+			case !s.Alive && !s.mayAnswer: // such a sidecar can still use its cache only if the database's clock was set forward
 				bound = max(bound, s.bound)
 			default:
 				b.Silent = append(b.Silent, s.ID)
@@ -133,11 +133,11 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 	}
 }
 
-// minimumWait returns how long to wait for sidecars that may be missing in the list. The list may be incomplete, because a crash
-// of the server or a failover empties it.
+// minimumWait returns how long to wait for sidecars that may be missing in the list. A crash of the server or a failover empties
+// the list. So the list may be incomplete if the row of keywicket.world, which is lost in the same way, is new.
 func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
 	var bound float64
-	err := r.within(ctx, func(ctx context.Context) error {
+	err := r.withTimeout(ctx, func(ctx context.Context) error {
 		return r.db.GetContext(ctx, &bound, `
 			SELECT CASE WHEN EXISTS (SELECT FROM keywicket.world WHERE made_at < clock_timestamp() - upkeep.bound - interval '2 seconds')
 			       THEN 0 ELSE EXTRACT(EPOCH FROM bound) END

@@ -88,9 +88,9 @@ func TestWaitForSidecars(t *testing.T) {
 	}
 }
 
-// A sidecar that cannot read the log stops using its cache after its staleness bound. WaitForSidecars waits until this time has
-// passed.
-func TestWaitNamesSilentSidecars(t *testing.T) {
+// When a sidecar cannot read the log, it stops using its cache after its staleness bound. WaitForSidecars waits until this time
+// has passed.
+func TestWaitListsSilentSidecars(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
 	f.CachedDirectory(t)
@@ -126,7 +126,7 @@ func TestWaitAfterACrash(t *testing.T) {
 	storetest.Eventually(t, "it is cached", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	})
-	f.Exec(t, `CHECKPOINT`)         // without the checkpoint, the token could be lost
+	f.Exec(t, `CHECKPOINT`)         // without the checkpoint, the crash could lose the token
 	p.OnNextByte(storetest.Silence) // the sidecar does not notice the crash
 	p.Redirect("postgres://127.0.0.1:1")
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
@@ -141,11 +141,14 @@ func TestWaitAfterACrash(t *testing.T) {
 	}
 }
 
-// WaitForSidecars does not wait for a sidecar that has stopped. But it waits for a sidecar that may be alive, even if somebody
-// has changed the database's clock.
+// WaitForSidecars does not wait for a sidecar that has written that it stops. If a sidecar has only not sent heartbeats for a
+// while, WaitForSidecars waits for its staleness bound. Such a sidecar may be alive, because the database's clock may have been
+// set forward.
 func TestWaitForStoppedSidecars(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.Cache.StalenessBound = 3 * time.Second })
+	// A new row of keywicket.world means that a crash may have emptied the list of sidecars, so WaitForSidecars would wait. Make the
+	// row older.
 	f.Exec(t, `UPDATE keywicket.world SET made_at = made_at - interval '1 minute'`)
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -184,8 +187,8 @@ func eventuallySlow(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// With stale_if_error, a sidecar may use cached answers from before the change even if it no longer counts as alive.
-func TestWaitNamesSidecarsThatMayAnswerWithoutADatabase(t *testing.T) {
+// A sidecar with stale_if_error may use cached answers from before the change, even if the sidecar no longer counts as alive.
+func TestWaitListsSidecarsThatMayUseStaleAnswers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.Cache.StaleIfError = p.Through(c.URL), time.Hour })

@@ -12,7 +12,7 @@ import (
 // SetMember makes the user a member of the workspace, or changes the role of a member. It checks only the form of the role,
 // because an API's policy defines which roles exist.
 func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role string) (Member, error) {
-	w, u, err := r.pair(ctx, workspaceRef, userRef)
+	w, u, err := r.workspaceAndUser(ctx, workspaceRef, userRef)
 	if err != nil {
 		return Member{}, err
 	}
@@ -34,9 +34,10 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 	return m, database.ConfirmRow(m.WorkspaceID == w.ID && m.UserID == u.ID && m.Role == role, "set the member")
 }
 
-// RemoveMember ends a membership. It returns [database.ErrNotFound] if the workspace or the user does not exist, or the user is not a member.
+// RemoveMember ends a membership. The error is [database.ErrNotFound] if the workspace or the user does not exist, or if the user
+// is not a member.
 func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef string) error {
-	w, u, err := r.pair(ctx, workspaceRef, userRef)
+	w, u, err := r.workspaceAndUser(ctx, workspaceRef, userRef)
 	if err != nil {
 		return err
 	}
@@ -77,8 +78,8 @@ func (r *Registry) Members(ctx context.Context, workspaceRef string) ([]Member, 
 	return list, nil
 }
 
-// pair returns the workspace and the user.
-func (r *Registry) pair(ctx context.Context, workspaceRef, userRef string) (Workspace, User, error) {
+// workspaceAndUser returns the workspace and the user.
+func (r *Registry) workspaceAndUser(ctx context.Context, workspaceRef, userRef string) (Workspace, User, error) {
 	w, err := r.Workspace(ctx, workspaceRef)
 	if err != nil {
 		return Workspace{}, User{}, err

@@ -34,7 +34,7 @@ type Workspace struct {
 // workspaceColumns are the columns of a [Workspace].
 const workspaceColumns = `id, slug, name, created_at, attributes`
 
-// User is a person. The id is the id that the product's identity provider uses.
+// User is a person. The id is the same as in the product's identity provider.
 type User struct {
 	ID          string     `db:"id" json:"id"`
 	Email       string     `db:"email" json:"email"`
@@ -45,12 +45,12 @@ type User struct {
 	Attributes authz.Attributes `db:"attributes" json:"attributes"`
 }
 
-// userColumns are the columns of a [User]. If a time is outside the range of Go or JSON, the columns contain the nearest time
-// inside this range.
+// userColumns are the columns of a [User]. If banned_until is outside the range of Go or JSON, the query returns the nearest time
+// in this range.
 const userColumns = `id, email, created_at, mfa_enrolled, attributes,
 	CASE WHEN banned_until IS NOT NULL THEN GREATEST(LEAST(banned_until, '9999-12-31Z'), '1970-01-01Z') END AS banned_until`
 
-// Banned reports whether the user is banned at that time.
+// Banned reports whether the user is banned at a time.
 func (u User) Banned(at time.Time) bool { return u.BannedUntil != nil && u.BannedUntil.After(at) }
 
 // Member is a user's role in a workspace.
@@ -67,8 +67,8 @@ type Member struct {
 // of one object and the slug or email of another, the id takes precedence.
 type Registry struct{ db *sqlx.DB }
 
-// within limits a query to five seconds, even if the database does not react to a cancel request.
-func (r *Registry) within(ctx context.Context, query func(context.Context) error) error {
+// withTimeout limits a query to five seconds, even if the database does not react to a cancel request.
+func (r *Registry) withTimeout(ctx context.Context, query func(context.Context) error) error {
 	const limit = 5 * time.Second
 	return database.DoWithin(ctx, limit, query)
 }
@@ -89,7 +89,7 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 }
 
 func (r *Registry) check(ctx context.Context) error {
-	err := r.within(ctx, func(ctx context.Context) error {
+	err := r.withTimeout(ctx, func(ctx context.Context) error {
 		// Run a query instead of Ping, because Ping would not return the cause of a failure.
 		_, err := r.db.ExecContext(ctx, `SELECT 1`)
 		return err
@@ -176,7 +176,7 @@ func (r *Registry) Workspaces(ctx context.Context) ([]Workspace, error) {
 	return list, nil
 }
 
-// Workspace returns a workspace by id or slug. [database.ErrNotFound]: it does not exist.
+// Workspace returns a workspace by id or slug. The error is [database.ErrNotFound] if the workspace does not exist.
 func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error) {
 	var w Workspace
 	err := r.db.GetContext(ctx, &w, `
@@ -204,8 +204,8 @@ func (r *Registry) SetWorkspaceAttributes(ctx context.Context, ref string, a aut
 	return r.Workspace(ctx, w.ID)
 }
 
-// choices returns a text with up to ten existing names. The query returns up to eleven names, so that choices knows whether there
-// are more than ten.
+// choices returns a text with up to ten existing names. The query returns up to eleven names, so that choices detects whether
+// there are more than ten.
 func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	var names []string
 	if err := r.db.SelectContext(ctx, &names, query); err != nil || len(names) == 0 {
@@ -254,8 +254,8 @@ func (r *Registry) Users(ctx context.Context) ([]User, error) {
 	return list, nil
 }
 
-// User returns a user by id or email. Upper and lower case do not matter in emails. [database.ErrNotFound]: the user does not
-// exist.
+// User returns a user by id or email. Upper and lower case do not matter in emails. The error is [database.ErrNotFound] if the
+// user does not exist.
 func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	var u User
 	err := r.db.GetContext(ctx, &u, `
@@ -268,7 +268,7 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	if err != nil {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
 	}
-	return u, database.ConfirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // if there are other characters, the result of SQL's lower() depends on the locale
+	return u, database.ConfirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // for other characters than ASCII, the result of SQL's lower() depends on the locale
 }
 
 // SetUserAttributes replaces all attributes of a user.
@@ -283,7 +283,7 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 	return r.User(ctx, u.ID)
 }
 
-// Lookup answers a look-up as a sidecar does. But it finds the token by the id, and ignores the digest in the look-up.
+// Lookup answers a look-up as a sidecar does, but finds the token by its id instead of the look-up's digest.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.LookupResult, error) {
 	table, query := "tokens", lookup.TokenQuery
 	if l.Kind == authz.KindOAuthToken {
@@ -298,8 +298,8 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 	return lookup.Once(ctx, r.db, query, l)
 }
 
-// AccessToken returns the OAuth 2.0 access token with the id. The result has the form of a user's token. It also returns the ids
-// of the workspaces that the user has granted to the app. [database.ErrNotFound]: the token does not exist.
+// AccessToken returns the OAuth 2.0 access token with the id, in the form of a user's token. It also returns the ids of the
+// workspaces that the user has granted to the app. The error is [database.ErrNotFound] if the token does not exist.
 func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
 	var row struct {
 		Token

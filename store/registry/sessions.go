@@ -12,15 +12,16 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// RevokedSessions describes the revocation of one session, or of all sessions that a user began before the revocation.
+// RevokedSessions describes a revocation of one session, or of all sessions that a user began before the revocation.
 type RevokedSessions struct {
 	SessionID *string   `db:"session_id" json:"session_id"`
 	UserID    *string   `db:"user_id" json:"user_id"`
 	RevokedAt time.Time `db:"revoked_at" json:"revoked_at"`
 }
 
-// RevokeSession revokes a session permanently. Revoking a session twice is not an error. The database does not contain sessions,
-// so RevokeSession accepts every valid id. To detect mistakes, it rejects ids that look like tokens or belong to a user.
+// RevokeSession revokes a session permanently. If the session is already revoked, this is not an error. The database does not
+// contain sessions, so RevokeSession accepts every valid id. To detect mistakes, it rejects ids that look like tokens, and the ids
+// and emails of users.
 func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSessions, error) {
 	if !isSessionID(id) {
 		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "the id of a session is not valid: give the claim session_id of its tokens")
@@ -43,16 +44,16 @@ func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSession
 	return revoked, database.ConfirmRow(revoked.SessionID != nil && *revoked.SessionID == id, "revoke the session")
 }
 
-// isSessionID reports whether the id has the form that the column requires. It also rejects tokens, and ids that were copied with
-// surrounding text. The database's constraint alone is not enough, because Postgres logs a row that violates a constraint.
+// isSessionID reports whether the id has the form that the column's constraint requires. It also rejects tokens, and ids that were
+// copied with surrounding text. Check the form here too, because Postgres logs a row that violates the constraint.
 func isSessionID(id string) bool {
 	return id != "" && utf8.ValidString(id) && utf8.RuneCountInString(id) <= 255 && strings.TrimSpace(id) == id &&
 		strings.Count(id, ".") != 2 && !strings.ContainsAny(id, "{}=") && !strings.ContainsFunc(id, unicode.IsControl)
 }
 
-// RevokeUserSessions revokes all sessions that a user has begun by now. user is an id or an email. Sessions that begin later in
-// the same second are also revoked, because the times in tokens are in whole seconds. [database.ErrNotFound]: the user does not
-// exist.
+// RevokeUserSessions revokes all sessions that a user has begun by now. The parameter user is an id or an email. Sessions that
+// begin later in the same second are also revoked, because the times in tokens are in whole seconds. The error is
+// [database.ErrNotFound] if the user does not exist.
 func (r *Registry) RevokeUserSessions(ctx context.Context, user string) (RevokedSessions, error) {
 	u, err := r.User(ctx, user)
 	if err != nil {

@@ -69,7 +69,7 @@ func TestSigningOutRevokes(t *testing.T) {
 	})
 }
 
-// A revocation by the registry or by the product's SQL takes effect immediately and permanently. It affects no other session.
+// A revocation by the registry or by the product's SQL takes effect with and without a cache. It affects no other session.
 func TestSessionsAreRevoked(t *testing.T) {
 	f := storetest.NewFixture(t)
 	uncached, cached := f.Directory(t, nil), f.CachedDirectory(t)

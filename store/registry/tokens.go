@@ -38,7 +38,7 @@ type Token struct {
 	UserID      *string           `db:"user_id" json:"user_id"`           // nil if the token belongs to a workspace
 	CreatedAt   time.Time         `db:"created_at" json:"created_at"`
 	ExpiresAt   *time.Time        `db:"expires_at" json:"expires_at"`     // nil: never
-	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // nil if never used; exact to two minutes
+	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // at most two minutes too early; nil if never used
 	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
 	Status      Status            `db:"status" json:"status"`
 	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // for policies to read
@@ -53,7 +53,7 @@ type NewToken struct {
 	// Scopes have the same spelling as in the API's catalogue of scopes. This package does not know the catalogue, so the caller
 	// must check the scopes.
 	Scopes []string
-	// Workspace or User names the owner. Format.Kind decides which of the two fields is set; the other field is empty.
+	// The owner is either a Workspace or a User. Format.Kind decides which of the two fields is set, and the other field is empty.
 	Workspace, User string
 	// ExpiresIn or ExpiresAt limits the token's lifetime. If neither is set, the token does not expire.
 	ExpiresIn *time.Duration
@@ -116,7 +116,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		n.API, n.Format.Kind, n.Format.Environment, n.Format.Visible(key), digest[:], n.Name, scopes,
 		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributes)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Token{}, "", database.Refuse(database.ErrInvalid, "the expiry has already passed, by the database's clock")
+		return Token{}, "", database.Refuse(database.ErrInvalid, "the expiry has already passed according to the database's clock")
 	}
 	if err != nil {
 		return Token{}, "", database.ConstraintError(err, "create the token", map[string]error{
@@ -141,14 +141,14 @@ type owner struct{ workspaceID, userID *string }
 func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
 	if n.Format.Kind.OfUser() {
 		if n.User == "" || n.Workspace != "" {
-			return owner{}, database.Refuse(database.ErrInvalid, "a %s (%s) belongs to a user: name one, and no workspace",
+			return owner{}, database.Refuse(database.ErrInvalid, "a %s (%s) belongs to a user: give a user, and no workspace",
 				n.Format.Kind, n.Format.Prefix)
 		}
 		u, err := r.User(ctx, n.User)
 		return owner{userID: &u.ID}, err
 	}
 	if n.Workspace == "" || n.User != "" {
-		return owner{}, database.Refuse(database.ErrInvalid, "a %s (%s) belongs to a workspace: name one, and no user",
+		return owner{}, database.Refuse(database.ErrInvalid, "a %s (%s) belongs to a workspace: give a workspace, and no user",
 			n.Format.Kind, n.Format.Prefix)
 	}
 	w, err := r.Workspace(ctx, n.Workspace)
@@ -166,20 +166,20 @@ LEFT JOIN keywicket.token_usage u ON u.token_id = t.id`
 
 // TokenFilter selects tokens. The zero value selects all tokens.
 type TokenFilter struct {
-	// Workspace or User selects the tokens of that owner.
+	// Workspace selects the tokens of a workspace, and User the tokens of a user.
 	Workspace, User string
-	// Prefix selects the tokens whose key may start with Prefix. Only the visible part of each key is known. Prefix is sent to
-	// the database, so the caller must first shorten a key to its visible part.
+	// Prefix selects the tokens whose key may start with Prefix. Only the visible part of each key is stored. Prefix is sent to
+	// the database. So if the caller has a whole key, it must set Prefix only to the key's visible part.
 	Prefix string
-	// After is the id of a token. Only the tokens that come after this token in the list are selected.
+	// After is the id of a token. It selects the tokens that come after this token in the list.
 	After string
 	// Limit is the maximum number of tokens. 0 means no limit.
 	Limit int
 }
 
 // Tokens lists tokens, newest first. If the creation times are equal, the token with the greater id comes first. To get the next
-// page, set After to the id of the final token of the page. Each token is listed exactly once, even if other tokens are created
-// between two pages.
+// page, set After to the id of the last token of the previous page. Each token is listed exactly once, even if other tokens are
+// created between two pages.
 func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 	var after Token
 	if f.Workspace != "" {
@@ -227,7 +227,7 @@ WHERE true`
 		query += ` AND t.user_id = ` + arg(f.User)
 	}
 	if f.Prefix != "" {
-		// Also match tokens whose visible part is shorter than the prefix.
+		// The visible part of a token may be shorter than the prefix.
 		starts := make(pq.StringArray, 0, len(f.Prefix))
 		for i := range f.Prefix {
 			starts = append(starts, f.Prefix[:i])
@@ -263,7 +263,8 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 
 var errNoToken = database.Refuse(database.ErrNotFound, "no token has this id: give the token's id from the list, not its key")
 
-// SetTokenAttributes replaces all attributes of a token, even of an expired or revoked one. [database.ErrNotFound]: the token does not exist.
+// SetTokenAttributes replaces all attributes of a token, even of an expired or revoked one. The error is [database.ErrNotFound] if
+// the token does not exist.
 func (r *Registry) SetTokenAttributes(ctx context.Context, id string, a authz.Attributes) (Token, error) {
 	if err := r.setAttributes(ctx, "tokens", id, a); err != nil {
 		return Token{}, err
@@ -271,8 +272,8 @@ func (r *Registry) SetTokenAttributes(ctx context.Context, id string, a authz.At
 	return r.Token(ctx, id)
 }
 
-// RevokeToken revokes a token permanently. Revoking a token twice is not an error. [database.ErrNotFound]: the token does not
-// exist.
+// RevokeToken revokes a token permanently. If the token is already revoked, this is not an error. The error is
+// [database.ErrNotFound] if the token does not exist.
 func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {
 	_, err := r.db.ExecContext(ctx, `
 		UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)

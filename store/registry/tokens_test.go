@@ -194,7 +194,7 @@ func TestTokensListsNewestFirst(t *testing.T) {
 	}
 }
 
-func TestPagesHaveNoGapAndNothingTwice(t *testing.T) {
+func TestPagesListEachTokenOnce(t *testing.T) {
 	f := storetest.NewFixture(t)
 	// The tokens have three different creation times, and their ids are not in order.
 	f.Exec(t, `INSERT INTO keywicket.tokens
@@ -287,7 +287,7 @@ func TestListsUseTheirIndexes(t *testing.T) {
 	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(20_000, nil))))
 	last := storetest.Must(f.Tokens(t.Context(), registry.TokenFilter{Limit: 10_000}))[9_999]
 	// The index must have an operator class for searching prefixes. On a server that sorts by bytes, every index can search
-	// prefixes, so a query plan would not show a wrong class.
+	// prefixes. So a query plan would not show a wrong class there.
 	if class := storetest.Value[string](t, f.DB, `SELECT o.opcname FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[0]
 			WHERE i.indexrelid = 'keywicket.tokens_visible_prefix'::regclass`); class != "text_pattern_ops" {
 		t.Errorf("the class of the index is %s", class)

@@ -33,8 +33,8 @@ func documentedSQL(t *testing.T) []string {
 }
 
 // supabaseSchema creates the part of Supabase Auth's schema auth that the triggers read. As in Supabase, the schema has row-level
-// security and its own login, which has no privileges in keywicket's schema. The role dashboard has the privileges of Supabase's
-// login postgres.
+// security, and its owner is a role without privileges in keywicket's schema. The role dashboard has the same privileges as
+// Supabase's login postgres.
 const supabaseSchema = `
 CREATE ROLE supabase_auth_admin NOINHERIT;
 CREATE ROLE dashboard BYPASSRLS;
@@ -63,7 +63,7 @@ GRANT USAGE ON SCHEMA auth TO dashboard;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON ALL TABLES IN SCHEMA auth TO dashboard;
 RESET ROLE;`
 
-// The triggers of docs/configuration.md copy a user's bans and second factors from Supabase.
+// The triggers in docs/configuration.md copy users' bans and second factors from Supabase.
 func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, supabaseSchema)
@@ -113,7 +113,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	if got := state(before); got != "2099-01-01 true" {
 		t.Errorf("another user is %s", got)
 	}
-	// Changes of a user's factors do not lift a ban.
+	// Changes of a user's factors do not end a ban.
 	f.Exec(t, `UPDATE keywicket.users SET banned_until = '2097-01-01' WHERE id = $1`, other)
 	auth.MustExec(`INSERT INTO auth.mfa_factors VALUES (gen_random_uuid(), $1, 'x', 'totp', 'unverified', now(), now())`, other)
 	auth.MustExec(`DELETE FROM auth.mfa_factors WHERE user_id = $1`, other)
@@ -122,7 +122,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	}
 	f.Exec(t, `UPDATE keywicket.users SET banned_until = NULL WHERE id = $1`, other)
 
-	// The last two factors are deleted concurrently. Neither transaction sees the deletion by the other transaction.
+	// Two transactions concurrently delete the last two factors. Neither sees the deletion by the other.
 	auth.MustExec(`INSERT INTO auth.mfa_factors SELECT gen_random_uuid(), $1, n::text, 'totp', 'verified', now(), now() FROM generate_series(1, 2) n`, other)
 	first := auth.MustBegin()
 	first.MustExec(`DELETE FROM auth.mfa_factors WHERE user_id = $1 AND friendly_name = '1'`, other)
@@ -141,8 +141,8 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 		t.Errorf("without a factor: %s", got)
 	}
 
-	// A user who is deleted in Supabase, either softly or completely, is banned permanently. This is also true if the user was
-	// already banned.
+	// A user who is deleted in Supabase, either softly or completely, is banned permanently, even if the user was already banned
+	// for a time.
 	for id, statement := range map[string]string{
 		after: `UPDATE auth.users SET deleted_at = now() WHERE id = $1`, before: `DELETE FROM auth.users WHERE id = $1`, other: `DELETE FROM auth.users WHERE id = $1`,
 	} {
@@ -155,7 +155,8 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 		t.Errorf("another user is %s", got)
 	}
 
-	// Other roles cannot use the functions in triggers of their own tables, because the functions run with their owner's privileges.
+	// The functions run with their owner's privileges. So other roles must not be able to use them in triggers of their own
+	// tables.
 	for _, role := range []string{"keywicket_sidecar", "keywicket_issuer"} {
 		for _, function := range []string{"signed_out()", "copy_user('id')"} {
 			db := storetest.OpenDB(t, storetest.With(f.URL, "role", role))
@@ -167,8 +168,8 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			}
 		}
 	}
-	// If the owner of the trigger's function has no privilege to read the rows, banning a user fails with an error. Otherwise
-	// nobody would notice that the ban has no effect.
+	// If the owner of the trigger's function has no privilege to read the rows, banning a user fails with an error. Without the
+	// error, nobody would notice that the ban has no effect.
 	f.Exec(t, `ALTER ROLE dashboard NOBYPASSRLS`)
 	if _, err := auth.Exec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, 'infinity')`, before); pq.As(err, pqerror.InsufficientPrivilege) == nil {
 		t.Errorf("without the privilege to read the rows: %v", err)
@@ -208,7 +209,7 @@ func TestBannedUser(t *testing.T) {
 		if _, err := g.Introspect(t.Context(), access); (err == nil) != (want == "") {
 			t.Errorf("introspection: %v", err)
 		}
-		if want != "" { // after a use that was refused because of the ban, the code or token counts as unused
+		if want != "" { // the ban refuses this use of the code and of the refresh token, but does not count it as a use
 			if _, err := g.RefreshToken(t, refresh); !errors.Is(err, issuer.ErrGrant) {
 				t.Errorf("refreshing: %v", err)
 			}
@@ -236,7 +237,7 @@ func TestBannedUser(t *testing.T) {
 			t.Errorf("%s: %v", over, err)
 		}
 	}
-	// A ban can end without a change of a row, so there is no row in the change log.
+	// A ban ends at its time without a change of the row, so the log has no row for the end.
 	f.Exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() + interval '2 seconds' WHERE id = $1`, f.Ada.ID)
 	expectAll(authz.ReasonRevoked)
 	for name, l := range lookups {
@@ -250,7 +251,7 @@ func TestBannedUser(t *testing.T) {
 	}
 }
 
-// The answer for a session contains the field that the setting require_aal2 needs. Changes of the field take effect.
+// The answer for a session contains the field MFAEnrolled, which the setting require_aal2 needs. Changes of the field take effect.
 func TestSecondFactorOfAUser(t *testing.T) {
 	f := storetest.NewFixture(t)
 	uncached, cached := f.Directory(t, nil), f.CachedDirectory(t)

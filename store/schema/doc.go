@@ -1,3 +1,3 @@
 // Package schema creates and updates the Postgres schema keywicket, which contains all tables of the store. Its migrations cannot
-// be undone. The tables contain no credentials. They contain only the SHA-256 of each credential.
+// be undone. The tables contain no credentials, only the SHA-256 of each credential.
 package schema

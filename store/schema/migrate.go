@@ -22,8 +22,8 @@ var migrationFiles embed.FS
 
 const (
 	versionTable = "keywicket.migrations"
-	// migrationLock is the key of the advisory lock. It is a random number. goose's default key is not suitable, because the
-	// product's own migrations in the same database may use the default.
+	// migrationLock is the key of the advisory lock, a random number. goose's default key is not suitable, because the product's
+	// own migrations in the same database may use it.
 	migrationLock = 7_161_532_148_870_344_113
 	// migrationWait is how long a call of Migrate waits for another call to end.
 	migrationWait  = 5 * time.Minute
@@ -89,8 +89,8 @@ func Status(ctx context.Context, db *sqlx.DB) ([]Migration, error) {
 	return status, nil
 }
 
-// appliedMigrations returns when each version was applied. It does not use goose's function for the status, because that function
-// would create the version table.
+// appliedMigrations maps each applied version to the time at which it was applied. It does not use goose's function for the
+// status, because that function would create the version table.
 func appliedMigrations(ctx context.Context, db *sqlx.DB) (map[int64]time.Time, error) {
 	var exists bool
 	err := db.GetContext(ctx, &exists, `SELECT to_regclass($1) IS NOT NULL`, versionTable)
@@ -132,12 +132,12 @@ func migrations(db *sqlx.DB) (*goose.Provider, error) {
 	return provider, nil
 }
 
-// migrationLocker makes concurrent migrations wait. A separate open transaction holds the advisory lock during the migrations.
-// goose's own session lock does not work behind a transaction pooler, where each transaction may get another connection.
+// migrationLocker makes concurrent migrations wait. During the migrations, a separate open transaction has the advisory lock.
+// goose's own session lock does not work through a transaction pooler, where each transaction may get another connection.
 type migrationLocker struct{ holder *sql.Tx }
 
-// Lock implements goose's Locker. While Lock waits, it keeps no transaction open. Behind a pooler, an open transaction would
-// occupy a connection that the other migration needs.
+// Lock implements goose's Locker. While Lock waits, it keeps no transaction open, because through a pooler an open transaction
+// would occupy a connection that the other migration needs.
 func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
 	for began := time.Now(); time.Since(began) < migrationWait; {
 		locked, err := l.try(ctx, db)
@@ -181,8 +181,8 @@ func migrationName(s *goose.Source) string {
 	return name
 }
 
-// versionStore keeps goose's version table in the schema keywicket, and creates the schema and the table. goose calls its methods
-// in a transaction while goose holds the lock.
+// versionStore keeps goose's version table in the schema keywicket, and creates the schema and the table. goose calls these
+// methods in a transaction while it has the lock.
 type versionStore struct{ database.Store }
 
 func (versionStore) CreateVersionTable(ctx context.Context, db database.DBTxConn) error {

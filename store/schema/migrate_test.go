@@ -60,8 +60,8 @@ func TestMigrateWithAnExistingSchema(t *testing.T) {
 	}
 }
 
-// The roles belong to the whole cluster, so migrations of different databases can conflict when they create the roles. This test
-// needs a cluster without the roles.
+// The roles belong to the whole cluster, so migrations of different databases may create the same roles at the same time. This
+// test needs a cluster without the roles.
 func TestMigrateManyAtOnce(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -76,7 +76,7 @@ func TestMigrateManyAtOnce(t *testing.T) {
 	for _, name := range names {
 		storetest.Must(administrator.ExecContext(ctx, "CREATE DATABASE "+name))
 	}
-	// This transaction creates a role first. The transaction commits when the migrations wait for it.
+	// This transaction creates a role first. It commits when all migrations wait for it.
 	roleCreator := storetest.Must(administrator.BeginTxx(ctx, nil))
 	defer func() { _ = roleCreator.Rollback() }()
 	storetest.Must(roleCreator.ExecContext(ctx, `CREATE ROLE keywicket_sidecar NOLOGIN`))
@@ -125,8 +125,8 @@ func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
 	}
 }
 
-// The roles have the privileges that the migrations grant, and no others.
-func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
+// The two roles have exactly the privileges that the migrations grant.
+func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, _ := f.WorkspaceToken(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
@@ -233,8 +233,9 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 	}
 }
 
-// The look-ups work before and during migrations 00010 and 00012. After these migrations, the look-ups read the new columns.
-func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
+// Look-ups work before and during migrations 00010 and 00012, which add columns. After these migrations, look-ups read the new
+// columns.
+func TestLookupsBeforeNewColumnsExist(t *testing.T) {
 	for _, version := range []int64{9, 11} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			url := storetest.EmptyDatabase(t)

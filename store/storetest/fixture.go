@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/store/schema"
 )
 
-// Fixture is a migrated database with
+// Fixture is a migrated database with this test data:
 //
 //	workspaces  acme, globex
 //	users       ada: admin in acme, guest in globex; bob: no workspaces
@@ -70,7 +70,7 @@ func OpenDB(t testing.TB, databaseURL string) *sqlx.DB {
 	return db
 }
 
-// With returns the database URL with the option key set to value.
+// With sets an option of the database URL, and returns the new URL. The parameter key is the name of the option.
 func With(databaseURL, key, value string) string {
 	u := Must(url.Parse(databaseURL))
 	q := u.Query()

@@ -13,14 +13,14 @@ import (
 // Velo is the format of access tokens.
 var Velo = authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
 
-// Granting is a fixture with an issuer, and an app to which ada grants access.
+// Granting is a fixture with an issuer and an app. The user ada can grant access to the app.
 type Granting struct {
 	*Fixture
 	*issuer.Issuer
 	App registry.App
 }
 
-// NewGranting returns a Granting in a new database.
+// NewGranting creates the fixture in a new database.
 func NewGranting(t *testing.T) *Granting {
 	t.Helper()
 	g := &Granting{Fixture: NewFixture(t)}
@@ -50,13 +50,13 @@ func (g *Granting) NewCode(t *testing.T, workspaces ...string) authz.Secret {
 // AcceptCode is a check that accepts every code.
 func AcceptCode(issuer.Code) error { return nil }
 
-// ExchangeCode returns the tokens for a code.
+// ExchangeCode exchanges a code for tokens.
 func (g *Granting) ExchangeCode(t *testing.T, code authz.Secret) issuer.Issued {
 	t.Helper()
 	return Must(g.Exchange(t.Context(), code, Velo, AcceptCode))
 }
 
-// RefreshToken returns new tokens with all scopes for a refresh token.
+// RefreshToken exchanges a refresh token for new tokens with all scopes.
 func (g *Granting) RefreshToken(t *testing.T, token authz.Secret) (issuer.Issued, error) {
 	t.Helper()
 	return g.Refresh(t.Context(), token, Velo, func(r issuer.RefreshGrant) ([]string, error) { return r.Scopes, nil })

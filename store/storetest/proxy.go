@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Proxy forwards bytes between a directory and the server, or injects a fault.
+// Proxy forwards bytes between a directory and the database server. It can inject faults.
 type Proxy struct {
 	listener net.Listener
 	to       atomic.Pointer[string] // host and port
@@ -25,7 +25,7 @@ type Proxy struct {
 // Fault says what a proxy does with the bytes of a connection.
 type Fault int
 
-// These are the possible faults.
+// The possible faults.
 const (
 	NoFault Fault = iota
 	Reset         // closes the connection with a TCP reset
@@ -125,7 +125,7 @@ func (p *Proxy) fault(client net.Conn) Fault {
 	return p.clients[client]
 }
 
-// OnEveryByte injects the fault into all present and later connections.
+// OnEveryByte injects the fault into all connections, the present ones and the later ones.
 func (p *Proxy) OnEveryByte(f Fault) {
 	p.mu.Lock()
 	p.newFault = f
@@ -140,7 +140,7 @@ func (p *Proxy) Connections() int {
 	return p.accepted
 }
 
-// OnNextByte injects the fault into the connections that are open now. Later connections work.
+// OnNextByte injects the fault into the connections that are open now. Later connections have no fault.
 func (p *Proxy) OnNextByte(f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

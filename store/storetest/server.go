@@ -104,8 +104,8 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// isVersion returns an error if the server has another major version. The command "make test-postgres" sets major. An empty major
-// allows any version.
+// isVersion returns an error if the server has another major version than the parameter major, which "make test-postgres" sets. If
+// major is empty, every version is correct.
 func isVersion(ctx context.Context, major string) error {
 	db, err := database.Open(Server.URL("postgres"))
 	if err != nil {

@@ -84,8 +84,8 @@ func isParseError(err error) bool {
 	return ok
 }
 
-// headerProblem describes an error in a header row, or returns "". The description never contains the name of a column. If the
-// header row is missing, the first row contains a token instead of names.
+// headerProblem describes an error in a header row, or returns "". The description never contains the name of a column, because
+// the first row contains a token instead of names if the header row is missing.
 func headerProblem(columns []string) string {
 	columnSet := make(map[string]bool, len(columns))
 	var f importFields
@@ -106,8 +106,8 @@ func headerProblem(columns []string) string {
 
 var errLineTooLong = errors.New("a line is too long")
 
-// boundedReader returns [errLineTooLong] after it has read more than [maxImportLine] bytes of the current line. The line begins
-// at the offset start.
+// boundedReader returns [errLineTooLong] after it has read more than [maxImportLine] bytes of the current line. The current line
+// begins at the offset in the field start.
 type boundedReader struct {
 	r        io.Reader
 	start, n int64

@@ -29,14 +29,15 @@ type Import struct {
 	Lines iter.Seq2[Line, error]
 }
 
-// Line is one token. Messages about a bad line contain no text of the line, because any column may contain a key by mistake.
+// Line is one token. Messages about a bad line never quote the line, because any column may contain a key by mistake.
 type Line struct {
 	// Number is the line's number in the input. The first line has the number 1.
 	Number int
 	// Problem is the reason why the line could not be read. If Problem is set, the other fields are ignored.
 	Problem string
 
-	// Key is the token. If Key is empty, Digest is the token's digest, and Prefix is the token's visible part.
+	// Key is the token. If the product has stored only digests, Key is empty: then Digest is the token's SHA-256, and Prefix is
+	// the token's visible part.
 	Key    authz.Secret
 	Digest *authz.Digest
 	Prefix string
@@ -44,14 +45,15 @@ type Line struct {
 	Name string
 	// Scopes have the same spelling as in the API's catalogue of scopes. This package does not know the catalogue.
 	Scopes []string
-	// Workspace (id or slug) or User (id or email) names the owner. Format.Kind decides which of the two fields is set; the other
-	// field is empty.
+	// The owner is either a Workspace (id or slug) or a User (id or email). Format.Kind decides which of the two fields is set,
+	// and the other field is empty.
 	Workspace, User string
-	// CreatedAt nil means now. Neither CreatedAt nor RevokedAt may be later than the time of the database's clock.
+	// If CreatedAt is nil, the token is created now. Neither CreatedAt nor RevokedAt may be later than the time of the database's
+	// clock.
 	CreatedAt, RevokedAt *time.Time
-	// ExpiresAt may be in the past. In that case, the token is denied as expired, not as unknown.
+	// ExpiresAt may be in the past. A request with such a token is denied as expired, not as unknown.
 	ExpiresAt *time.Time
-	// Attributes are for policies to read.
+	// Attributes can be read by policies.
 	Attributes authz.Attributes
 }
 
@@ -61,7 +63,7 @@ type BadLine struct {
 	Reason string
 }
 
-// Error is the error of an import that imported nothing because some lines are bad. It matches [database.ErrInvalid].
+// Error is returned if an import has imported nothing because some lines are bad. It wraps [database.ErrInvalid].
 type Error struct {
 	Lines []BadLine // the first 20 bad lines
 	Bad   int       // number of bad lines in all
@@ -79,7 +81,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return database.ErrInvalid }
 
-// add adds count bad lines, and keeps the first maxBadLines in order.
+// add increases the number of bad lines by the parameter count. It also stores the given lines in order, up to maxBadLines.
 func (e *Error) add(count int, lines ...BadLine) {
 	e.Bad += count
 	e.Lines = append(e.Lines, lines...)
@@ -107,7 +109,7 @@ func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 		err = tx.Commit()
 	}
 	if err != nil && ctx.Err() != nil {
-		err = ctx.Err() // prefer the context's error to the error that Postgres sends for a cancelled query
+		err = ctx.Err() // return the context's error, not the error that Postgres sends for a cancelled query
 	}
 	if _, ok := errors.AsType[*Error](err); ok {
 		return 0, err
@@ -150,13 +152,14 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	}
 	imported, err := im.insert(ctx, tx)
 	if err == nil && imported != staged {
-		return 0, database.Refuse(database.ErrExists, "another program created one of the tokens during the import; nothing is imported: "+
-			"repeat the import to see its line")
+		return 0, database.Refuse(database.ErrExists, "nothing is imported, because another program created one of the tokens during the import: "+
+			"repeat the import, and the error names the line of this token")
 	}
 	return imported, err
 }
 
-// stage copies the valid lines to the temporary table and returns their number. It adds the other lines to bad.
+// stage copies the valid lines to the temporary table, and returns the number of these lines. It adds each other line to the
+// parameter bad.
 func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error) {
 	statement, err := tx.PrepareContext(ctx, `
 		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at,
@@ -217,10 +220,10 @@ func (im Import) validate(l Line) string {
 		return fmt.Sprintf("no client can present this token: a token starts with %s, has at least 16 letters, "+
 			"digits or -._~+/ after it, and 512 characters at most", f.Prefix)
 	case l.Digest != nil && !visible(f, l.Prefix):
-		return fmt.Sprintf("the prefix of a digest is %s and at most the next %d characters of the key",
+		return fmt.Sprintf("the prefix for a digest must be %s and at most the next %d characters of the key",
 			f.Prefix, f.VisiblePrefix-len(f.Prefix))
 	case owner == "" || otherOwner != "":
-		return fmt.Sprintf("a %s belongs to a %s: name one, and no %s", f.Kind, ownerOf(f.Kind), otherOf(f.Kind))
+		return fmt.Sprintf("a %s belongs to a %[2]s: set the %[2]s, and leave the %[3]s empty", f.Kind, ownerOf(f.Kind), otherOf(f.Kind))
 	case !storable(owner):
 		return unknownOwner(f.Kind)
 	case !storable(l.Name):
@@ -266,8 +269,8 @@ func otherOf(k authz.Kind) string {
 // storable reports whether Postgres accepts the text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// check finds lines that conflict with each other or with existing tokens, and lines with an unknown owner. It finds owners in
-// the same way as [registry.Registry.Workspace] and [registry.Registry.User].
+// check adds two kinds of lines to the parameter bad: lines that conflict with other lines or with existing tokens, and lines with
+// an unknown owner. It finds owners in the same way as [registry.Registry.Workspace] and [registry.Registry.User].
 func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 	byID, byName := `SELECT id FROM keywicket.workspaces WHERE id = l.owner`,
 		`SELECT id FROM keywicket.workspaces WHERE slug = l.owner`
@@ -291,19 +294,19 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 		Reason string `db:"reason"`
 		Count  int    `db:"count"`
 	}
-	// Check names with the same expression as the constraint. The database's locale decides which characters are white space or
-	// control characters in this expression.
+	// Check names with the same expression as the table's constraint. The database's locale decides which characters are white
+	// space or control characters in this expression.
 	err := tx.SelectContext(ctx, &found, `
 		SELECT line, reason, count(*) OVER () AS count
 		FROM (
 			SELECT l.line, CASE
 				WHEN l.misnamed THEN $1
 				WHEN o.id IS NULL THEN $2
-				WHEN l.line > l.first THEN 'it is the token of line ' || l.first || ' again'
-				WHEN t.id IS NOT NULL THEN 'there is this token already'
-				WHEN l.created_at > clock_timestamp() THEN 'created_at lies in the future, by the database''s clock'
+				WHEN l.line > l.first THEN 'its token is already on line ' || l.first
+				WHEN t.id IS NOT NULL THEN 'this token exists already'
+				WHEN l.created_at > clock_timestamp() THEN 'created_at is later than the database''s clock'
 				WHEN l.revoked_at > clock_timestamp() THEN
-					'revoked_at lies in the future, by the database''s clock: it is revoked or it is not'
+					'revoked_at is later than the database''s clock: give the time in the past, or no time'
 			END AS reason
 			FROM (
 				SELECT line, digest, owner, created_at, revoked_at, min(line) OVER (PARTITION BY digest) AS first,
@@ -329,8 +332,8 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 	return nil
 }
 
-// insert skips tokens that another transaction has committed since check ran. Otherwise such a token would violate a constraint,
-// and Postgres would log the digest.
+// insert creates the tokens. It skips tokens that another transaction has created since check ran, because such a token would
+// violate a constraint, and Postgres would log the digest.
 func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	column := ownerOf(im.Format.Kind) + "_id"
 	result, err := tx.ExecContext(ctx, `
@@ -345,9 +348,9 @@ func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	// If the table was empty when a sidecar started, the sidecar's query plan scans the whole table until the statistics change.
-	// So update the statistics now. If this login does not own the table, Postgres only warns, and autovacuum updates the
-	// statistics later.
+	// If the table was empty when a sidecar started, the sidecar's query plan scans the whole table until Postgres has new
+	// statistics. So update the statistics now. If this login does not own the table, Postgres only logs a warning, and autovacuum
+	// updates the statistics later.
 	if _, err := tx.ExecContext(ctx, `ANALYZE keywicket.tokens`); err != nil {
 		return 0, err
 	}

@@ -25,8 +25,8 @@ func tokens(t testing.TB, f *storetest.Fixture) int {
 	return storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.tokens`)
 }
 
-// waiting returns how many connections wait for a lock.
-func waiting(t testing.TB, f *storetest.Fixture) int {
+// lockWaiters returns how many connections wait for a lock.
+func lockWaiters(t testing.TB, f *storetest.Fixture) int {
 	t.Helper()
 	return storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
 		WHERE datname = current_database() AND wait_event_type = 'Lock'`)
@@ -122,12 +122,12 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 		{"a token with a space", func(l *tokenimport.Line) { l.Key = secret + " " }, "no client can present this token"},
 		{"a token that is too long", func(l *tokenimport.Line) { l.Key = authz.Secret(secret + strings.Repeat("a", 500)) },
 			"512 characters at most"},
-		{"a digest without a prefix", withDigest(""), "is vel_ and at most the next 8 characters of the key"},
-		{"a digest with another prefix", withDigest("velu_IAm"), "is vel_ and at most"},
+		{"a digest without a prefix", withDigest(""), "must be vel_ and at most the next 8 characters of the key"},
+		{"a digest with another prefix", withDigest("velu_IAm"), "must be vel_ and at most"},
 		{"a digest with a prefix that is too long", withDigest("vel_IAmTheSe1"), "next 8 characters"},
-		{"a digest with a zero byte in the prefix", withDigest("vel_\x00"), "is vel_ and at most"},
+		{"a digest with a zero byte in the prefix", withDigest("vel_\x00"), "must be vel_ and at most"},
 		{"no owner", func(l *tokenimport.Line) { l.Workspace = "" },
-			"a workspace_key belongs to a workspace: name one, and no user"},
+			"a workspace_key belongs to a workspace: set the workspace, and leave the user empty"},
 		{"a user as owner", func(l *tokenimport.Line) { l.Workspace, l.User = "", f.Ada.ID }, "belongs to a workspace"},
 		{"two owners", func(l *tokenimport.Line) { l.User = f.Ada.ID }, "belongs to a workspace"},
 		{"an unknown owner", func(l *tokenimport.Line) { l.Workspace = "nowhere" }, "no workspace has this id or slug"},
@@ -145,19 +145,19 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 			l.Attributes = authz.Attributes(`{"a": "` + strings.Repeat(secret, 200) + `"}`)
 		}, "attributes: give at most 4096 bytes"},
 		{"attributes with a string that Postgres rejects", func(l *tokenimport.Line) { l.Attributes = `{"a": "` + secret + `\u0000"}` }, "attributes: a string"},
-		{"an existing token", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 99) }, "there is this token already"},
+		{"an existing token", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 99) }, "this token exists already"},
 		{"the digest of an existing token", func(l *tokenimport.Line) {
 			existingDigest := storetest.OldKey(storetest.Vel, 99).Digest()
 			l.Key, l.Digest, l.Prefix = "", &existingDigest, "vel_"
-		}, "there is this token already"},
+		}, "this token exists already"},
 		{"a token of an earlier line", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 3) },
-			"it is the token of line 3 again"},
+			"its token is already on line 3"},
 		{"the digest of an earlier line", func(l *tokenimport.Line) {
 			earlierDigest := storetest.OldKey(storetest.Vel, 3).Digest()
 			l.Key, l.Digest, l.Prefix = "", &earlierDigest, "vel_"
-		}, "it is the token of line 3 again"},
-		{"created in the future", func(l *tokenimport.Line) { l.CreatedAt = &later }, "created_at lies in the future"},
-		{"revoked in the future", func(l *tokenimport.Line) { l.RevokedAt = &later }, "revoked_at lies in the future"},
+		}, "its token is already on line 3"},
+		{"created in the future", func(l *tokenimport.Line) { l.CreatedAt = &later }, "created_at is later than"},
+		{"revoked in the future", func(l *tokenimport.Line) { l.RevokedAt = &later }, "revoked_at is later than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(9, func(l *tokenimport.Line) {
@@ -185,7 +185,7 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 	)})
 	want := []tokenimport.BadLine{
 		{Number: 1, Reason: "no user has this id or email"},
-		{Number: 2, Reason: "a personal_key belongs to a user: name one, and no workspace"},
+		{Number: 2, Reason: "a personal_key belongs to a user: set the user, and leave the workspace empty"},
 		{Number: 3, Reason: "no user has this id or email"},
 	}
 	if refused, ok := errors.AsType[*tokenimport.Error](err); !ok || !slices.Equal(refused.Lines, want) {
@@ -208,7 +208,7 @@ func TestImportReportsTheFirstBadLinesAndCountsTheRest(t *testing.T) {
 	_, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(200, func(l *tokenimport.Line) {
 		switch l.Number % 4 {
 		case 1:
-			l.Key = "" // keywicket detects this mistake before the line reaches the database
+			l.Key = "" // keywicket detects this mistake before it sends the line to the database
 		case 3:
 			l.Workspace = "nowhere" // the database detects this mistake
 		}
@@ -281,7 +281,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 		_, err := tokenimport.Store(ctx, f.Registry, storetest.VelImport(storetest.OldLines(10, nil)))
 		done <- err
 	}()
-	storetest.Eventually(t, "the import waits for a lock", func() bool { return waiting(t, f) == 1 })
+	storetest.Eventually(t, "the import waits for a lock", func() bool { return lockWaiters(t, f) == 1 })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("the context is canceled during a query: %v", err)
@@ -307,7 +307,7 @@ func TestImportDuringCreationOfTheSameToken(t *testing.T) {
 		_, err := tokenimport.Store(context.Background(), f.Registry, storetest.VelImport(storetest.OldLines(10, nil)))
 		done <- err
 	}()
-	storetest.Eventually(t, "the import waits for the other one", func() bool { return waiting(t, f) == 1 })
+	storetest.Eventually(t, "the import waits for the other transaction", func() bool { return lockWaiters(t, f) == 1 })
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestImportDuringCreationOfTheSameToken(t *testing.T) {
 	}
 }
 
-func TestImportHoldsOneLineAtATime(t *testing.T) {
+func TestImportKeepsOneLineInMemory(t *testing.T) {
 	f := storetest.NewFixture(t)
 	const lines = 50_000
 	heap := func() int64 {
@@ -343,12 +343,12 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 	}
 }
 
-// A plan that was made for an almost empty table reads the whole table. If the import did not run ANALYZE, Postgres would use
-// this plan until autovacuum runs.
-func TestImportRenewsPlans(t *testing.T) {
+// A query plan that Postgres made for an almost empty table reads the whole table. If the import did not run ANALYZE, Postgres
+// would use this plan until autovacuum runs.
+func TestImportUpdatesQueryPlans(t *testing.T) {
 	f := storetest.NewFixture(t)
-	// When a connection creates its first temporary table, all connections plan again as a side effect. This first import causes
-	// the side effect now, so that the import below cannot cause it.
+	// When a connection creates its first temporary table, all connections make new plans as a side effect. This first import
+	// causes the side effect now, so that the import below cannot cause it.
 	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(storetest.OldLine(9999)))))
 	f.Exec(t, `VACUUM ANALYZE keywicket.tokens`)
 	sidecar := storetest.OpenDB(t, storetest.With(f.URL, "plan_cache_mode", "force_generic_plan"))

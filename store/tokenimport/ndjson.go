@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// NDJSON parses input with one JSON object on each line. It skips empty lines, but the line numbers include them.
+// NDJSON parses input with one JSON object on each line. It skips empty lines, but counts them in the line numbers.
 func NDJSON(input io.Reader) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		buffered := bufio.NewReader(input)
@@ -58,7 +58,7 @@ func jsonLine(number int, text []byte) Line {
 	if err != nil || decoder.Decode(&f) != nil {
 		return Line{Number: number, Problem: badObject}
 	}
-	if string(f.Attributes) == "null" { // null means that the field is absent, as for the other fields
+	if string(f.Attributes) == "null" { // like the other fields, this field counts as absent if it is null
 		f.Attributes = nil
 	}
 	return f.line(number)

@@ -6,10 +6,10 @@ import (
 	"slices"
 )
 
-// Scopes validates the scopes of lines, because the store does not know the API's scopes.
+// Scopes validates the scopes of lines. It is separate from Store, because Store does not know the API's scopes.
 type Scopes struct {
 	Valid []string // all scopes that a token of the import may have
-	Bad   bool     // true after an import in which a line had other scopes or no scopes
+	Bad   bool     // true if a line had a scope that is not in Valid, or no scopes
 }
 
 // Check returns the parsed lines after it has validated their scopes.

@@ -26,7 +26,7 @@ type control struct {
 
 var controls = []control{
 	{
-		name: "changes in the log do not invalidate answers", file: "store/cache/cache.go",
+		name: "changes in the log do not invalidate answers", file: "store/cache/fresh.go",
 		old:   `return e.answers(l) && !e.outdated(&c.generations)`,
 		new:   `return e.answers(l)`,
 		fault: noFault, way: "SQL",

@@ -1,11 +1,13 @@
 -- +goose Up
--- Workspaces, users, and the users' roles in the workspaces. All APIs share them.
+-- Workspaces, users, and the users' roles in the workspaces. All APIs use the same workspaces and users.
 --
--- On a live database: creates new tables only, locks nothing that is in use, and takes milliseconds. Forward only, like all
--- migrations here: undoing one would drop users' tokens. Restore a backup or add another migration instead.
+-- On a live database: this migration only creates tables, locks nothing that is in use, and takes milliseconds. Like all
+-- migrations here, it cannot be undone, because undoing it would delete users' tokens. Restore a backup, or add another migration
+-- instead.
 --
--- created_at defaults to clock_timestamp(), because now() would give all rows that one transaction imports the same time. The
--- forms are checked here and in Go: these columns end up in headers, and a product may write to them with its own SQL.
+-- The default of created_at is clock_timestamp(), because now() would give all rows that one transaction imports the same time.
+-- The constraints check the forms of the values, although the Go code also checks them: the values get into headers, and a product
+-- may write them with its own SQL.
 
 -- Only the owner and the roles of migration 00004 need access.
 REVOKE ALL ON SCHEMA keywicket FROM PUBLIC;
@@ -20,7 +22,7 @@ CREATE TABLE keywicket.workspaces (
 );
 
 CREATE TABLE keywicket.users (
-    -- Free text: the id of the product's identity provider.
+    -- The user's id at the product's identity provider, in any form.
     id         text        NOT NULL CONSTRAINT users_pkey PRIMARY KEY
                            CONSTRAINT users_id_form
                            CHECK (char_length(id) BETWEEN 1 AND 255 AND id = btrim(id) AND id !~ '[[:cntrl:]]'),
@@ -32,7 +34,7 @@ CREATE UNIQUE INDEX users_email_key ON keywicket.users (lower(email));
 CREATE TABLE keywicket.members (
     workspace_id text        NOT NULL REFERENCES keywicket.workspaces ON DELETE CASCADE,
     user_id      text        NOT NULL REFERENCES keywicket.users ON DELETE CASCADE,
-    -- The roles and their rights are defined by policy data, so only the form is checked.
+    -- The data of policies defines which roles exist, so only the form is checked.
     role         text        NOT NULL CONSTRAINT members_role_form CHECK (role ~ '^[a-z][a-z0-9_-]{0,62}$'),
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT members_pkey PRIMARY KEY (workspace_id, user_id)

@@ -1,12 +1,13 @@
 -- +goose Up
--- The roles of the two processes. Grant one to the login that a process uses:
+-- The roles of the two processes, sidecar and issuer. Grant the role of a process to the login that the process uses:
 --     GRANT keywicket_sidecar TO my_sidecar_login;
 --
--- On a live database: takes milliseconds, and locks nothing that is in use. Forward only.
+-- On a live database: this migration takes milliseconds, and locks nothing that is in use. It cannot be undone.
 --
--- Roles belong to the whole cluster, and another database of the cluster may be migrating at the same time. So it is no error if
--- a role already exists. If this login may not create roles, an administrator has to create the two first. The grants are in the
--- next migration, because this transaction does not see a role that another one has just created.
+-- Roles belong to the whole cluster, and another database of the cluster may run this migration at the same time. So it is not an
+-- error if a role already exists. If this login may not create roles, an administrator has to create the two roles first. The
+-- privileges are granted in the next migration, because this transaction may not see a role that another transaction has just
+-- created.
 
 -- +goose StatementBegin
 DO $$

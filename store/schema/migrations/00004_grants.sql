@@ -1,12 +1,12 @@
 -- +goose Up
--- All rights of the two roles. An attacker who takes over a sidecar can read digests and scopes, but cannot forge tokens.
+-- The privileges of the two roles. An attacker who takes over a sidecar can read digests and scopes, but cannot forge tokens.
 --
--- On a live database: takes milliseconds; grants and queries do not wait for each other. Forward only. If a later migration adds
--- a table or a column that a role reads, it has to grant access.
+-- On a live database: this migration takes milliseconds. It does not wait for queries, and queries do not wait for it. It cannot
+-- be undone. If a later migration adds a table or a column that a role reads, that migration has to grant access.
 
 GRANT USAGE ON SCHEMA keywicket TO keywicket_sidecar, keywicket_issuer;
 
--- The columns that a look-up reads.
+-- The columns that look-ups read.
 GRANT SELECT (id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at)
     ON keywicket.tokens TO keywicket_sidecar;
 GRANT SELECT (id, slug) ON keywicket.workspaces TO keywicket_sidecar;

@@ -1,17 +1,18 @@
 -- +goose Up
--- Triggers notify every change to data that look-ups read, on the channel keywicket_changes. So sidecars stop using older data,
--- whatever program made the change.
+-- Triggers send a notification (NOTIFY) for every change of data that look-ups read, on the channel keywicket_changes. So sidecars
+-- stop using older data, no matter which program makes the change.
 --
--- A notice holds the keys of up to 100 rows, with eight hexadecimal digits each (store/cache/key.go computes the same keys). "*"
--- means that anything may have changed. A notice does not reveal whose data changed.
+-- A notification contains the keys of up to 100 changed rows. A key has eight hexadecimal digits (store/cache/key.go computes the
+-- same keys). "*" means that anything may have changed. A notification does not reveal whose data has changed.
 --
--- The triggers are ENABLE ALWAYS: they also fire under session_replication_role = replica. They fire per statement, so a million
--- rows cause one notice. (Logical replication into these tables fires no statement triggers; then max_age alone is the bound.)
--- Postgres sends notices when their transaction commits, in the order of commits.
+-- The triggers are ENABLE ALWAYS, so they also fire in a session with session_replication_role = replica. They fire once per
+-- statement, so a change of a million rows causes one notification. (Logical replication into these tables fires no statement
+-- triggers; for its changes, only max_age limits the use of older data.) Postgres sends notifications when their transaction
+-- commits, in the order of commits.
 --
--- On a live database: waits for running transactions that have written to one of the four tables, and blocks other writers
--- meanwhile. Migrate when no transaction runs for long. Look-ups continue. Code that does not listen is not affected. Forward
--- only.
+-- On a live database: this migration waits for running transactions that have written to one of the four tables. Until it ends, it
+-- blocks other writers. So migrate when there are no long transactions. Look-ups continue. Code that does not listen works as
+-- before. This migration cannot be undone.
 
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.change_key(kind text, name text) RETURNS text
@@ -19,8 +20,9 @@ CREATE FUNCTION keywicket.change_key(kind text, name text) RETURNS text
     RETURN encode(substr(sha256(convert_to(kind || ':' || name, 'UTF8')), 1, 4), 'hex');
 -- +goose StatementEnd
 
--- tell_changes is the function of all triggers. Its arguments are pairs of a key's kind and its column.
--- It runs with the rights of the writer. Other users may not create triggers with it, because its arguments are SQL.
+-- tell_changes is the function of all triggers. Its arguments are pairs: the kind of a key, and an SQL expression that computes
+-- the key's name from a row. It runs with the privileges of the role that writes. Other roles may not create triggers with it,
+-- because its arguments are SQL.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.tell_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -59,7 +61,7 @@ $$;
 
 REVOKE ALL ON FUNCTION keywicket.tell_changes() FROM PUBLIC;
 
--- tell_changes_of creates the four triggers of a table. keys are the arguments of tell_changes, as SQL.
+-- tell_changes_of creates the four triggers of a table. The parameter keys contains the arguments of tell_changes, as SQL.
 -- +goose StatementBegin
 CREATE PROCEDURE keywicket.tell_changes_of(name text, keys text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

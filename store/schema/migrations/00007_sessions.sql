@@ -1,18 +1,19 @@
 -- +goose Up
--- Sessions that end before their tokens expire. A token's signature proves its issuer, but not that the session still exists.
--- `keywicket session revoke` or the product records here that a session has ended. The product's INSERT fails only if a value has
--- a wrong form:
+-- Sessions that end before their tokens expire. A token's signature proves who issued the token, but not that the session still
+-- exists. `keywicket session revoke` or the product writes to this table that a session has ended. The product's INSERT fails only
+-- if a value has a wrong form:
 --
 --     INSERT INTO keywicket.revoked_sessions (session_id) VALUES (...);   -- this one
 --     INSERT INTO keywicket.revoked_sessions (user_id) VALUES (...);      -- all that the user has begun by now
 --
--- "Now" is the time of the statement, so a transaction should write the second kind of row at its end.
+-- "Now" is the time of the statement. So if a transaction writes a row with a user_id, it should do so at its end.
 --
 -- A row may be deleted when the session can no longer be refreshed and its last token has expired. There is no foreign key to
--- users, so that the old sessions of a user who was removed and created again stay revoked.
+-- users. So if a user is removed and created again, the user's old sessions stay revoked.
 --
--- On a live database: creates a table, locks nothing that is in use, and takes milliseconds. Older sidecars do not read the table.
--- A sidecar that is newer than the database works without its cache and accepts no session. Forward only.
+-- On a live database: this migration creates a table, locks nothing that is in use, and takes milliseconds. Older sidecars do not
+-- read the table. A sidecar that is newer than the database works without its cache, and accepts no session. This migration cannot
+-- be undone.
 
 CREATE TABLE keywicket.revoked_sessions (
     id         bigint      GENERATED ALWAYS AS IDENTITY CONSTRAINT revoked_sessions_pkey PRIMARY KEY,

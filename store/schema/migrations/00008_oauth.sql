@@ -1,22 +1,24 @@
 -- +goose Up
--- OAuth 2.0: apps, the grants of users to them, and the codes and tokens of grants.
+-- OAuth 2.0: apps, the grants that users give to apps, and the codes and tokens of these grants.
 --
--- Only the SHA-256 of codes, tokens and client secrets is stored. Revoking a grant or an app changes one row, and invalidates all
--- its codes and tokens at once. The issuer writes the tables. The sidecar only reads the columns that a look-up needs.
+-- Only the SHA-256 of codes, tokens and client secrets is stored. To revoke a grant or an app changes one row, and makes all its
+-- codes and tokens invalid. The issuer writes the tables, and the sidecar reads only the columns that a look-up needs.
 --
--- On a live database: creates tables, locks nothing that is in use, and takes milliseconds. Older sidecars do not read them. A
--- sidecar that is newer than the database works without its cache and accepts no access token. Forward only.
+-- On a live database: this migration creates tables, locks nothing that is in use, and takes milliseconds. Older sidecars do not
+-- read the new tables. A sidecar that is newer than the database works without its cache, and accepts no access token. This
+-- migration cannot be undone.
 
 CREATE TABLE keywicket.oauth_apps (
     id            text        NOT NULL DEFAULT gen_random_uuid()::text CONSTRAINT oauth_apps_pkey PRIMARY KEY, -- the client_id
     api           text        NOT NULL CONSTRAINT oauth_apps_api_form CHECK (api ~ '^[A-Za-z0-9_-]{1,63}$'),
     name          text        NOT NULL CONSTRAINT oauth_apps_name_form
                               CHECK (char_length(name) <= 100 AND name ~ '\S' AND name !~ '[[:cntrl:]]'),
-    -- Each is compared as a whole string. Its form is checked where it is set.
+    -- A request's URI must be identical to one of them; only the port on a loopback address may differ. The command that creates
+    -- an app checks their form.
     redirect_uris text[]      NOT NULL CONSTRAINT oauth_apps_redirect_uris_form
                               CHECK (cardinality(redirect_uris) BETWEEN 1 AND 20 AND array_position(redirect_uris, NULL) IS NULL),
     secret_digest bytea       NOT NULL CONSTRAINT oauth_apps_secret_digest_form CHECK (octet_length(secret_digest) = 32),
-    -- A confidential app must always send its secret. For any other app, the secret is checked only if it is sent.
+    -- A confidential app must always send its secret. The secret of any other app is checked only if the app sends it.
     confidential  boolean     NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     revoked_at    timestamptz
@@ -33,7 +35,8 @@ CREATE TABLE keywicket.oauth_grants (
 CREATE INDEX oauth_grants_app_id ON keywicket.oauth_grants (app_id, created_at);
 CREATE INDEX oauth_grants_user_id ON keywicket.oauth_grants (user_id, created_at);
 
--- The workspaces that the user has granted. Without one, the app may only do what the user does outside a workspace.
+-- The workspaces to which the user has granted access. If there are none, the app may do only what the user may do outside a
+-- workspace.
 CREATE TABLE keywicket.oauth_grant_workspaces (
     grant_id     text NOT NULL REFERENCES keywicket.oauth_grants ON DELETE CASCADE,
     workspace_id text NOT NULL REFERENCES keywicket.workspaces ON DELETE CASCADE,
@@ -41,7 +44,7 @@ CREATE TABLE keywicket.oauth_grant_workspaces (
 );
 CREATE INDEX oauth_grant_workspaces_workspace_id ON keywicket.oauth_grant_workspaces (workspace_id);
 
--- RFC 6749, section 4.1.2, and RFC 7636. A used code stays until it expires, so that a second use is detected.
+-- See RFC 6749, section 4.1.2, and RFC 7636. A used code stays in the table until it expires, so that a second use is detected.
 CREATE TABLE keywicket.oauth_codes (
     digest         bytea       NOT NULL CONSTRAINT oauth_codes_pkey PRIMARY KEY
                                CONSTRAINT oauth_codes_digest_form CHECK (octet_length(digest) = 32),
@@ -54,7 +57,7 @@ CREATE TABLE keywicket.oauth_codes (
 CREATE INDEX oauth_codes_grant_id ON keywicket.oauth_codes (grant_id);
 CREATE INDEX oauth_codes_expires_at ON keywicket.oauth_codes (expires_at);
 
--- RFC 6749, section 6. A used token also stays until it expires.
+-- See RFC 6749, section 6. A used token, too, stays in the table until it expires.
 CREATE TABLE keywicket.oauth_refresh_tokens (
     digest     bytea       NOT NULL CONSTRAINT oauth_refresh_tokens_pkey PRIMARY KEY
                            CONSTRAINT oauth_refresh_tokens_digest_form CHECK (octet_length(digest) = 32),
@@ -78,7 +81,7 @@ CREATE TABLE keywicket.oauth_access_tokens (
 CREATE INDEX oauth_access_tokens_grant_id ON keywicket.oauth_access_tokens (grant_id);
 CREATE INDEX oauth_access_tokens_expires_at ON keywicket.oauth_access_tokens (expires_at);
 
--- The columns that a look-up reads.
+-- The columns that look-ups read.
 GRANT SELECT (id, api, revoked_at) ON keywicket.oauth_apps TO keywicket_sidecar;
 GRANT SELECT (id, app_id, user_id, revoked_at) ON keywicket.oauth_grants TO keywicket_sidecar;
 GRANT SELECT ON keywicket.oauth_grant_workspaces TO keywicket_sidecar;
@@ -90,7 +93,7 @@ GRANT SELECT, INSERT, UPDATE (revoked_at) ON keywicket.oauth_grants TO keywicket
 GRANT SELECT, INSERT ON keywicket.oauth_grant_workspaces TO keywicket_issuer;
 GRANT SELECT, INSERT, DELETE, UPDATE (used_at) ON keywicket.oauth_codes, keywicket.oauth_refresh_tokens TO keywicket_issuer;
 GRANT SELECT, INSERT, DELETE, UPDATE (revoked_at) ON keywicket.oauth_access_tokens TO keywicket_issuer;
-GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_issuer; -- for the session of a user who decides about consent
+GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_issuer; -- for the sessions of users who decide about consent
 
 CALL keywicket.tell_changes_of('oauth_access_tokens', $k$'token', 'encode(digest, ''hex'')'$k$);
 CALL keywicket.tell_changes_of('oauth_grants', $k$'grant', 'id'$k$);

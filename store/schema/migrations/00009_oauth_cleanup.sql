@@ -1,9 +1,9 @@
 -- +goose Up
--- The issuer deletes grants that have no codes and tokens left. A client id may be chosen when an app is created; it is used in URLs
--- and in Basic credentials, so its form is checked.
+-- The issuer deletes grants that have no codes and tokens left. The operator may choose an app's client id when the app is
+-- created. The id is used in URLs and in Basic credentials, so the new constraint checks its form.
 --
--- On a live database: reads oauth_apps once under a lock, which takes milliseconds. Older and newer code works with and without
--- this migration. Forward only.
+-- On a live database: this migration reads oauth_apps once while it locks this table, which takes milliseconds. Older and newer
+-- code works with and without this migration. This migration cannot be undone.
 
 GRANT DELETE ON keywicket.oauth_grants TO keywicket_issuer;
 

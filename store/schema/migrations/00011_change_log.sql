@@ -1,80 +1,86 @@
 -- +goose Up
--- Triggers write changes to a log, which every sidecar reads several times a second. A notification (NOTIFY) is now only a hint: it
--- announces a change a little earlier.
+-- Triggers write changes to a log, which every sidecar reads several times a second. A notification (NOTIFY) is now only a hint,
+-- which lets a sidecar know of a change a little earlier.
 --
--- Reasons: Postgres wakes every listener of a database for every notification, so notifications by N sidecars wake N * N
--- listeners. Listening needs its own connection, and a transaction that is to be prepared cannot notify. A replaced table, or one
--- that was changed while its triggers were disabled, was not detected.
+-- Notifications alone had these disadvantages. Postgres wakes every listener of a database for every notification, so
+-- notifications by N sidecars wake N * N listeners. Listening needs its own connection. A transaction for two-phase commit cannot
+-- notify. Sidecars could not detect a replaced table, or a change that was made while the triggers were disabled.
 --
--- Reading the log: each row has the id of the transaction that wrote it. A sidecar stores the snapshot of its last reading, and
--- queries the rows of the transactions that are not visible in it. It gets exactly the rows that became visible since then, each
--- of them once, in whatever order transactions commit.
+-- Reading the log: each row has the id of the transaction that wrote the row. A sidecar stores the snapshot of its last reading.
+-- The next reading returns the rows of the transactions that are not visible in this snapshot. So the sidecar gets each row
+-- exactly once, no matter in which order transactions commit.
 --
--- On a live database: waits for running transactions that have written to one of the nine tables, or have read tokens or
--- token_usage, and blocks others meanwhile. Migrate when no transaction runs for long. Sidecars of the previous version continue to
--- receive notifications, with one exception: none are sent if max_prepared_transactions is not 0. In that case replace these
--- sidecars first. A sidecar that is newer than the database works without its cache. Forward only.
+-- On a live database: this migration waits for running transactions that have written to one of the nine tables, or have read
+-- tokens or token_usage. Until it ends, it blocks other such transactions. So migrate when there are no long transactions.
+-- Sidecars of the previous version continue to receive notifications, with one exception: if max_prepared_transactions is not 0,
+-- no notifications are sent. In that case, replace these sidecars first. A sidecar that is newer than the database works without
+-- its cache. This migration cannot be undone.
 
 CREATE TABLE keywicket.changes (
     xid  xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    -- The keys of up to 100 rows, with eight hexadecimal digits each (store/cache/key.go computes the same keys). "*": anything may
-    -- have changed. "ack": sidecars confirm at once that they have read this row. "moved": a sidecar has reached another server.
+    -- The keys of up to 100 changed rows. A key has eight hexadecimal digits (store/cache/key.go computes the same keys). "*":
+    -- anything may have changed. "ack": sidecars confirm immediately that they have read this row. "moved": a sidecar has reached
+    -- another server.
     keys text NOT NULL
 );
 CREATE INDEX changes_xid ON keywicket.changes (xid);
--- A publication of all tables also publishes the deletions of keep_up, which needs a replica identity; the table has no key.
+-- If there is a publication for all tables, a table needs a replica identity before keep_up can delete its rows. This table has no
+-- key, so its replica identity is the full row.
 ALTER TABLE keywicket.changes REPLICA IDENTITY FULL;
 
--- One row: the state of the upkeep of the log and of token_usage.
+-- One row: the state of the upkeep (the regular deletion of old rows of the log and of token_usage).
 CREATE TABLE keywicket.upkeep (
     one       boolean     NOT NULL DEFAULT true CONSTRAINT upkeep_pkey PRIMARY KEY CONSTRAINT upkeep_one CHECK (one),
     number    bigint      NOT NULL, -- number of marks so far
     mark      pg_snapshot NOT NULL, -- the next cleaning deletes the rows that are visible in this snapshot
     marked_at timestamptz NOT NULL,
     cleaning  boolean     NOT NULL, -- some rows that are visible in the mark are already deleted
-    bound     interval    NOT NULL, -- the longest cache.staleness_bound of the sidecars
-    swept     text        NOT NULL  -- rows of token_usage up to this token_id have been checked
+    bound     interval    NOT NULL, -- the longest cache.staleness_bound of all sidecars
+    swept     text        NOT NULL  -- the upkeep has checked the rows of token_usage up to this token_id
 );
 INSERT INTO keywicket.upkeep (number, mark, marked_at, cleaning, bound, swept)
     VALUES (1, pg_current_snapshot(), clock_timestamp(), false, '1s', '');
 
--- The sidecars, as of their last heartbeats.
+-- The list of sidecars. A row contains the state of a sidecar at its last heartbeat.
 CREATE UNLOGGED TABLE keywicket.sidecars (
     id             text        NOT NULL CONSTRAINT sidecars_pkey PRIMARY KEY,
     version        text        NOT NULL,
     policies       text        NOT NULL, -- a hash of the loaded policies
     bound          interval    NOT NULL, -- cache.staleness_bound
     stale_if_error interval    NOT NULL, -- cache.stale_if_error
-    snapshot       pg_snapshot NOT NULL, -- the sidecar has read every change that is visible in it
+    snapshot       pg_snapshot NOT NULL, -- the sidecar has read every change that is visible in this snapshot
     lease          interval    NOT NULL, -- how long the cache could be used when the row was written
     lag            interval    NOT NULL, -- how long the last reading of the log took
     started_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at        timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50); -- space for the next version of a row on its page
 
--- One row, or none: the state of the tables, triggers and functions when a sidecar last verified them, for all sidecars. The
--- table is UNLOGGED on purpose: a crash and a failover empty it. A new row has a new id, which shows every sidecar that the
--- server may have lost commits.
+-- One row, or none: the state ("world") of the server, tables, triggers and functions when a sidecar last verified them, for all
+-- sidecars. The table is UNLOGGED so that a crash and a failover empty it. The row is then created again with a new id. From the
+-- new id, every sidecar learns that the server may have lost commits.
 CREATE UNLOGGED TABLE keywicket.world (
     one         boolean     NOT NULL DEFAULT true CONSTRAINT world_pkey PRIMARY KEY CONSTRAINT world_one CHECK (one),
     id          uuid        NOT NULL DEFAULT gen_random_uuid(),
-    number      bigint      NOT NULL, -- the number in keywicket.upkeep, or an earlier one
-    world       text        NOT NULL, -- while it stays the same, no change has bypassed the triggers
-    told        boolean     NOT NULL, -- the triggers are enabled, and write to the log
-    verified_at timestamptz NOT NULL, -- every schema change committed by then is included
+    number      bigint      NOT NULL, -- number of marks so far: the number in keywicket.upkeep, or an earlier one
+    world       text        NOT NULL, -- a fingerprint: while it stays the same, no change has bypassed the triggers
+    told        boolean     NOT NULL, -- every change is written to the log: the triggers are enabled, and nothing drops rows of the log
+    verified_at timestamptz NOT NULL, -- the fingerprint includes every schema change that was committed by this time
     made_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 10);
--- The row gets a new version several times a second. If an old snapshot keeps the dead versions, this index finds the live one.
+-- The row gets a new version several times a second. If an old snapshot keeps the dead versions, this index finds the live version
+-- quickly.
 CREATE INDEX world_verified_at ON keywicket.world (verified_at);
 
--- The triggers run with the rights of the writer, so every user that may write to one of the tables must be able to write the log.
+-- The triggers run with the privileges of the role that writes. So every role that may write to one of the tables must be able to
+-- insert rows into the log.
 GRANT INSERT (keys) ON keywicket.changes TO PUBLIC;
 GRANT SELECT ON keywicket.changes TO keywicket_sidecar;
 GRANT SELECT (number) ON keywicket.upkeep TO keywicket_sidecar;
 GRANT SELECT, INSERT, UPDATE ON keywicket.sidecars, keywicket.world TO keywicket_sidecar;
 
--- tell_changes is the function of all triggers. Its arguments are pairs of a key's kind and its column.
--- It runs with the rights of the writer. Other users may not create triggers with it, because its arguments are SQL.
+-- tell_changes is the function of all triggers. Its arguments are pairs: the kind of a key, and an SQL expression that computes
+-- the key's name from a row. It runs with the privileges of the role that writes. Other roles may not create triggers with it,
+-- because its arguments are SQL.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION keywicket.tell_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -117,7 +123,7 @@ BEGIN
         IF written <> 1 THEN
             RAISE 'a trigger or a rule on keywicket.changes drops rows, so sidecars would miss this change: remove it';
         END IF;
-        -- Postgres cannot prepare a transaction that has used NOTIFY.
+        -- PREPARE TRANSACTION fails if the transaction has used NOTIFY.
         IF current_setting('max_prepared_transactions') = '0' THEN
             PERFORM pg_notify('keywicket_changes', told);
         END IF;
@@ -127,8 +133,8 @@ END
 $$;
 -- +goose StatementEnd
 
--- tell_rows_of creates the trigger of a table that fires for changes by logical replication. Its apply process fires only row
--- triggers that are enabled for a replica. They also fire in a session with session_replication_role = replica.
+-- tell_rows_of creates a row trigger on a table, for changes by logical replication. Logical replication fires only row triggers
+-- that are enabled for replicas. Such a trigger also fires in a session with session_replication_role = replica.
 -- +goose StatementBegin
 CREATE PROCEDURE keywicket.tell_rows_of(name text, keys text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -153,8 +159,9 @@ CALL keywicket.tell_rows_of('oauth_grants', $k$'grant', 'id'$k$);
 CALL keywicket.tell_rows_of('oauth_grant_workspaces', $k$'grant', 'grant_id'$k$);
 CALL keywicket.tell_rows_of('oauth_apps', $k$'app', 'id'$k$);
 
--- If rows of the log are deleted, some sidecars may not have read them, so this trigger logs "*". It does not do so for keep_up,
--- which sets keywicket.upkeep.
+-- If rows of the log are deleted, some sidecars may not have read these rows, so this trigger writes "*" to the log. It writes
+-- nothing if keep_up deletes the rows. To show this, keep_up sets the setting keywicket.upkeep to "on" (not the table with this
+-- name).
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.tell_deleted_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -173,15 +180,15 @@ CREATE TRIGGER tell_delete AFTER DELETE OR UPDATE ON keywicket.changes
     FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_deleted_changes();
 ALTER TABLE keywicket.changes ENABLE ALWAYS TRIGGER tell_delete;
 
--- Without this foreign key, writes of usage and deletions of tokens cannot deadlock. With it, a write of usage locked the token, and
--- a deletion of a token locked its usage.
+-- Because of this foreign key, a write of usage locked the token, and a deletion of a token locked its usage, so the two could
+-- deadlock. Without the foreign key, they cannot.
 ALTER TABLE keywicket.token_usage DROP CONSTRAINT token_usage_token_id_fkey;
 
--- keep_up deletes rows of the log at least a minute after every live sidecar has read them, and deletes the usage of tokens that no
--- longer exist. Each sidecar calls it once a minute; most calls do nothing. It runs with its owner's rights, so that a sidecar's
--- login cannot delete from the log itself.
+-- keep_up is the upkeep. It deletes rows of the log that are visible in the last mark, which is at least a minute old, and the
+-- usage of tokens that no longer exist. Each sidecar calls it once a minute, and most calls do nothing. It runs with its owner's
+-- privileges, so that a sidecar's login needs no privilege to delete rows of the log.
 --
--- Each reading returns the number of the last mark. All rows that are visible in that mark were visible to the reading. So a
+-- Each reading returns the number of the last mark. All rows that are visible in this mark were also visible to the reading. So a
 -- sidecar can have missed rows only if two marks were set since its last reading.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.keep_up() RETURNS void
@@ -194,7 +201,7 @@ DECLARE
     usage_to   text;
     begun      boolean;
     deleted    bigint := 0;
-    most       CONSTANT bigint := 20000; -- rows at a time
+    most       CONSTANT bigint := 20000; -- maximum number of rows that a call deletes from the log
     next       pg_snapshot := pg_current_snapshot();
 BEGIN
     SELECT number, mark, cleaning, swept INTO due_number, due, begun, usage_from FROM keywicket.upkeep
@@ -211,7 +218,8 @@ BEGIN
                OR xid >= pg_snapshot_xmax(pg_current_snapshot()) LIMIT most));
         GET DIAGNOSTICS deleted = ROW_COUNT;
     END IF;
-    -- Losing this commit is harmless. Waiting for a synchronous standby that is missing would keep the row of world locked.
+    -- Do not wait for a synchronous standby: while it is missing, the row of world would stay locked. The loss of this commit
+    -- would do no harm.
     PERFORM set_config('synchronous_commit', 'local', true);
     IF deleted = most THEN
         -- The next call continues. From now on, a sidecar that has read only the previous mark may have missed rows.

@@ -1,21 +1,22 @@
 -- +goose Up
 -- Attributes: data about a token, a workspace or a user that the product's policies read, such as a plan or a region. Each row has
--- one JSON object. The product defines its names and values.
+-- one JSON object, whose names and values the product defines.
 --
 -- The size is limited because a sidecar reads the attributes with each look-up and keeps them in memory. octet_length measures the
 -- text that a look-up reads: Postgres writes a jsonb with a space after each comma and colon.
 --
--- The constraints are NOT VALID, so that Postgres does not scan the tables while they are locked; 00013 does that later. They
--- already apply to every row: existing rows get the default, and each insert and update is checked.
+-- The constraints are NOT VALID, so that Postgres does not check all rows while the tables are locked. Migration 00013 does that
+-- later. Nevertheless, every row satisfies the constraints: existing rows get the default, and each insert and update is checked.
 --
--- The issuer may read the attributes of workspaces and users, because its grants in 00004 are for whole tables.
+-- The issuer may read the attributes of workspaces and users, because its privileges from migration 00004 are for whole tables.
 --
--- On a live database: a new column with a constant default does not rewrite the table, so this takes milliseconds once it has the
--- exclusive locks of the three tables. It waits for the transactions that use them, and new queries wait behind it. Migrate when no
--- transaction runs for long. It locks the tables in the same order as look-ups. A concurrent token import locks them in another
--- order, so one of the two may fail with a deadlock. It has then changed nothing and can be repeated. The triggers of 00006 and
--- 00011 also report changes of the new columns. Older code does not read the columns. Code that is newer than the database uses {}
--- for all attributes. Forward only.
+-- On a live database: this migration takes milliseconds after it gets the exclusive locks of the three tables. A new column with a
+-- constant default does not rewrite the table. For the locks, it waits for the transactions that use the tables, and new queries
+-- wait for this migration. So migrate when there are no long transactions. This migration locks the tables in the same order as
+-- look-ups. A concurrent token import locks them in another order, so one of the two may fail with a deadlock. The one that fails
+-- has changed nothing, and can be repeated. The triggers of migrations 00006 and 00011 also report changes of the new columns.
+-- Older code does not read the columns. Code that is newer than the database uses {} for all attributes. This migration cannot be
+-- undone.
 
 LOCK TABLE keywicket.tokens, keywicket.users, keywicket.workspaces IN ACCESS EXCLUSIVE MODE;
 

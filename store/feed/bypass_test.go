@@ -16,7 +16,7 @@ import (
 )
 
 // Each case changes rows without writing to the log, and then restores the schema. The sidecar must detect the change of the
-// schema. Otherwise the old answer would stay cached for cache.max_age, which is longer than the test waits.
+// schema. If it did not, the old answer would stay cached for cache.max_age, which is longer than the test waits.
 func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	for name, statements := range map[string][]string{
 		"a trigger is disabled, then enabled": {
@@ -99,7 +99,7 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 			_, key := f.WorkspaceToken(t, "issues:read")
 			switch name {
 			case "the schema is replaced":
-				replacement(t, f)
+				createReplacementSchema(t, f)
 			case "two columns are renamed":
 				f.Exec(t, `ALTER TABLE keywicket.tokens ADD COLUMN revoked_after timestamptz`)
 				f.Exec(t, `UPDATE keywicket.tokens SET revoked_after = clock_timestamp()`)
@@ -134,11 +134,11 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	}
 }
 
-// Answers from a temporary schema are discarded, even if the first schema is restored before the sidecar checks.
+// The sidecar discards answers from another schema, even if the original schema is restored before the sidecar verifies the schema.
 func TestSchemaReplacedAndRestored(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
-	replacement(t, f)
+	createReplacementSchema(t, f)
 	f.Exec(t, `ALTER SCHEMA keywicket RENAME TO good; ALTER SCHEMA replacement RENAME TO keywicket`)
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.NoHints = true })
 	for range 4 {
@@ -157,7 +157,7 @@ func TestSchemaReplacedAndRestored(t *testing.T) {
 	}
 }
 
-// A copy of the database has the same oids, files and transaction ids.
+// The sidecar detects that a copy has replaced the database, although a copy has the same oids, files and transaction ids.
 func TestDatabaseReplacedByACopy(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
@@ -188,7 +188,7 @@ func TestDatabaseReplacedByACopy(t *testing.T) {
 		found, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil && found.Cache == authz.CacheHit
 	})
-	for range 20 { // after these transactions, the transaction that has revoked the token is older than the last reading
+	for range 20 { // after these transactions, the last reading is newer than the transaction that revoked the token in the copy
 		f.Exec(t, `SELECT pg_current_xact_id()`)
 	}
 	time.Sleep(500 * time.Millisecond)
@@ -202,8 +202,8 @@ func TestDatabaseReplacedByACopy(t *testing.T) {
 	}
 }
 
-// replacement creates the schema "replacement". It is a copy of the schema "keywicket", but in the copy every token is revoked.
-func replacement(t *testing.T, f *storetest.Fixture) {
+// createReplacementSchema creates the schema "replacement": a copy of the schema "keywicket" in which every token is revoked.
+func createReplacementSchema(t *testing.T, f *storetest.Fixture) {
 	t.Helper()
 	f.Exec(t, `ALTER SCHEMA keywicket RENAME TO original`)
 	storetest.Must(schema.Migrate(t.Context(), f.DB))
@@ -215,7 +215,7 @@ func replacement(t *testing.T, f *storetest.Fixture) {
 	f.Exec(t, `ALTER SCHEMA original RENAME TO keywicket`)
 }
 
-// In each of these cases, changes may be missing from the log, so the cache is not used.
+// In each case, changes may be missing from the log. So the sidecar does not use its cache.
 func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 	for name, c := range map[string]struct{ statement, undo string }{
 		"a child table": {`CREATE TABLE public.child () INHERITS (keywicket.members)`, `DROP TABLE public.child`},
@@ -258,7 +258,7 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 }
 
 // If Postgres cannot store the row of the log, the change itself fails.
-func TestUnloggableChangeFails(t *testing.T) {
+func TestChangeWithoutLogRowFails(t *testing.T) {
 	for name, statement := range map[string]string{
 		"a rule": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
 		"a trigger": `CREATE FUNCTION public.drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -273,8 +273,8 @@ func TestUnloggableChangeFails(t *testing.T) {
 	}
 }
 
-// mayInherit reports whether this version of Postgres allows that a table with such triggers inherits from another table.
-// Versions 14.18 and 15.13 do not allow it; version 15.18 does.
+// mayInherit reports whether this version of Postgres lets a table with such triggers inherit from another table. Versions 14.18
+// and 15.13 do not, version 15.18 does.
 func mayInherit(t *testing.T, f *storetest.Fixture) bool {
 	t.Helper()
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))

@@ -21,14 +21,15 @@ const (
 	badHeaderRow = "the header row needs the columns token or digest, name, scopes, and workspace or user"
 	badQuote     = "a quote is misplaced or not closed"
 	badCount     = "the number of fields differs from the header row"
-	badLength    = "the line is longer than 1 MiB: the rest of the input is not read"
+	badLength    = "the line is longer than 1 MiB: the import reads no more lines"
 	badObject    = "the line must be one JSON object with the fields " + importFieldNames +
 		", each at most once; scopes is an array of strings, attributes an object, and every other field a string"
 	badEncoding = "the line is not UTF-8"
 	badDigest   = "the digest is not 64 hex digits"
 )
 
-// importFields is a line of CSV or NDJSON. Error messages never contain any text of the line, because the text may be a secret.
+// importFields are the fields of one line of CSV or NDJSON. A new column needs a field here, a case in set, and its name in
+// importFieldNames. Error messages never quote the line, because the line may contain a secret.
 type importFields struct {
 	Token     string   `json:"token"`
 	Digest    string   `json:"digest"`
@@ -40,7 +41,7 @@ type importFields struct {
 	CreatedAt string   `json:"created_at"`
 	ExpiresAt string   `json:"expires_at"`
 	RevokedAt string   `json:"revoked_at"`
-	// Attributes are JSON in both formats.
+	// In CSV, too, attributes are JSON.
 	Attributes json.RawMessage `json:"attributes"`
 }
 
@@ -100,7 +101,7 @@ func (f *importFields) line(number int) Line {
 			continue
 		}
 		at, err := time.Parse(time.RFC3339, t.text)
-		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // compare the year in UTC; RFC 3339 allows only these years
+		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // RFC 3339 allows only these years, and the stored time is in UTC
 			line.Problem = t.name + " is not an RFC 3339 time, such as 2030-01-31T12:00:00Z"
 			continue
 		}

@@ -190,7 +190,7 @@ func TestImportInputIsStoredUnchangedOrRefused(t *testing.T) {
 	}
 }
 
-// importReasons matches every error message of a parser. The pattern has no place for text of a line.
+// importReasons matches every error message of a parser. Text of the input would not match.
 var importReasons = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	regexp.QuoteMeta(badHeader), regexp.QuoteMeta(badHeaderRow), regexp.QuoteMeta(badQuote), regexp.QuoteMeta(badCount),
 	regexp.QuoteMeta(badLength), regexp.QuoteMeta(badObject), regexp.QuoteMeta(badEncoding), regexp.QuoteMeta(badDigest),
