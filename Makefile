@@ -39,15 +39,19 @@ TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-1
 
 # -count=1: the tests build and run binaries, and Go's cache of test results does not notice when these change.
 .PHONY: test-go
-test-go: $(TEST_PROGRAMS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
+# -p 4: many tests wait, so four packages at a time use the processors of a small machine better than the default.
+test-go: $(TEST_PROGRAMS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium
+	go test -short -count=1 -p 4 -timeout 20m ./...
+
+.PHONY: test-race
+test-race: $(TEST_PROGRAMS) ## Run the Go tests of `make test` with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
-	tools/test-matching 'race[.]Skip[(]' -short -timeout 20m
 
 # Packages whose tests start Envoy, a browser or many processes, or wait a long time.
 SLOW_PACKAGES := /test/|/demo|/deploy/|/store/(database|directory|feed|pool|registry|tokenimport)|/tools/
 
 .PHONY: test-fast
-test-fast: ## Run the Go tests that need neither Envoy nor a browser, except the slow ones, without the race detector
+test-fast: ## Run the Go tests that need neither Envoy nor a browser, except the slow ones
 	go test -short -p 4 -skip "^($$(tools/matching-tests 'race[.]Skip[(]' | cut -d ' ' -f 2 | paste -s -d '|'))$$" \
 	  $$(go list ./... | grep -vE '$(SLOW_PACKAGES)')
 
@@ -122,7 +126,7 @@ recording: build .tools/envoy .tools/termtosvg ## Record `make demo-once` in doc
 ci: lint test demo-once ## The first part of what CI runs
 
 .PHONY: ci-full
-ci-full: test-long ## The second part of what CI runs, which takes longer
+ci-full: test-race test-long ## The second part of what CI runs, which takes longer
 	$(MAKE) fuzz FUZZTIME=10s
 	$(MAKE) -j 2 test-postgres POSTGRES="14 18"
 	.ci/demo-as-ordinary-user

@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -100,14 +99,13 @@ func (u *User) Approve(ctx context.Context, authorize string, names ...string) (
 	if err != nil {
 		return nil, err
 	}
-	if p.status != http.StatusOK {
-		return p.next, nil // the issuer redirects to the app without a consent page
-	}
-	if p, err = u.submit(ctx, p, "decision", "approve", p.workspaces(names)...); err != nil {
-		return nil, err
+	if p.status == http.StatusOK { // otherwise the issuer redirects to the app without a consent page, or refuses the request
+		if p, err = u.submit(ctx, p, "decision", "approve", p.workspaces(names)...); err != nil {
+			return nil, err
+		}
 	}
 	if p.next == nil {
-		return nil, errors.New("the consent page does not redirect: " + p.text)
+		return nil, fmt.Errorf("the issuer answers %d without a redirect: %s", p.status, p.text)
 	}
 	return p.next, nil
 }

@@ -147,6 +147,7 @@ func TestCheck(t *testing.T) {
 // Each failure must lead to a denied response with status 503. An RPC error would not be safe: with failure_mode_allow, Envoy
 // treats it as an allow.
 func TestEveryFailureIsADenied503(t *testing.T) {
+	t.Parallel()
 	waitForDeadline := func(ctx context.Context, _ authz.Lookup) (authz.LookupResult, error) {
 		<-ctx.Done()
 		return authz.LookupResult{}, ctx.Err()

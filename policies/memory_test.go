@@ -209,7 +209,8 @@ func TestRememberedDecisions(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
 	hits := uint64(0)
-	for seed := range uint64(40) {
+	seeds := rounds(40)
+	for seed := range uint64(seeds) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		table, rows := randomTable(r, 8)
 		s := policyWithExtraRules(t, r, table)
@@ -219,8 +220,8 @@ func TestRememberedDecisions(t *testing.T) {
 		}
 		hits += engine.MemoryHits()
 	}
-	if hits < 1500 {
-		t.Errorf("only %d of 6000 decisions were remembered: the comparison covers too little", hits)
+	if hits < uint64(seeds*150/4) {
+		t.Errorf("only %d of %d decisions were remembered: the comparison covers too little", hits, seeds*150)
 	}
 }
 
@@ -229,6 +230,9 @@ func TestRememberedDecisions(t *testing.T) {
 func TestFirstDifferenceDetectsWrongMemory(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
+	if testing.Short() {
+		t.Skip("slow: run make test-long")
+	}
 	const maxCases = 4000
 	wantDetected := func(name string, compare func(r *rand.Rand) int) {
 		t.Helper()

@@ -119,10 +119,13 @@ func compareDecisions(t *testing.T, a, b *Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compared, allowed := 0, 0
+	tried, compared, allowed := 0, 0, 0
 	for _, api := range slices.Sorted(maps.Keys(tables)) {
 		for _, route := range tables[api].Routes {
 			for _, in := range inputs(api, tables[api], route) {
+				if tried++; testing.Short() && tried%7 != 0 {
+					continue
+				}
 				want, err1 := a.Decide(t.Context(), in)
 				got, err2 := b.Decide(t.Context(), in)
 				if err1 != nil || err2 != nil || !reflect.DeepEqual(want, got) {

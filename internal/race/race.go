@@ -1,14 +1,13 @@
-// Package race skips tests when the race detector is on.
+// Package race tells tests whether the race detector is on.
 package race
 
 import "testing"
 
 // Skip skips the test if the race detector is on. It is for two kinds of tests. The first kind starts no goroutines and runs much
-// slower with the race detector. The second kind counts allocations or other values that the detector changes. `make test` also
-// runs these tests without the detector (tools/test-matching).
+// slower with the race detector. The second kind counts allocations or other values that the detector changes.
 func Skip(t *testing.T) {
 	t.Helper()
-	if enabled {
-		t.Skip("make test runs this test without the race detector")
+	if Enabled {
+		t.Skip("make test runs this test, without the race detector")
 	}
 }

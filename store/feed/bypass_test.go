@@ -18,6 +18,7 @@ import (
 // Each case changes rows without writing to the log, and then restores the schema. The sidecar must detect the change of the
 // schema. If it did not, the old answer would stay cached for cache.max_age, which is longer than the test waits.
 func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
+	t.Parallel()
 	for name, statements := range map[string][]string{
 		"a trigger is disabled, then enabled": {
 			`ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`, storetest.RevokeAll,
@@ -136,6 +137,7 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 
 // The sidecar discards answers from another schema, even if the original schema is restored before the sidecar verifies the schema.
 func TestSchemaReplacedAndRestored(t *testing.T) {
+	t.Parallel()
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	createReplacementSchema(t, f)

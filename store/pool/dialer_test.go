@@ -23,7 +23,7 @@ func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	p.OnEveryByte(storetest.Delay)
 	d := f.Directory(t, func(c *directory.Config) {
 		c.URL = p.Through(c.URL)
-		c.LookupTimeout = 150 * time.Millisecond
+		c.LookupTimeout = 200 * time.Millisecond
 	})
 	storetest.Eventually(t, "look-ups work", func() bool { return d.Ready(t.Context()) == nil })
 	for range 20 {
@@ -97,6 +97,7 @@ func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 
 // Ready runs look-ups, because even a reachable database may not answer them.
 func TestReadyMeansThatLookUpsWork(t *testing.T) {
+	t.Parallel()
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.CachedDirectory(t)

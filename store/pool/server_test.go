@@ -191,6 +191,7 @@ func TestCrashDropsTheCache(t *testing.T) {
 // The first sidecar that detects another server notifies the others. This matters if there are many sidecars, because each
 // sidecar itself checks the server only every few minutes.
 func TestSidecarIsNotifiedOfAnotherServer(t *testing.T) {
+	t.Parallel()
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.Exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)

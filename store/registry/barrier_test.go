@@ -52,6 +52,7 @@ func TestSidecarsAreListed(t *testing.T) {
 
 // After WaitForSidecars has returned, no sidecar allows a credential that was revoked before the call.
 func TestWaitForSidecars(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*directory.Config){
 		"with notifications":    func(*directory.Config) {},
 		"without notifications": func(c *directory.Config) { c.NoHints = true },
@@ -145,6 +146,7 @@ func TestWaitAfterACrash(t *testing.T) {
 // while, WaitForSidecars waits for its staleness bound. Such a sidecar may be alive, because the database's clock may have been
 // set forward.
 func TestWaitForStoppedSidecars(t *testing.T) {
+	t.Parallel()
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.Cache.StalenessBound = 3 * time.Second })
 	// A new row of keywicket.world means that a crash may have emptied the list of sidecars, so WaitForSidecars would wait. Make the
@@ -165,6 +167,7 @@ func TestWaitForStoppedSidecars(t *testing.T) {
 // WaitForSidecars does not wait for a sidecar that seems to have stopped. So a sidecar that cannot write heartbeats must not use
 // its cache.
 func TestSidecarWithoutHeartbeatUsesNoCache(t *testing.T) {
+	t.Parallel()
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
@@ -206,6 +209,7 @@ func TestWaitListsSidecarsThatMayUseStaleAnswers(t *testing.T) {
 }
 
 func TestWaitEndsWhenTheDatabaseIsSilent(t *testing.T) {
+	t.Parallel()
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	r := storetest.Must(registry.Open(t.Context(), p.Through(f.URL)))

@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// Deployment is a stack that all tests of a package share, because its parts take seconds to start. Its sidecar is built
-// with the race detector.
+// Deployment is a stack that all tests of a package share, because its parts take seconds to start. Its sidecar has
+// the race detector if the tests have it.
 type Deployment struct {
 	*demo.Stack
 	Registry *registry.Registry

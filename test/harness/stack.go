@@ -37,7 +37,7 @@ func StartStack(t testing.TB, c demo.Config) *demo.Stack {
 	return s
 }
 
-// StartRaceStack is like StartStack, but the sidecar is built with the race detector. The test fails if the sidecar has a
+// StartRaceStack is like StartStack, but the sidecar has the race detector if the test has it. The test fails if the sidecar has a
 // data race.
 func StartRaceStack(t testing.TB, c demo.Config) *demo.Stack {
 	t.Helper()
@@ -82,7 +82,7 @@ func path(t testing.TB, build func() (string, error)) string {
 	return path
 }
 
-// startRace starts a stack whose sidecar has the race detector. end stops the stack, and returns an error that shows the
+// startRace starts a stack whose sidecar has the race detector if the test has it. end stops the stack, and returns an error that shows the
 // data races.
 func startRace(ctx context.Context, c demo.Config) (s *demo.Stack, end func() error, err error) {
 	if c.Keywicket, err = program.RaceKeywicket(); err != nil {

@@ -14,13 +14,19 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/internal/modulefile"
+	"github.com/keywicket/keywicket/internal/race"
 )
-
-// RaceKeywicket returns the path of keywicket with the race detector. The first call of a process builds it.
-var RaceKeywicket = sync.OnceValues(func() (string, error) { return build("race/keywicket", ourCommand, "-race") })
 
 // Keywicket returns the path of keywicket without the race detector. The first call of a process builds it.
 var Keywicket = sync.OnceValues(func() (string, error) { return build("plain/keywicket", ourCommand) })
+
+// RaceKeywicket returns the path of keywicket, with the race detector if the tests have it. The first call of a process builds it.
+var RaceKeywicket = sync.OnceValues(func() (string, error) {
+	if !race.Enabled {
+		return Keywicket()
+	}
+	return build("race/keywicket", ourCommand, "-race")
+})
 
 // OPA returns the path of the official opa. The first call of a process builds it.
 var OPA = sync.OnceValues(func() (string, error) {
