@@ -24,7 +24,7 @@ type API struct {
 	Credentials []CredentialFormat `yaml:"credentials"`
 	Session     SessionFormat      `yaml:"session"`
 	// Denials are the denials that the API's policy may return in addition to the built-in ones. Default: none.
-	Denials []Denial `yaml:"denials"`
+	Denials []DeclaredDenial `yaml:"denials"`
 	// UpstreamHeaders are the headers, in lower case, that the API's policy may set for the upstream. On an allowed request, these
 	// headers come only from the policy: the sidecar removes a header that the policy does not set. Default: none.
 	UpstreamHeaders []string `yaml:"upstream_headers"`

@@ -49,7 +49,7 @@ type credential struct {
 // ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept this kind of credential. A
 // request with one of these denials needs no look-up.
 func (a *API) credential(header Fields) (credential, Reason) {
-	token, present := bearer.Token(header.Get(AuthorizationHeader))
+	token, present := bearer.Parse(header.Get(AuthorizationHeader))
 	format, ok := a.formatOf(token)
 	switch {
 	case !present:

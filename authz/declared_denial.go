@@ -11,8 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// Denial is a denial that an API declares for its policy, in addition to the built-in codes and reasons.
-type Denial struct {
+// DeclaredDenial is a denial that an API declares for its policy, in addition to the built-in codes and reasons.
+type DeclaredDenial struct {
 	// Code is either a new code, such as PAYMENT_REQUIRED, or one of the built-in codes UNAUTHORIZED, FORBIDDEN and
 	// WORKSPACE_ACCESS_DENIED.
 	Code Code `yaml:"code"`
@@ -41,7 +41,7 @@ var (
 var extensibleCodes = map[Code]int{CodeUnauthorized: 401, CodeForbidden: 403, CodeWorkspaceAccessDenied: 403}
 
 // Complete returns the denial with its defaults, and validates it as [API.Complete] does.
-func (d Denial) Complete() (Denial, error) {
+func (d DeclaredDenial) Complete() (DeclaredDenial, error) {
 	status, builtIn := extensibleCodes[d.Code]
 	if builtIn && d.Status == 0 {
 		d.Status = status
@@ -71,7 +71,7 @@ func isBuiltInCode(code Code) bool { return slices.Contains(slices.Collect(maps.
 
 func isBreak(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }
 
-func completeDenials(denials []Denial) ([]Denial, error) {
+func completeDenials(denials []DeclaredDenial) ([]DeclaredDenial, error) {
 	denials = slices.Clone(denials)
 	for i, d := range denials {
 		d, err := d.Complete()
@@ -93,10 +93,10 @@ func completeDenials(denials []Denial) ([]Denial, error) {
 }
 
 // denial returns the denial that the API declares for a code and a reason.
-func (a *API) denial(code Code, reason Reason) (Denial, bool) {
-	i := slices.IndexFunc(a.Denials, func(d Denial) bool { return d.Code == code && d.Reason == reason })
+func (a *API) denial(code Code, reason Reason) (DeclaredDenial, bool) {
+	i := slices.IndexFunc(a.Denials, func(d DeclaredDenial) bool { return d.Code == code && d.Reason == reason })
 	if i < 0 {
-		return Denial{}, false
+		return DeclaredDenial{}, false
 	}
 	return a.Denials[i], true
 }
@@ -110,5 +110,5 @@ func (a API) CanDeny(code Code, reason Reason) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(a.Denials, func(d Denial) bool { return matches(d.Code, d.Reason) })
+	return slices.ContainsFunc(a.Denials, func(d DeclaredDenial) bool { return matches(d.Code, d.Reason) })
 }

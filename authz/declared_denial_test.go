@@ -10,41 +10,41 @@ import (
 )
 
 var (
-	payment     = authz.Denial{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small", Status: 402, Message: "Your plan does not include this."}
-	limited     = authz.Denial{Code: "RATE_LIMITED", Reason: "quota", Status: 429, Message: "Too many requests.", RetryAfter: 30 * time.Second}
-	officeHours = authz.Denial{Code: authz.CodeForbidden, Reason: "outside_office_hours", Message: "Come back in office hours."}
+	payment     = authz.DeclaredDenial{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small", Status: 402, Message: "Your plan does not include this."}
+	limited     = authz.DeclaredDenial{Code: "RATE_LIMITED", Reason: "quota", Status: 429, Message: "Too many requests.", RetryAfter: 30 * time.Second}
+	officeHours = authz.DeclaredDenial{Code: authz.CodeForbidden, Reason: "outside_office_hours", Message: "Come back in office hours."}
 )
 
 func TestInvalidDenialIsRefused(t *testing.T) {
-	change := func(d authz.Denial, modify func(*authz.Denial)) authz.Denial {
+	change := func(d authz.DeclaredDenial, modify func(*authz.DeclaredDenial)) authz.DeclaredDenial {
 		modify(&d)
 		return d
 	}
 	for name, c := range map[string]struct {
-		denials []authz.Denial
+		denials []authz.DeclaredDenial
 		want    string
 	}{
-		"a code in lower case":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "payment" })}, `denials[0].code: "payment" is not valid: write 1 to 64`},
-		"no code":                            {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "" })}, `denials[0].code: ""`},
-		"a code of 65 characters":            {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.Code(strings.Repeat("A", 65)) })}, `denials[0].code: `},
-		"the code UNAVAILABLE":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeUnavailable })}, `denials[0].code: UNAVAILABLE is reserved for the sidecar`},
-		"the code REQUEST_TOO_LARGE":         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeRequestTooLarge })}, `denials[0].code: REQUEST_TOO_LARGE`},
-		"a reason in capitals":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = "Plan" })}, `denials[0].reason: "Plan" is not valid: write 1 to 64`},
-		"a built-in pair":                    {[]authz.Denial{change(officeHours, func(d *authz.Denial) { d.Reason = authz.ReasonMissingScope })}, `denials[0].reason: missing_scope is built in, under the code FORBIDDEN`},
-		"a built-in reason of another code":  {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = authz.ReasonExpired })}, `denials[0].reason: expired is built in, under the code UNAUTHORIZED`},
-		"no status":                          {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 0 })}, `denials[0].status: 0 is not from 400 to 499`},
-		"a 2xx status":                       {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 200 })}, `denials[0].status: 200`},
-		"a 5xx status":                       {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 500 })}, `denials[0].status: 500`},
-		"another status for a built-in code": {[]authz.Denial{change(officeHours, func(d *authz.Denial) { d.Status = 404 })}, `denials[0].status: the status of FORBIDDEN is always 403`},
-		"no message":                         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "" })}, `denials[0].message: write one line`},
-		"a message of two lines":             {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\nb" })}, `denials[0].message: `},
-		"a message that is not UTF-8":        {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\xff" })}, `denials[0].message: `},
-		"a long message":                     {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = strings.Repeat("a", 513) })}, `denials[0].message: `},
-		"part of a second":                   {[]authz.Denial{payment, change(limited, func(d *authz.Denial) { d.RetryAfter = 1500 * time.Millisecond })}, `denials[1].retry_after: 1.5s is not`},
-		"a negative time":                    {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = -time.Second })}, `denials[0].retry_after: -1s`},
-		"more than a day":                    {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = 25 * time.Hour })}, `denials[0].retry_after: 25h0m0s`},
-		"a pair twice":                       {[]authz.Denial{payment, limited, payment}, `denials[2].reason: plan_too_small is declared twice under the code PAYMENT_REQUIRED`},
-		"two statuses for one code":          {[]authz.Denial{payment, change(payment, func(d *authz.Denial) { d.Reason, d.Status = "unpaid", 403 })}, `denials[1].status: PAYMENT_REQUIRED has the status 402 above`},
+		"a code in lower case":               {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Code = "payment" })}, `denials[0].code: "payment" is not valid: write 1 to 64`},
+		"no code":                            {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Code = "" })}, `denials[0].code: ""`},
+		"a code of 65 characters":            {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Code = authz.Code(strings.Repeat("A", 65)) })}, `denials[0].code: `},
+		"the code UNAVAILABLE":               {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Code = authz.CodeUnavailable })}, `denials[0].code: UNAVAILABLE is reserved for the sidecar`},
+		"the code REQUEST_TOO_LARGE":         {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Code = authz.CodeRequestTooLarge })}, `denials[0].code: REQUEST_TOO_LARGE`},
+		"a reason in capitals":               {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Reason = "Plan" })}, `denials[0].reason: "Plan" is not valid: write 1 to 64`},
+		"a built-in pair":                    {[]authz.DeclaredDenial{change(officeHours, func(d *authz.DeclaredDenial) { d.Reason = authz.ReasonMissingScope })}, `denials[0].reason: missing_scope is built in, under the code FORBIDDEN`},
+		"a built-in reason of another code":  {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Reason = authz.ReasonExpired })}, `denials[0].reason: expired is built in, under the code UNAUTHORIZED`},
+		"no status":                          {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Status = 0 })}, `denials[0].status: 0 is not from 400 to 499`},
+		"a 2xx status":                       {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Status = 200 })}, `denials[0].status: 200`},
+		"a 5xx status":                       {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Status = 500 })}, `denials[0].status: 500`},
+		"another status for a built-in code": {[]authz.DeclaredDenial{change(officeHours, func(d *authz.DeclaredDenial) { d.Status = 404 })}, `denials[0].status: the status of FORBIDDEN is always 403`},
+		"no message":                         {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = "" })}, `denials[0].message: write one line`},
+		"a message of two lines":             {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = "a\nb" })}, `denials[0].message: `},
+		"a message that is not UTF-8":        {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = "a\xff" })}, `denials[0].message: `},
+		"a long message":                     {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = strings.Repeat("a", 513) })}, `denials[0].message: `},
+		"part of a second":                   {[]authz.DeclaredDenial{payment, change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = 1500 * time.Millisecond })}, `denials[1].retry_after: 1.5s is not`},
+		"a negative time":                    {[]authz.DeclaredDenial{change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = -time.Second })}, `denials[0].retry_after: -1s`},
+		"more than a day":                    {[]authz.DeclaredDenial{change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = 25 * time.Hour })}, `denials[0].retry_after: 25h0m0s`},
+		"a pair twice":                       {[]authz.DeclaredDenial{payment, limited, payment}, `denials[2].reason: plan_too_small is declared twice under the code PAYMENT_REQUIRED`},
+		"two statuses for one code":          {[]authz.DeclaredDenial{payment, change(payment, func(d *authz.DeclaredDenial) { d.Reason, d.Status = "unpaid", 403 })}, `denials[1].status: PAYMENT_REQUIRED has the status 402 above`},
 	} {
 		api := config().APIs["velocity"]
 		api.Denials = c.denials
@@ -58,7 +58,7 @@ func TestDeclaredDenials(t *testing.T) {
 	api := config().APIs["velocity"]
 	unpaid := payment
 	unpaid.Reason = "unpaid"
-	declared := []authz.Denial{payment, unpaid, limited, officeHours}
+	declared := []authz.DeclaredDenial{payment, unpaid, limited, officeHours}
 	api.Denials = declared
 	api, err := api.Complete()
 	if err == nil {
@@ -83,7 +83,7 @@ func TestDeclaredDenials(t *testing.T) {
 func TestDeclaredAnswers(t *testing.T) {
 	c := config()
 	velaflows := c.APIs["velaflows"]
-	velaflows.Denials = []authz.Denial{payment, limited, officeHours}
+	velaflows.Denials = []authz.DeclaredDenial{payment, limited, officeHours}
 	velaflows.UpstreamHeaders = []string{"x-plan", "x-region"}
 	c.APIs["velaflows"] = velaflows
 	allow := func(headers map[string]string) authz.Decision { return authz.Decision{Allow: true, Headers: headers} }
@@ -118,7 +118,7 @@ func TestDeclaredAnswers(t *testing.T) {
 		c2 := config()
 		c2.APIs["velaflows"] = velaflows
 		velocity := c2.APIs["velocity"]
-		velocity.Denials = []authz.Denial{{Code: "RATE_LIMITED", Reason: "burst", Status: 429, Message: "Slow down."}}
+		velocity.Denials = []authz.DeclaredDenial{{Code: "RATE_LIMITED", Reason: "burst", Status: 429, Message: "Slow down."}}
 		c2.APIs["velocity"] = velocity
 		p := &policy{decide: func(in authz.Input) (authz.Decision, error) {
 			if in.Denial != "" {

@@ -56,8 +56,8 @@ type Lookup struct {
 	Workspace WorkspaceRef
 }
 
-// Detached returns a copy of the look-up that can be retained: its strings do not share memory with the request.
-func (l Lookup) Detached() Lookup {
+// Clone returns a copy of the look-up that can be retained: its strings do not share memory with the request.
+func (l Lookup) Clone() Lookup {
 	l.Session.ID, l.Session.UserID = strings.Clone(l.Session.ID), strings.Clone(l.Session.UserID)
 	l.Workspace.ID, l.Workspace.Slug = strings.Clone(l.Workspace.ID), strings.Clone(l.Workspace.Slug)
 	return l

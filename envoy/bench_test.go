@@ -57,7 +57,7 @@ func BenchmarkCheck(b *testing.B) {
 	velocity := authz.API{
 		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
-		Session:     authz.SessionFormat{Issuer: supabase.Name, JWKSURL: issuer.URL},
+		Session:     authz.SessionFormat{Issuer: supabase.IssuerClaim, JWKSURL: issuer.URL},
 	}
 	apis := map[string]authz.API{"velocity": velocity}
 	sessions, err := session.New(session.Config{APIs: apis, MaxBytes: 1 << 20}, slog.New(slog.DiscardHandler))
@@ -176,7 +176,7 @@ func newCache(t testing.TB, s cache.Source) *cache.Cache {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	c.Apply(c.BeginPoll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+	c.Apply(c.BeginPoll(), cache.Reply{Snapshot: "1:1:", Fingerprint: "w"}, true)
 	return c
 }
 
@@ -187,7 +187,7 @@ func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) 
 	scopes := []string{"admin"}
 	switch l.Digest {
 	case authz.Secret(credentialFor[authz.ReasonUnknown]).Digest():
-		return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.LookupResult{Denial: authz.ReasonUnknown}}, nil
+		return cache.Answer{Keys: cache.CredentialKeys(l), Result: authz.LookupResult{Denial: authz.ReasonUnknown}}, nil
 	case authz.Secret(credentialFor[authz.ReasonMissingScope]).Digest():
 		scopes = []string{"docs:read"}
 	}
@@ -195,7 +195,7 @@ func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) 
 	if l.Kind == authz.KindSession {
 		kind = authz.KindSession
 	}
-	return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.LookupResult{
+	return cache.Answer{Keys: cache.CredentialKeys(l), Result: authz.LookupResult{
 		Principal: authz.Principal{
 			ID: "1", Kind: kind, API: l.API, Environment: authz.Live, UserID: "ada", SessionID: l.Session.ID, Scopes: scopes,
 		},

@@ -24,7 +24,7 @@ type oneTokenSource struct{ digest authz.Digest }
 
 func (s oneTokenSource) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 	if l.Digest != s.digest {
-		return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: cache.CredentialKeys(l)}, nil
+		return cache.Answer{Result: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: cache.CredentialKeys(l)}, nil
 	}
 	return fakeSource{}.Load(ctx, l)
 }

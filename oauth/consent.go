@@ -216,7 +216,7 @@ const returnParameter = "returned"
 // parameter level is the required assurance level (acr_values of RFC 9470, section 4). With an empty level, every assurance
 // level is sufficient.
 func (s *Server) signIn(r *http.Request, level string) string {
-	u, err := url.Parse(s.config.SignIn)
+	u, err := url.Parse(s.config.SignInURL)
 	if err != nil {
 		panic("the sign-in URL is invalid: " + err.Error()) // NewServer checks it
 	}

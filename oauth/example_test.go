@@ -28,7 +28,7 @@ func Example() {
 	}
 	defer func() { _ = grants.Close() }()
 	server, err := oauth.NewServer(oauth.Config{
-		Issuer: "https://velocity.example", API: "velocity", SignIn: "https://velocity.example/login",
+		Issuer: "https://velocity.example", API: "velocity", SignInURL: "https://velocity.example/login",
 		Format:   authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", BodyLength: 38},
 		Scopes:   []oauth.Scope{{Name: "issues:read", Description: "Read issues", Workspace: true}},
 		Verifier: verifier, Sessions: apis["velocity"].Session, Cookie: "sb-velocity-auth-token",

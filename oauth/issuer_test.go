@@ -105,13 +105,13 @@ func newFixture(t testing.TB, changes ...func(*oauth.Config)) *fixture {
 	t.Cleanup(signIn.Close)
 	i.signIn = signIn
 	sessions := must(session.New(session.Config{APIs: map[string]authz.API{"velocity": {Session: authz.SessionFormat{
-		Issuer: supabase.Name, HS256Secret: authz.Secret(signIn.Secret)}}}}, slog.New(slog.DiscardHandler)))
+		Issuer: supabase.IssuerClaim, HS256Secret: authz.Secret(signIn.Secret)}}}}, slog.New(slog.DiscardHandler)))
 	t.Cleanup(sessions.Close)
 	i.sessions = sessions
 	c := oauth.Config{
 		Issuer: "https://velocity.quest", API: "velocity", Verifier: sessions, Cookie: "sb-velocity-auth-token",
-		SignIn: "https://velocity.quest/login?from=oauth",
-		Format: authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
+		SignInURL: "https://velocity.quest/login?from=oauth",
+		Format:    authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 		Scopes: []oauth.Scope{
 			{Name: "issues:read", Description: "Read issues and comments", Workspace: true},
 			{Name: "issues:write", Description: "Create, update, delete issues", Workspace: true},

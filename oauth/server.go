@@ -36,9 +36,9 @@ type Config struct {
 	Verifier authz.Sessions
 	Sessions authz.SessionFormat
 	Cookie   string
-	// SignIn is the URL to which users without a session are redirected. The server adds the parameter return_to: the URL to
+	// SignInURL is the URL to which users without a session are redirected. The server adds the parameter return_to: the URL to
 	// which the user returns after signing in.
-	SignIn string
+	SignInURL string
 	// AddressLimit is the maximum number of requests per minute from one client address. ClientLimit is the maximum number of
 	// requests per minute that one app may send to the endpoints for apps. 0 means no limit.
 	AddressLimit, ClientLimit int
@@ -70,7 +70,7 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 	switch {
 	case !validIssuer(c.Issuer):
 		return nil, errors.New("url: give the issuer's own URL, such as https://velocity.quest, without a slash at the end; http is only for 127.0.0.1, [::1] and localhost")
-	case !validSignIn(c.SignIn):
+	case !validSignIn(c.SignInURL):
 		return nil, errors.New("sign_in: give the URL of the sign-in page, such as https://velocity.quest/login; http is only for 127.0.0.1, [::1] and localhost")
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
 		return nil, errors.New("cookie: give the name of the cookie with the users' sessions, such as sb-PROJECT-auth-token")

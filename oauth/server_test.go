@@ -64,18 +64,18 @@ func TestIssuerURL(t *testing.T) {
 func TestInvalidConfigIsRefused(t *testing.T) {
 	i := newFixture(t)
 	for name, change := range map[string]func(*oauth.Config){
-		"a sign-in without TLS":          func(c *oauth.Config) { c.SignIn = "http://velocity.quest/login" },
-		"a sign-in with a password":      func(c *oauth.Config) { c.SignIn = "https://ada:secret@velocity.quest/login" },
-		"a sign-in with a fragment":      func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login#x" },
-		"a sign-in with a semicolon":     func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login?a=1;b=2" },
-		"no sign-in":                     func(c *oauth.Config) { c.SignIn = "" },
+		"a sign-in without TLS":          func(c *oauth.Config) { c.SignInURL = "http://velocity.quest/login" },
+		"a sign-in with a password":      func(c *oauth.Config) { c.SignInURL = "https://ada:secret@velocity.quest/login" },
+		"a sign-in with a fragment":      func(c *oauth.Config) { c.SignInURL = "https://velocity.quest/login#x" },
+		"a sign-in with a semicolon":     func(c *oauth.Config) { c.SignInURL = "https://velocity.quest/login?a=1;b=2" },
+		"no sign-in":                     func(c *oauth.Config) { c.SignInURL = "" },
 		"no cookie":                      func(c *oauth.Config) { c.Cookie = "" },
 		"an invalid cookie name":         func(c *oauth.Config) { c.Cookie = "sb auth" },
 		"a cookie name with a semicolon": func(c *oauth.Config) { c.Cookie = "a;b" },
 		"no sessions":                    func(c *oauth.Config) { c.Verifier = nil },
 		"a negative limit":               func(c *oauth.Config) { c.AddressLimit = -1 },
 	} {
-		c := oauth.Config{Issuer: "https://velocity.quest", API: "velocity", Verifier: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login?x=1"}
+		c := oauth.Config{Issuer: "https://velocity.quest", API: "velocity", Verifier: i.sessions, Cookie: "c", SignInURL: "https://velocity.quest/login?x=1"}
 		if _, err := oauth.NewServer(c, i.Issuer, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
@@ -88,6 +88,6 @@ func TestInvalidConfigIsRefused(t *testing.T) {
 
 func (i *fixture) newServer(address string, scopes ...oauth.Scope) (*oauth.Server, error) {
 	return oauth.NewServer(oauth.Config{
-		Issuer: address, API: "velocity", Verifier: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login", Scopes: scopes,
+		Issuer: address, API: "velocity", Verifier: i.sessions, Cookie: "c", SignInURL: "https://velocity.quest/login", Scopes: scopes,
 	}, i.Issuer, slog.New(slog.DiscardHandler))
 }

@@ -30,7 +30,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	handler, ok := map[string]func(*http.Request, parameters, client) (issuer.Issued, error){
+	handler, ok := map[string]func(*http.Request, parameters, client) (issuer.TokenPair, error){
 		"authorization_code": s.exchange, "refresh_token": s.refresh,
 	}[grantType]
 	if !ok {
@@ -61,18 +61,18 @@ func (s *Server) token(r *http.Request) (any, error) {
 
 // exchange issues tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). After a request with the wrong client,
 // redirect URI or verifier, the code counts as used, because somebody may have stolen the code.
-func (s *Server) exchange(r *http.Request, p parameters, c client) (issuer.Issued, error) {
+func (s *Server) exchange(r *http.Request, p parameters, c client) (issuer.TokenPair, error) {
 	code, err := p.required("code")
 	if err != nil {
-		return issuer.Issued{}, err
+		return issuer.TokenPair{}, err
 	}
 	redirectURI, err := p.required("redirect_uri")
 	if err != nil {
-		return issuer.Issued{}, err
+		return issuer.TokenPair{}, err
 	}
 	verifier, err := p.required("code_verifier")
 	if err != nil {
-		return issuer.Issued{}, err
+		return issuer.TokenPair{}, err
 	}
 	return s.grants.Exchange(r.Context(), authz.Secret(code), s.config.Format, func(issued issuer.Code) error {
 		if issued.Client != c.ID || issued.RedirectURI != redirectURI || !verifierMatches(verifier, issued.Challenge) {
@@ -83,10 +83,10 @@ func (s *Server) exchange(r *http.Request, p parameters, c client) (issuer.Issue
 }
 
 // refresh issues tokens for a refresh token, with the same scopes or fewer (RFC 6749, section 6).
-func (s *Server) refresh(r *http.Request, p parameters, c client) (issuer.Issued, error) {
+func (s *Server) refresh(r *http.Request, p parameters, c client) (issuer.TokenPair, error) {
 	token, err := p.required("refresh_token")
 	if err != nil {
-		return issuer.Issued{}, err
+		return issuer.TokenPair{}, err
 	}
 	return s.grants.Refresh(r.Context(), authz.Secret(token), s.config.Format, func(granted issuer.RefreshGrant) ([]string, error) {
 		if granted.Client != c.ID {

@@ -81,7 +81,7 @@ func bothEngines(t testing.TB, s source.Source) (plain, withIndex *Engine) {
 
 // `opa test` evaluates the rules without the index, and the sidecar evaluates them with the index. Both must make the same
 // decisions. The inputs cover every route of every API, other paths, and principals and workspaces of every kind.
-func TestOptimisedAgreesWithPlain(t *testing.T) {
+func TestIndexAgreesWithRegoOnShippedTables(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
 	s, err := source.Read(Builtin)

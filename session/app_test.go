@@ -138,11 +138,11 @@ func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 	for want, change := range map[string]fields{
 		"the token has no claim iss: set iss in the issuer's tokens (Supabase Auth: set GOTRUE_JWT_ISSUER)": {"iss": nil},
 		"the token has no claim iss: ": {"iss": ""},
-		`the token's iss is "` + supabase.Name + `/", and session.issuer is "` + supabase.Name + `"`: {"iss": supabase.Name + "/"},
-		`the token's aud is ["anon"], and session.audience is "authenticated"`:                       {"aud": "anon"},
-		"the token has several audiences":                                                            {"aud": []string{"authenticated", "x"}},
-		"the token's claim role is not \"authenticated\"":                                            {"role": "service_role"},
-		"the token belongs to an anonymous user: set session.anonymous to accept such tokens":        {"is_anonymous": true},
+		`the token's iss is "` + supabase.IssuerClaim + `/", and session.issuer is "` + supabase.IssuerClaim + `"`: {"iss": supabase.IssuerClaim + "/"},
+		`the token's aud is ["anon"], and session.audience is "authenticated"`:                                     {"aud": "anon"},
+		"the token has several audiences":                                                     {"aud": []string{"authenticated", "x"}},
+		"the token's claim role is not \"authenticated\"":                                     {"role": "service_role"},
+		"the token belongs to an anonymous user: set session.anonymous to accept such tokens": {"is_anonymous": true},
 	} {
 		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", claimsWith(change)))
 		if err != nil || answer.Denial == "" || !strings.Contains(answer.Detail, want) {

@@ -43,7 +43,7 @@ func FuzzToken(f *testing.F) {
 func BenchmarkVerify(b *testing.B) {
 	issuer := supabase.Start()
 	defer issuer.Close()
-	f := authz.SessionFormat{Issuer: supabase.Name, JWKSURL: issuer.URL, HS256Secret: authz.Secret(issuer.Secret)}
+	f := authz.SessionFormat{Issuer: supabase.IssuerClaim, JWKSURL: issuer.URL, HS256Secret: authz.Secret(issuer.Secret)}
 	uncached, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: f}}}, discard)
 	if err != nil {
 		b.Fatal(err)

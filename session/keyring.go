@@ -294,7 +294,7 @@ func (k *keyring) stats(s *Stats) {
 	if k == nil {
 		return
 	}
-	s.Public, s.Fetched, s.FetchFailed = true, k.fetched.Load(), k.failed.Load()
+	s.HasPublicKeys, s.Fetched, s.FetchFailed = true, k.fetched.Load(), k.failed.Load()
 	if set := k.current.Load(); set != nil {
 		s.KeysAge, s.Keys = time.Since(set.fetchedAt), len(set.keys)
 	}

@@ -36,7 +36,7 @@ func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	unreachable, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
-		Issuer: supabase.Name, JWKSURL: "http://127.0.0.1:1"}}}}, discard)
+		Issuer: supabase.IssuerClaim, JWKSURL: "http://127.0.0.1:1"}}}}, discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			p := publish(t, public("ec", &ecKey.PublicKey))
 			v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}, nil)
 			cachedToken := es256(ecKey, "ec")
-			p.ServeInstead(handler)
+			p.SetHandler(handler)
 			var lastErr error
 			eventually(t, "the keys are too old", func() bool {
 				for _, token := range []authz.Secret{es256(ecKey, "ec"), cachedToken} {
@@ -188,7 +188,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			if s := v.Stats()[api]; s.FetchFailed == 0 || s.KeysAge < minKeysMaxAge || s.Failed == 0 {
 				t.Errorf("%+v", s)
 			}
-			p.ServeInstead(nil)
+			p.SetHandler(nil)
 			eventually(t, "the keys are fetched again", func() bool { _, denial, err := verify(t, v, api, cachedToken); return denial == "" && err == nil })
 			if notices, err := v.Ready(); err != nil || len(notices) != 0 {
 				t.Errorf("readiness: %q, %v", notices, err)
@@ -204,7 +204,7 @@ func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	release, fetching := make(chan struct{}), make(chan struct{}, 10)
-	p.ServeInstead(func(http.ResponseWriter, *http.Request) { fetching <- struct{}{}; <-release })
+	p.SetHandler(func(http.ResponseWriter, *http.Request) { fetching <- struct{}{}; <-release })
 	done := make(chan error)
 	go func() {
 		_, denial, err := verify(t, v, api, es256(ecKey, "unknown"))
@@ -231,7 +231,7 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}, nil)
 	var once sync.Once
 	fetching, release := make(chan struct{}), make(chan struct{})
-	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) {
+	p.SetHandler(func(w http.ResponseWriter, _ *http.Request) {
 		keys := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public("new", &otherEC.PublicKey)}}
 		once.Do(func() {
 			close(fetching)
@@ -262,13 +262,13 @@ func TestFailedFetchIsRetried(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
-	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	p.SetHandler(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 	for range 2 {
 		if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != "" || err == nil || !isLate(err) && !strings.Contains(err.Error(), "418") {
 			t.Errorf("%q, %v", denial, err)
 		}
 	}
-	p.ServeInstead(nil)
+	p.SetHandler(nil)
 	eventually(t, "the verifier has no notices", func() bool { notices, err := v.Ready(); return len(notices) == 0 && err == nil })
 	if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != authz.ReasonUnknown || err != nil {
 		t.Errorf("%q, %v", denial, err)
@@ -281,7 +281,7 @@ func TestCloseDuringVerify(t *testing.T) {
 	for range 20 {
 		p := publish(t, public("ec", &ecKey.PublicKey))
 		v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
-			Issuer: supabase.Name, JWKSURL: p.URL}}}, MaxBytes: 1 << 20}, discard)
+			Issuer: supabase.IssuerClaim, JWKSURL: p.URL}}}, MaxBytes: 1 << 20}, discard)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -302,9 +302,9 @@ func TestCloseDuringVerify(t *testing.T) {
 func TestIssuerThatStartsLater(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
-	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	p.SetHandler(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
-		Issuer: supabase.Name, JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}}}}, discard)
+		Issuer: supabase.IssuerClaim, JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}}}}, discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestIssuerThatStartsLater(t *testing.T) {
 	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); err == nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}
-	p.ServeInstead(nil)
+	p.SetHandler(nil)
 	eventually(t, "the verifier is ready", func() bool { _, err := v.Ready(); return err == nil })
 	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); err != nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)

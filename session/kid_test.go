@@ -49,7 +49,7 @@ func TestDuplicateKeyID(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := publish(t, append(c.keys, public("unique", &otherEC.PublicKey))...)
 			log := &syncbuffer.Buffer{}
-			v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{Issuer: supabase.Name, JWKSURL: p.URL}}}},
+			v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{Issuer: supabase.IssuerClaim, JWKSURL: p.URL}}}},
 				slog.New(slog.NewJSONHandler(log, nil)))
 			if err != nil {
 				t.Fatal(err)
@@ -93,7 +93,7 @@ func TestJWKMembersAreRead(t *testing.T) {
 		"other members": {strings.Replace(other, `"kid":"other"`, `"kid":"other","x":{},"Kty":7`, 1), true},
 	} {
 		p := publish(t)
-		p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) {
+		p.SetHandler(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"keys":[`+c.extraKey+`,`+validKey+`]}`)
 		})
 		v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)

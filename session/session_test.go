@@ -49,7 +49,7 @@ func signWith(key any, options *jose.SignerOptions, payload any) authz.Secret {
 	return authz.Secret(supabase.SignWith(jose.ES256, key, options, payload))
 }
 
-var public = supabase.Public
+var public = supabase.PublicJWK
 
 func publish(t testing.TB, keys ...jose.JSONWebKey) *supabase.Issuer {
 	t.Helper()
@@ -62,7 +62,7 @@ func publish(t testing.TB, keys ...jose.JSONWebKey) *supabase.Issuer {
 // verifier returns a verifier for the format. The verifier has fetched the keys.
 func verifier(t testing.TB, f authz.SessionFormat, clock func() time.Time) *session.Verifier {
 	t.Helper()
-	f.Issuer = supabase.Name
+	f.Issuer = supabase.IssuerClaim
 	v, err := session.New(session.Config{
 		APIs:     map[string]authz.API{api: {Session: f}, "velaflows": {}},
 		MaxBytes: 1 << 20, Clock: clock,
@@ -102,7 +102,7 @@ func TestValidTokensOfEachAlgorithm(t *testing.T) {
 	} {
 		for range 2 { // the second time, the token is cached
 			s, denial, err := verify(t, v, api, token)
-			if err != nil || denial != "" || s != (authz.Session{ID: supabase.Session, UserID: user, StartedAt: startedAt - 10}) {
+			if err != nil || denial != "" || s != (authz.Session{ID: supabase.SessionID, UserID: user, StartedAt: startedAt - 10}) {
 				t.Errorf("%s: %+v, %s, %v", name, s, denial, err)
 			}
 		}
@@ -147,7 +147,7 @@ func TestSessionStart(t *testing.T) {
 
 // A token that one API has verified and cached is not valid for another API, whose settings may differ.
 func TestIssuersAreIndependent(t *testing.T) {
-	strict := authz.SessionFormat{Issuer: supabase.Name, HS256Secret: secret}
+	strict := authz.SessionFormat{Issuer: supabase.IssuerClaim, HS256Secret: secret}
 	lax := strict
 	lax.Anonymous = true
 	v, err := session.New(session.Config{APIs: map[string]authz.API{"strict": {Session: strict}, "lax": {Session: lax}}, MaxBytes: 1 << 20}, discard)
@@ -164,7 +164,7 @@ func TestIssuersAreIndependent(t *testing.T) {
 		if _, denial, err := verify(t, v, "strict", token); err != nil || denial != authz.ReasonUnknown {
 			t.Fatalf("the other API: %q, %v", denial, err)
 		}
-		return v.Stats()["lax"].Remembered > 0
+		return v.Stats()["lax"].Cached > 0
 	})
 }
 
@@ -187,7 +187,7 @@ func TestRememberedTokensExpire(t *testing.T) {
 		if err != nil || denial != "" {
 			t.Fatalf("%q, %v", denial, err)
 		}
-		return v.Stats()[api].Remembered > 0
+		return v.Stats()[api].Cached > 0
 	})
 	for after, want := range map[time.Duration]authz.Reason{
 		60 * time.Second: "", 69 * time.Second: "", 70 * time.Second: authz.ReasonExpired, time.Hour: authz.ReasonExpired,

@@ -119,11 +119,11 @@ type counts struct{ remembered, verified, denied, failed atomic.Uint64 }
 
 // Stats are the statistics of one API, for its metrics.
 type Stats struct {
-	// These fields count the results of Verify. Remembered: results from the cache. Verified: tokens that passed a verification.
+	// These fields count the results of Verify. Cached: results from the cache. Verified: tokens that passed a verification.
 	// Denied: refused tokens. Failed: errors.
-	Remembered, Verified, Denied, Failed uint64
-	// Public reports whether the API has public keys to fetch. The following fields describe these keys.
-	Public bool
+	Cached, Verified, Denied, Failed uint64
+	// HasPublicKeys reports whether the API has public keys to fetch. The following fields describe these keys.
+	HasPublicKeys bool
 	// KeysAge is the time since the keys in use were fetched; 0: never fetched.
 	KeysAge time.Duration
 	// Keys is the number of keys in use.
@@ -137,7 +137,7 @@ func (v *Verifier) Stats() map[string]Stats {
 	all := make(map[string]Stats, len(v.issuers))
 	for api, i := range v.issuers {
 		s := Stats{
-			Remembered: i.counts.remembered.Load(), Verified: i.counts.verified.Load(),
+			Cached: i.counts.remembered.Load(), Verified: i.counts.verified.Load(),
 			Denied: i.counts.denied.Load(), Failed: i.counts.failed.Load(),
 		}
 		i.keys.stats(&s)

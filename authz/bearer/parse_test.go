@@ -7,7 +7,7 @@ import (
 )
 
 // TestCredential and FuzzAuthorizationHeader of package authz have more cases.
-func TestToken(t *testing.T) {
+func TestParse(t *testing.T) {
 	for _, c := range []struct {
 		value   string
 		count   int
@@ -26,7 +26,7 @@ func TestToken(t *testing.T) {
 		{"", 2, "", true},
 		{"bEARER   a-._~+/b==", 1, "a-._~+/b==", true},
 	} {
-		if token, present := bearer.Token(c.value, c.count); token != c.token || present != c.present {
+		if token, present := bearer.Parse(c.value, c.count); token != c.token || present != c.present {
 			t.Errorf("%q, %d values: %q, %v", c.value, c.count, token, present)
 		}
 	}

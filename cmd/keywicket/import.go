@@ -51,7 +51,7 @@ func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config
 		parse = tokenimport.NDJSON
 	}
 	scopes := tokenimport.Scopes{Valid: valid}
-	n, err := tokenimport.Store(s.ctx, r, tokenimport.Import{Format: format, API: api, Lines: withProgress(bar, scopes.Check(parse(stdin)))})
+	n, err := tokenimport.Run(s.ctx, r, tokenimport.Import{Format: format, API: api, Lines: withProgress(bar, scopes.Check(parse(stdin)))})
 	bar.End()
 	if refused, ok := errors.AsType[*tokenimport.Error](err); ok {
 		for _, l := range refused.Lines {
@@ -60,7 +60,7 @@ func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config
 		if more := refused.Bad - len(refused.Lines); more > 0 {
 			fmt.Fprintf(s.stderr, "and %d more\n", more)
 		}
-		if scopes.Bad {
+		if scopes.FoundInvalid {
 			fmt.Fprintf(s.stderr, "scopes are %s\n", strings.Join(valid, ", "))
 		}
 	}
@@ -81,7 +81,7 @@ func withProgress(bar *progress.Bar, lines iter.Seq2[tokenimport.Line, error]) i
 				return
 			}
 		}
-		bar.Storing()
+		bar.DrawStoring()
 	}
 }
 

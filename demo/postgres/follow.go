@@ -24,8 +24,8 @@ func (s *Server) StartStandby(ctx context.Context) (_ *Server, err error) {
 			_ = f.Close()
 		}
 	}()
-	if s.Has("pg_basebackup") {
-		err = f.Program(ctx, "pg_basebackup", "--pgdata", f.data(), "--dbname", s.URL("postgres"),
+	if s.HasProgram("pg_basebackup") {
+		err = f.RunProgram(ctx, "pg_basebackup", "--pgdata", f.data(), "--dbname", s.URL("postgres"),
 			"--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync")
 	} else if err = s.backup(ctx, f); err != nil {
 		err = fmt.Errorf("postgres: copy the data for a standby: %w", err)
@@ -118,9 +118,9 @@ func copyData(from, to string) error {
 	})
 }
 
-// Program runs a program of this Postgres installation, such as pg_dump, and waits until it ends. The program runs as the server's
-// user, in the server's folder. When the context is canceled, the program is killed.
-func (s *Server) Program(ctx context.Context, name string, args ...string) error {
+// RunProgram runs a program of this Postgres installation, such as pg_dump, and waits until it ends. The program runs as the
+// server's user, in the server's folder. When the context is canceled, the program is killed.
+func (s *Server) RunProgram(ctx context.Context, name string, args ...string) error {
 	p, err := s.process(name, args...)
 	if err != nil {
 		return err
@@ -137,8 +137,8 @@ func (s *Server) Program(ctx context.Context, name string, args ...string) error
 	return nil
 }
 
-// Has reports whether this Postgres installation has the program. A downloaded server has only a few programs.
-func (s *Server) Has(program string) bool {
+// HasProgram reports whether this Postgres installation has the program. A downloaded server has only a few programs.
+func (s *Server) HasProgram(program string) bool {
 	info, err := os.Stat(filepath.Join(s.bin, program))
 	return err == nil && info.Mode()&0o111 != 0
 }

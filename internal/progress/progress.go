@@ -41,8 +41,8 @@ func (p *Bar) Row() {
 	}
 }
 
-// Storing draws the state after the whole input has been read, while the database checks and stores the rows.
-func (p *Bar) Storing() {
+// DrawStoring draws the state after the whole input has been read, while the database checks and stores the rows.
+func (p *Bar) DrawStoring() {
 	if p.w != nil {
 		p.draw(p.count() + "; checking and storing")
 	}

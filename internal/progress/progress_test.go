@@ -17,7 +17,7 @@ func TestProgressIsDrawnForATerminal(t *testing.T) {
 		p.Row()
 		now, read = now.Add(time.Millisecond), read+1
 	}
-	p.Storing()
+	p.DrawStoring()
 	p.End()
 	drawn := strings.Split(screen.String(), "\r\x1b[K")
 	want := []string{
@@ -41,6 +41,6 @@ func TestProgressIsDrawnForATerminal(t *testing.T) {
 	}
 	p = New(nil, 0, nil) // draws nothing
 	p.Row()
-	p.Storing()
+	p.DrawStoring()
 	p.End()
 }

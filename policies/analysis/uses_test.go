@@ -9,7 +9,7 @@ import (
 )
 
 // declared has the denials and headers that an API of these tests declares.
-var declared = map[string]authz.API{"velaflows": {UpstreamHeaders: []string{"x-region"}, Denials: []authz.Denial{
+var declared = map[string]authz.API{"velaflows": {UpstreamHeaders: []string{"x-region"}, Denials: []authz.DeclaredDenial{
 	{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small", Status: 402, Message: "m"},
 	{Code: authz.CodeForbidden, Reason: "outside_office_hours", Status: 403, Message: "m"},
 }}}

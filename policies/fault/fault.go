@@ -55,8 +55,8 @@ func (f Errors) Err() error {
 	return slices.Compact(f)
 }
 
-// At adds an error at a line of the file. It keeps only the first line of the error's text.
-func (f *Errors) At(line int, err error) {
+// AddLine adds an error at a line of the file. It keeps only the first line of the error's text.
+func (f *Errors) AddLine(line int, err error) {
 	if err != nil {
 		*f = append(*f, Fault{Line: line, Text: OneLine(err.Error())})
 	}
@@ -77,8 +77,8 @@ func lastLine(n *yaml.Node) int {
 	return last
 }
 
-// In adds the problems of a file: one fault for each fault or line that the error contains.
-func (f *Errors) In(file string, err error) {
+// AddFile adds the problems of a file: one fault for each fault or line that the error contains.
+func (f *Errors) AddFile(file string, err error) {
 	var faults Errors
 	var regoErrors ast.Errors
 	var regoError *ast.Error
@@ -91,7 +91,7 @@ func (f *Errors) In(file string, err error) {
 		}
 	case errors.As(err, &regoErrors):
 		for _, regoError := range regoErrors {
-			f.In(file, regoError)
+			f.AddFile(file, regoError)
 		}
 	case errors.As(err, &regoError):
 		added := Fault{File: file, Text: OneLine(regoError.Message)}

@@ -30,7 +30,7 @@ func (s Source) Compiled(functions ...*topdown.Builtin) (*ast.Compiler, error) {
 // explainMissingTests adds the cause and the remedy to errors that appear only without the test files.
 func explainMissingTests(errs ast.Errors) error {
 	var all fault.Errors
-	all.In("", errs)
+	all.AddFile("", errs)
 	for i := range all {
 		all[i].Text += " without the _test.rego files, which the sidecar leaves out: define it in another file"
 	}

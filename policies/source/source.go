@@ -38,15 +38,15 @@ func Open(ctx context.Context, policy fs.FS) (map[string]table.Table, Source, er
 	}
 	var all fault.Errors
 	tables, err := table.Read(policy)
-	all.In("", err)
+	all.AddFile("", err)
 	s, err := Read(policy)
-	all.In("", err)
+	all.AddFile("", err)
 	if s.complete {
 		err := s.checkRuleForms()
 		if err == nil {
 			err = s.compile(ctx)
 		}
-		all.In("", err)
+		all.AddFile("", err)
 	}
 	return tables, s, all.Err()
 }
@@ -75,7 +75,7 @@ func Read(policy fs.FS) (Source, error) {
 		}
 		text, err := fs.ReadFile(policy, file)
 		if err != nil {
-			all.In(file, err)
+			all.AddFile(file, err)
 			s.complete = false
 			return nil
 		}
@@ -84,7 +84,7 @@ func Read(policy fs.FS) (Source, error) {
 		switch {
 		case path.Ext(file) == ".rego":
 			err := s.addModule(file, text)
-			all.In(file, err)
+			all.AddFile(file, err)
 			s.complete = s.complete && err == nil
 		case isTable:
 			var content any
@@ -92,18 +92,18 @@ func Read(policy fs.FS) (Source, error) {
 				apis[path.Base(path.Dir(file))] = content
 			}
 		case isFacts(file):
-			all.In(file, otherData.add(file, text))
+			all.AddFile(file, otherData.add(file, text))
 		default:
-			all.In(file, errors.New("unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json"))
+			all.AddFile(file, errors.New("unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json"))
 		}
 		return nil
 	})
 	if err != nil {
-		all.In("", err)
+		all.AddFile("", err)
 		s.complete = false
 	}
 	if len(s.Rules) == 0 && len(all) == 0 {
-		all.In("", errors.New("there is no Rego file"))
+		all.AddFile("", errors.New("there is no Rego file"))
 	}
 	maps.Copy(s.Data, otherData.merged)
 	return s, all.Err()

@@ -129,11 +129,11 @@ func Read(policy fs.FS) (map[string]Table, error) {
 	for _, file := range files {
 		text, err := fs.ReadFile(policy, file)
 		if err != nil {
-			all.In(file, err)
+			all.AddFile(file, err)
 			continue
 		}
 		table, err := parseTable(text)
-		all.In(file, err)
+		all.AddFile(file, err)
 		tables[path.Base(path.Dir(file))] = table
 	}
 	return tables, all.Err()
@@ -145,7 +145,7 @@ func parseTable(text []byte) (Table, error) {
 	var t Table
 	var all fault.Errors
 	decoded := strictyaml.Decode(text, &t)
-	all.In("", decoded)
+	all.AddFile("", decoded)
 	var tree yaml.Node
 	if yaml.Unmarshal(text, &tree) != nil {
 		if unquoted := unquotedBraces(text); len(unquoted) > 0 {
@@ -154,45 +154,45 @@ func parseTable(text []byte) (Table, error) {
 		return t, all.Err()
 	}
 	for _, line := range emptyValues(&tree) {
-		all.At(line, errors.New("a key without a value"))
+		all.AddLine(line, errors.New("a key without a value"))
 	}
-	t.checkScopes(func(err error, keys ...string) { all.At(fault.LineOf(&tree, keys...), err) })
-	all.At(fault.LineOf(&tree, "parameters"), t.Parameters.Validate())
+	t.checkScopes(func(err error, keys ...string) { all.AddLine(fault.LineOf(&tree, keys...), err) })
+	all.AddLine(fault.LineOf(&tree, "parameters"), t.Parameters.Validate())
 	rows := routeRows(&tree)
 	if len(rows) != len(t.Routes) {
 		if len(all) == 0 { // otherwise an invalid row was reported already
-			all.At(fault.LineOf(&tree, "routes"), errors.New("routes: write every row out, without aliases and merge keys"))
+			all.AddLine(fault.LineOf(&tree, "routes"), errors.New("routes: write every row out, without aliases and merge keys"))
 		}
 		return t, all.Err()
 	}
 	t.checkAgainstOPA(text, func(row int, err error) {
 		switch {
 		case row >= 0 && !all.Within(rows[row]):
-			all.At(rows[row].Line, err)
+			all.AddLine(rows[row].Line, err)
 		case row < 0 && decoded == nil:
-			all.At(0, err)
+			all.AddLine(0, err)
 		}
 	})
 	t.index = &route.Index{HeadWithGet: t.HeadWithGet}
 	for i, row := range rows {
 		r := &t.Routes[i]
 		r.Line = row.Line
-		all.At(row.Line, emptyText(row))
+		all.AddLine(row.Line, emptyText(row))
 		if all.Within(row) {
 			continue
 		}
 		var err error
 		if r.pattern, err = t.checkRoute(*r); err != nil {
-			all.At(row.Line, err)
+			all.AddLine(row.Line, err)
 			continue
 		}
 		if before, ok := t.index.Add(r.method(), r.pattern, i); !ok {
-			all.At(row.Line, fmt.Errorf("%s matches the same requests as line %d: remove one of them", r.Name(), t.Routes[before].Line))
+			all.AddLine(row.Line, fmt.Errorf("%s matches the same requests as line %d: remove one of them", r.Name(), t.Routes[before].Line))
 		}
 	}
 	for _, pair := range t.index.Ambiguous() {
 		a, b := t.Routes[pair[0]], t.Routes[pair[1]]
-		all.At(b.Line, fmt.Errorf("%s and line %d, %s, match the same path, and neither has precedence: add literal text to one of them",
+		all.AddLine(b.Line, fmt.Errorf("%s and line %d, %s, match the same path, and neither has precedence: add literal text to one of them",
 			b.Name(), a.Line, a.Name()))
 	}
 	return t, all.Err()
@@ -210,7 +210,7 @@ func unquotedBraces(text []byte) fault.Errors {
 	var all fault.Errors
 	for i, line := range strings.Split(string(text), "\n") {
 		if path := unquotedForm.FindStringSubmatch(line); path != nil {
-			all.At(i+1, fmt.Errorf("a path with braces needs quotes in a row like this: path: %q", path[1]))
+			all.AddLine(i+1, fmt.Errorf("a path with braces needs quotes in a row like this: path: %q", path[1]))
 		}
 	}
 	return all

@@ -51,7 +51,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
 			},
-			Session: noSessions, Denials: []authz.Denial{}, UpstreamHeaders: []string{},
+			Session: noSessions, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{},
 		},
 		"velocity": {
 			Hosts:     []string{},
@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 				{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 			},
-			Session: velocitySession, Denials: []authz.Denial{}, UpstreamHeaders: []string{},
+			Session: velocitySession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {

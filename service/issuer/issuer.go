@@ -96,7 +96,7 @@ func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Is
 	defer tick.Stop()
 	for {
 		tokens, emptyGrants, err := grants.Clean(ctx)
-		m.Cleaned(tokens)
+		m.CountCleaned(tokens)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			log.Warn("expired codes and tokens could not be deleted; they will be deleted at the next attempt", "error", err)
@@ -116,7 +116,7 @@ func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Is
 func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{
-		Issuer: cfg.Issuer.URL, API: name, Sessions: cfg.APIs[name].Session, Cookie: cfg.Issuer.Cookie, SignIn: cfg.Issuer.SignIn,
+		Issuer: cfg.Issuer.URL, API: name, Sessions: cfg.APIs[name].Session, Cookie: cfg.Issuer.Cookie, SignInURL: cfg.Issuer.SignIn,
 		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit,
 	}
 	tables, err := cfg.Tables()

@@ -138,7 +138,7 @@ func NewIssuer(v *session.Verifier) *Issuer {
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywicket_issuer_requests_total",
-			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited (too many requests), reused (a code or token was used twice), or the user's choice.",
+			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited (too many requests), reused (a code or token was used twice), forged (a consent form that was not sent from the issuer's page), or the user's choice.",
 		}, []string{"endpoint", "outcome"}),
 		cleaned: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keywicket_issuer_cleaned_total", Help: "Expired codes and tokens that the issuer deleted.",
@@ -159,8 +159,8 @@ func (m *Issuer) Observe(endpoint, outcome string) {
 	m.requests.WithLabelValues(endpoint, outcome).Inc()
 }
 
-// Cleaned counts expired codes and tokens that the issuer deleted.
-func (m *Issuer) Cleaned(n int) { m.cleaned.Add(float64(n)) }
+// CountCleaned counts expired codes and tokens that the issuer deleted.
+func (m *Issuer) CountCleaned(n int) { m.cleaned.Add(float64(n)) }
 
 // measuredDirectory counts look-ups by their cache result, and measures the duration of look-ups except cache hits. A look-up
 // without a cache result, such as a failed one, is not counted. The outcome is found, error, or the reason of a denial, such as
@@ -170,8 +170,8 @@ type measuredDirectory struct {
 	metrics *Sidecar
 }
 
-// Directory returns a directory that calls d, counts the look-ups and measures them.
-func (m *Sidecar) Directory(d authz.Directory) authz.Directory { return measuredDirectory{d, m} }
+// MeasureDirectory returns a directory that calls d, counts the look-ups and measures them.
+func (m *Sidecar) MeasureDirectory(d authz.Directory) authz.Directory { return measuredDirectory{d, m} }
 
 func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	start := time.Now()
@@ -223,7 +223,7 @@ func (c cacheMetrics) Collect(to chan<- prometheus.Metric) {
 	to <- prometheus.MustNewConstMetric(leaseLeft, gauge, s.LeaseLeft.Seconds())
 	to <- prometheus.MustNewConstMetric(feedLag, gauge, s.FeedLag.Seconds())
 	to <- prometheus.MustNewConstMetric(changes, counter, float64(s.Changes))
-	for cause, n := range s.Epochs {
+	for cause, n := range s.Discarded {
 		to <- prometheus.MustNewConstMetric(epochs, counter, float64(n), string(cause))
 	}
 	for answers, stats := range map[string]cache.PartitionStats{"good": s.Good, "denied": s.Denied} {
@@ -258,11 +258,11 @@ func (c sessionMetrics) Collect(to chan<- prometheus.Metric) {
 	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
 	for api, s := range c.verifier.Stats() {
 		for result, n := range map[string]uint64{
-			"remembered": s.Remembered, "verified": s.Verified, "denied": s.Denied, "failed": s.Failed,
+			"remembered": s.Cached, "verified": s.Verified, "denied": s.Denied, "failed": s.Failed,
 		} {
 			to <- prometheus.MustNewConstMetric(verifications, counter, float64(n), api, result)
 		}
-		if !s.Public {
+		if !s.HasPublicKeys {
 			continue
 		}
 		to <- prometheus.MustNewConstMetric(keys, gauge, float64(s.Keys), api)

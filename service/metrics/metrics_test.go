@@ -31,7 +31,7 @@ func TestMetrics(t *testing.T) {
 	}
 	m := NewSidecar(&directory.Directory{}, &session.Verifier{}, engine)
 	for _, a := range []fakeDirectory{{}, {found: authz.LookupResult{Cache: authz.CacheHit}}, {found: authz.LookupResult{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
-		found, err := m.Directory(a).Lookup(t.Context(), authz.Lookup{})
+		found, err := m.MeasureDirectory(a).Lookup(t.Context(), authz.Lookup{})
 		if found.Denial != a.found.Denial || !errors.Is(err, a.err) {
 			t.Errorf("got %+v, %v", found, err)
 		}
@@ -67,7 +67,7 @@ func TestMetrics(t *testing.T) {
 func TestIssuerMetrics(t *testing.T) {
 	m := NewIssuer(&session.Verifier{})
 	m.Observe("token", "reused")
-	m.Cleaned(3)
+	m.CountCleaned(3)
 	found, err := m.registry.Gather()
 	if err != nil {
 		t.Fatal(err)

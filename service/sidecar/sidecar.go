@@ -79,7 +79,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	m := metrics.NewSidecar(directory, sessions, engine)
 	authorizer, err := authz.New(authz.Config{
 		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, Sessions: sessions,
-	}, m.Directory(directory), engine)
+	}, m.MeasureDirectory(directory), engine)
 	if err != nil {
 		return err
 	}

@@ -66,12 +66,12 @@ type Source interface {
 
 // Answer is the answer of a Source. It also contains the keys of everything that the answer depends on.
 type Answer struct {
-	Found authz.LookupResult
+	Result authz.LookupResult
 	// If Expires is set, the answer is valid for the duration TTL, counted from the start of the query.
 	Expires bool
 	TTL     time.Duration
 	// Keys identify everything in the database that the answer depends on.
-	Keys []Key
+	Keys []DependencyKey
 }
 
 // Cache is an [authz.Directory] in front of a Source. It is safe for concurrent use.
@@ -183,7 +183,7 @@ func (c *Cache) denialTime(hash uint64) *atomic.Int64 {
 
 // load queries the database and stores the answer.
 func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
-	l = l.Detached()
+	l = l.Clone()
 	generation, start := c.generations.lastNumber(), c.now()
 	a, err := c.source.Load(ctx, l)
 	if err != nil {

@@ -37,7 +37,7 @@ func TestManyTokensGetTheirOwnAnswers(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCache(t, cache.Config{}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 					a, err := validToken(ctx, l)
-					a.Found.Principal.ID = fmt.Sprintf("%d of %s", binary.BigEndian.Uint64(l.Digest[:]), l.API)
+					a.Result.Principal.ID = fmt.Sprintf("%d of %s", binary.BigEndian.Uint64(l.Digest[:]), l.API)
 					return a, err
 				}})
 				if collide {
@@ -84,7 +84,7 @@ func TestLookupsAreDistinguished(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCache(t, cache.Config{}, &source{answer: func(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 					time.Sleep(time.Millisecond)
-					return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.LookupResult{
+					return cache.Answer{Keys: cache.CredentialKeys(l), Result: authz.LookupResult{
 						Principal: authz.Principal{ID: fmt.Sprint(l), UserID: "of a user"}}}, nil
 				}})
 				if collide {
@@ -197,7 +197,7 @@ func TestStats(t *testing.T) {
 		c := newCache(t, cache.Config{}, &source{answer: validToken})
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
 		changed(c, 1, 2)
-		readLog(c, cache.Reply{All: true})
+		readLog(c, cache.Reply{AllChanged: true})
 		p := c.BeginPoll()
 		time.Sleep(bound / 4)
 		deliver(c, p, cache.Reply{})
@@ -205,8 +205,8 @@ func TestStats(t *testing.T) {
 		if s.LeaseLeft != 3*bound/4 || s.FeedLag != bound/4 || s.Changes != 2 {
 			t.Errorf("%+v", s)
 		}
-		if s.Epochs[cache.CauseStart] != 1 || s.Epochs[cache.CauseNotice] != 1 || s.Epochs[cache.CauseWorld] != 0 {
-			t.Errorf("%v", s.Epochs)
+		if s.Discarded[cache.CauseStart] != 1 || s.Discarded[cache.CauseManyChanges] != 1 || s.Discarded[cache.CauseFingerprint] != 0 {
+			t.Errorf("%v", s.Discarded)
 		}
 		if s.Good.Entries != 1 || s.Good.Bytes == 0 || s.Denied != (cache.PartitionStats{}) {
 			t.Errorf("%+v %+v", s.Good, s.Denied)
@@ -268,5 +268,5 @@ func TestDenialOfAFormerlyValidCredentialIsCached(t *testing.T) {
 }
 
 func denied(reason authz.Reason, l authz.Lookup) cache.Answer {
-	return cache.Answer{Found: authz.LookupResult{Denial: reason}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}
+	return cache.Answer{Result: authz.LookupResult{Denial: reason}, Keys: []cache.DependencyKey{cache.TokenKey(l.Digest)}}
 }

@@ -71,7 +71,7 @@ func heap() uint64 {
 func workspaceToken(n int, l authz.Lookup) cache.Answer {
 	w := fmt.Sprintf("%024x", n)
 	return cache.Answer{
-		Found: authz.LookupResult{
+		Result: authz.LookupResult{
 			Principal: authz.Principal{
 				ID:   fmt.Sprintf("%08x-0000-4000-8000-000000000000", n),
 				Kind: authz.Kind(strings.Clone("workspace_token")), API: l.API, Environment: authz.Environment(strings.Clone("live")),
@@ -80,15 +80,15 @@ func workspaceToken(n int, l authz.Lookup) cache.Answer {
 			Workspace: authz.Membership{ID: w, Slug: fmt.Sprintf("workspace-%d", n)},
 		},
 		Expires: true, TTL: time.Hour,
-		Keys: []cache.Key{cache.TokenKey(l.Digest), cache.WorkspaceKey(w)},
+		Keys: []cache.DependencyKey{cache.TokenKey(l.Digest), cache.WorkspaceKey(w)},
 	}
 }
 
 func personalKey(n int, l authz.Lookup) cache.Answer {
 	a := workspaceToken(n, l)
-	p := &a.Found.Principal
+	p := &a.Result.Principal
 	p.Kind, p.UserID = authz.Kind(strings.Clone("personal_key")), fmt.Sprintf("%08x-1111-4111-8111-111111111111", n)
-	a.Found.Workspace.Role = strings.Clone("editor")
+	a.Result.Workspace.Role = strings.Clone("editor")
 	a.Keys = append(a.Keys, cache.UserKey(p.UserID), cache.SlugKey(l.Workspace.Slug))
 	return a
 }
@@ -96,7 +96,7 @@ func personalKey(n int, l authz.Lookup) cache.Answer {
 func withAttributes(n int, l authz.Lookup) cache.Answer {
 	a := personalKey(n, l)
 	text := func(length int) authz.Attributes { return authz.Attributes(strings.Repeat("a", length)) }
-	a.Found.Principal.Attributes, a.Found.Principal.UserAttributes, a.Found.Workspace.Attributes = text(200), text(500), text(1500)
+	a.Result.Principal.Attributes, a.Result.Principal.UserAttributes, a.Result.Workspace.Attributes = text(200), text(500), text(1500)
 	return a
 }
 

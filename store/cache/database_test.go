@@ -65,8 +65,8 @@ func (s *state) put(r rows, from state) {
 
 // found returns the answer without its expiry, and the answer's keys. The package lookup derives the same answer and keys from a
 // row of its query.
-func (s state) found(l authz.Lookup, suffix string) (authz.LookupResult, []cache.Key) {
-	n, keys := tokenIndex(l.Digest, suffix), []cache.Key{cache.TokenKey(l.Digest)}
+func (s state) found(l authz.Lookup, suffix string) (authz.LookupResult, []cache.DependencyKey) {
+	n, keys := tokenIndex(l.Digest, suffix), []cache.DependencyKey{cache.TokenKey(l.Digest)}
 	t := s.tokens[n]
 	switch {
 	case !t.exists:
@@ -100,12 +100,12 @@ func (s state) found(l authz.Lookup, suffix string) (authz.LookupResult, []cache
 // and the cache.
 func (s state) answer(l authz.Lookup, suffix string, now time.Duration) cache.Answer {
 	a := cache.Answer{}
-	a.Found, a.Keys = s.found(l, suffix)
+	a.Result, a.Keys = s.found(l, suffix)
 	n := tokenIndex(l.Digest, suffix)
 	switch {
-	case a.Found.Denial != "" || s.tokens[n].expires == 0:
+	case a.Result.Denial != "" || s.tokens[n].expires == 0:
 	case now >= s.tokens[n].expires:
-		a = cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonExpired}, Keys: a.Keys[:1]}
+		a = cache.Answer{Result: authz.LookupResult{Denial: authz.ReasonExpired}, Keys: a.Keys[:1]}
 	default:
 		a.Expires, a.TTL = true, s.tokens[n].expires-now
 	}
@@ -166,7 +166,7 @@ var modelLookups = []modelLookup{
 // means that everything may have changed.
 type change struct {
 	name string
-	do   func(s *state, c circumstances) []cache.Key
+	do   func(s *state, c circumstances) []cache.DependencyKey
 }
 
 type circumstances struct {
@@ -185,28 +185,30 @@ var changes = []change{
 	changeToken(1, "limit", func(t *token, now time.Duration) { t.expires = now + 2*bound }),
 	changeRole(1, "end or begin", toggleRole),
 	{"move the slug", moveSlug},
-	{"revoke or restore all tokens", func(s *state, c circumstances) []cache.Key {
+	{"revoke or restore all tokens", func(s *state, c circumstances) []cache.DependencyKey {
 		for i := range s.tokens {
 			s.tokens[i].version = c.version
 			s.tokens[i].revoked = !s.tokens[i].revoked
 		}
 		return nil
 	}},
-	{"change something else", func(_ *state, c circumstances) []cache.Key { return []cache.Key{cache.UserKey("another" + c.suffix)} }},
+	{"change something else", func(_ *state, c circumstances) []cache.DependencyKey {
+		return []cache.DependencyKey{cache.UserKey("another" + c.suffix)}
+	}},
 }
 
 func changeToken(n int, verb string, do func(*token, time.Duration)) change {
-	return change{fmt.Sprintf("%s token %d", verb, n), func(s *state, c circumstances) []cache.Key {
+	return change{fmt.Sprintf("%s token %d", verb, n), func(s *state, c circumstances) []cache.DependencyKey {
 		s.tokens[n].version = c.version
 		do(&s.tokens[n], c.now)
-		return []cache.Key{cache.TokenKey(digest(n, c.suffix))}
+		return []cache.DependencyKey{cache.TokenKey(digest(n, c.suffix))}
 	}}
 }
 
 func changeRole(workspace int, verb string, do func(role, version string) string) change {
-	return change{fmt.Sprintf("%s the role in w%d", verb, workspace), func(s *state, c circumstances) []cache.Key {
+	return change{fmt.Sprintf("%s the role in w%d", verb, workspace), func(s *state, c circumstances) []cache.DependencyKey {
 		s.roles[workspace] = do(s.roles[workspace], fmt.Sprintf("v%d", c.version))
-		return []cache.Key{cache.UserKey("u" + c.suffix)}
+		return []cache.DependencyKey{cache.UserKey("u" + c.suffix)}
 	}}
 }
 
@@ -218,7 +220,7 @@ func toggleRole(role, version string) string {
 }
 
 // moveSlug moves the slug of one workspace to the other workspace, or moves it back.
-func moveSlug(s *state, c circumstances) (keys []cache.Key) {
+func moveSlug(s *state, c circumstances) (keys []cache.DependencyKey) {
 	before := s.slugs
 	s.slugs = [2]string{"old", "acme"}
 	if before == s.slugs {

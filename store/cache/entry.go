@@ -36,12 +36,12 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, generation uint64, loaded tim
 		// The database computes TTL after the time loaded. So loaded plus TTL is never later than the true expiry.
 		e.expires = loaded + a.TTL
 	}
-	e.ofUser = a.Found.Denial == "" && a.Found.Principal.UserID != ""
+	e.ofUser = a.Result.Denial == "" && a.Result.Principal.UserID != ""
 	// Denials, and answers about credentials of a workspace, do not depend on the requested workspace.
 	if !e.ofUser {
 		l.Workspace = authz.WorkspaceRef{}
 	}
-	found := a.Found
+	found := a.Result
 	var text []byte
 	for _, k := range a.Keys {
 		text = binary.BigEndian.AppendUint32(text, uint32(k))
@@ -89,7 +89,7 @@ func nextField(text *string) string {
 // fields returns the part of the text after the keys.
 func (e *entry) fields() string { return e.text[keySize*int(e.keyCount):] }
 
-const keySize = int(unsafe.Sizeof(Key(0)))
+const keySize = int(unsafe.Sizeof(DependencyKey(0)))
 
 // outdated reports whether something that the answer depends on has changed since its load.
 func (e *entry) outdated(g *generations) bool {
@@ -98,7 +98,7 @@ func (e *entry) outdated(g *generations) bool {
 	}
 	for i := range int(e.keyCount) {
 		k := e.text[keySize*i : keySize*(i+1)]
-		if g.shard(Key(k[0])<<24|Key(k[1])<<16|Key(k[2])<<8|Key(k[3])).Load() > e.generation {
+		if g.shard(DependencyKey(k[0])<<24|DependencyKey(k[1])<<16|DependencyKey(k[2])<<8|DependencyKey(k[3])).Load() > e.generation {
 			return true
 		}
 	}

@@ -60,8 +60,8 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	eachLeaf(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) { fill(t, name, leaf) })
 	full.Found.Denial = "" // only a good answer has a user
 	entryOf := func(w record) *entry {
-		keys := []Key{1, 1 << 31, 77}
-		return c.newEntry(w.Lookup, Answer{Found: w.Found, Keys: keys}, 0, 0)
+		keys := []DependencyKey{1, 1 << 31, 77}
+		return c.newEntry(w.Lookup, Answer{Result: w.Found, Keys: keys}, 0, 0)
 	}
 	check := func(t *testing.T, e *entry, w record) {
 		t.Helper()
@@ -104,14 +104,14 @@ func TestEntryKeepsEveryField(t *testing.T) {
 // An entry is outdated if one of its keys has changed since its load, or if everything may have changed.
 func TestEntryIsOutdated(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
-	keys := []Key{0x01020304, 0xfffefdfc, 7, 0x80000000}
+	keys := []DependencyKey{0x01020304, 0xfffefdfc, 7, 0x80000000}
 	for i, k := range keys {
 		e := c.newEntry(authz.Lookup{}, Answer{Keys: keys}, c.generations.lastNumber(), 0)
-		c.generations.recordChange([]Key{5, k + 1})
+		c.generations.recordChange([]DependencyKey{5, k + 1})
 		if e.outdated(&c.generations) {
 			t.Errorf("key %d: the entry is outdated by changes of other keys", i)
 		}
-		c.generations.recordChange([]Key{k})
+		c.generations.recordChange([]DependencyKey{k})
 		if !e.outdated(&c.generations) {
 			t.Errorf("key %d: the entry is not outdated by a change of the key", i)
 		}
@@ -129,7 +129,7 @@ func TestSharingDistinguishesScopes(t *testing.T) {
 	sets := [][]string{nil, {}, {""}, {"a b"}, {"a", "b"}, {"a", "b", ""}, {"b", "a"}}
 	for range 2 {
 		for _, scopes := range sets {
-			e := c.newEntry(authz.Lookup{}, Answer{Found: authz.LookupResult{Principal: authz.Principal{Scopes: scopes}}}, 0, 0)
+			e := c.newEntry(authz.Lookup{}, Answer{Result: authz.LookupResult{Principal: authz.Principal{Scopes: scopes}}}, 0, 0)
 			if got := e.answer(0, "").Principal.Scopes; !reflect.DeepEqual(got, scopes) {
 				t.Errorf("%#v instead of %#v", got, scopes)
 			}
@@ -165,7 +165,7 @@ func TestMaxBytesIsALimit(t *testing.T) {
 					for scope := range 20 {
 						p.Scopes = append(p.Scopes, fmt.Sprintf("resource%d:write%d", scope, i%groups))
 					}
-					c.store(c.newEntry(l, Answer{Found: authz.LookupResult{Principal: p}, Keys: []Key{1}}, 0, 0))
+					c.store(c.newEntry(l, Answer{Result: authz.LookupResult{Principal: p}, Keys: []DependencyKey{1}}, 0, 0))
 					c.good.entries.Wait()
 				}
 			}
@@ -184,7 +184,7 @@ func TestMaxBytesIsALimit(t *testing.T) {
 func TestUnusedSlotIsReused(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	entryWithScope := func(scope string) *entry {
-		return c.newEntry(authz.Lookup{}, Answer{Found: authz.LookupResult{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
+		return c.newEntry(authz.Lookup{}, Answer{Result: authz.LookupResult{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
 	}
 	first := entryWithScope("first")
 	slot := func(s *shared) int { return slices.Index(c.sharing.slots[:], s) }

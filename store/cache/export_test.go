@@ -11,7 +11,7 @@ func (c *Cache) Collide() { c.hash = func(authz.Lookup) uint64 { return 0 } }
 
 // NewPoll returns a poll, for the simple cache of these tests.
 func NewPoll(since string, number uint64, sent time.Duration) Poll {
-	return Poll{Since: since, number: number, sent: sent}
+	return Poll{PreviousSnapshot: since, number: number, sent: sent}
 }
 
 // Number returns the poll's number.

@@ -9,16 +9,16 @@ type Cause string
 
 // An epoch starts when all cached answers are discarded. The possible causes:
 const (
-	CauseStart  Cause = "start"  // the first reading of the change log
-	CauseNotice Cause = "notice" // anything may have changed: very many rows, or a row of the log has a text that this version does not know
-	CauseWorld  Cause = "world"  // there is another server, or changes of the tables or triggers may have hidden changes of rows
-	CauseGap    Cause = "gap"    // the cleaning of the log deleted rows that had not been read
+	CauseStart       Cause = "start"  // the first reading of the change log
+	CauseManyChanges Cause = "notice" // anything may have changed: very many rows, or a row of the log has a text that this version does not know
+	CauseFingerprint Cause = "world"  // there is another server, or changes of the tables or triggers may have hidden changes of rows
+	CauseGap         Cause = "gap"    // the cleaning of the log deleted rows that had not been read
 )
 
 // Poll is one reading of the change log. [Cache.BeginPoll] returns a Poll, and the caller then reads the log.
 type Poll struct {
-	// Since is the snapshot of the previous reading. It is empty for the first reading.
-	Since string
+	// PreviousSnapshot is the snapshot of the previous reading. It is empty for the first reading.
+	PreviousSnapshot string
 
 	number uint64
 	sent   time.Duration
@@ -28,19 +28,19 @@ type Poll struct {
 type Reply struct {
 	// Snapshot is the snapshot of the reading. The reply contains every change that is visible in this snapshot.
 	Snapshot string
-	// Mark is the number of cleanings of the log so far. A cleaning deletes only the rows that were visible at the previous
+	// Cleanings is the number of cleanings of the log so far. A cleaning deletes only the rows that were visible at the previous
 	// cleaning. So unread rows can be gone only if there were at least two cleanings since the previous reading.
-	Mark int64
-	// World is a fingerprint of the server, the tables and the triggers. If World is the same as in the previous reading, the log
-	// contains every change. An empty World means that changes may be missing from the log.
-	World string
-	// Verified is the age of World: the time from the verification of the tables and triggers to the reading.
-	Verified time.Duration
-	// Changes has an element for each row of the log that is visible in Snapshot but was not visible in Since. The element
-	// contains the row's keys.
-	Changes [][]Key
-	// All means that anything may have changed.
-	All bool
+	Cleanings int64
+	// Fingerprint is a fingerprint of the server, the tables and the triggers. If Fingerprint is the same as in the previous
+	// reading, the log contains every change. An empty Fingerprint means that changes may be missing from the log.
+	Fingerprint string
+	// FingerprintAge is the age of Fingerprint: the time from the verification of the tables and triggers to the reading.
+	FingerprintAge time.Duration
+	// Changes has an element for each row of the log that is visible in Snapshot but was not visible in PreviousSnapshot. The
+	// element contains the row's keys.
+	Changes [][]DependencyKey
+	// AllChanged means that anything may have changed.
+	AllChanged bool
 }
 
 // logState is the position up to which the change log was read. Only one goroutine reads the log.
@@ -56,7 +56,7 @@ type logState struct {
 // BeginPoll begins a reading. After that, Apply ignores replies to earlier polls.
 func (c *Cache) BeginPoll() Poll {
 	c.log.number++
-	return Poll{Since: c.log.snapshot, number: c.log.number, sent: c.now()}
+	return Poll{PreviousSnapshot: c.log.snapshot, number: c.log.number, sent: c.now()}
 }
 
 // Apply applies the reply to a poll. If trust is false, Apply applies the changes but does not extend the lease.
@@ -67,34 +67,34 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	switch {
 	case c.log.snapshot == "":
 		c.startEpoch(CauseStart)
-	case r.World != c.log.world:
-		c.startEpoch(CauseWorld)
-	case r.Mark != c.log.mark && r.Mark != c.log.mark+1:
+	case r.Fingerprint != c.log.world:
+		c.startEpoch(CauseFingerprint)
+	case r.Cleanings != c.log.mark && r.Cleanings != c.log.mark+1:
 		c.startEpoch(CauseGap)
-	case r.All:
-		c.startEpoch(CauseNotice)
+	case r.AllChanged:
+		c.startEpoch(CauseManyChanges)
 	}
 	for _, keys := range r.Changes {
 		c.generations.recordChange(keys)
 	}
 	n := len(r.Changes)
-	if r.All {
+	if r.AllChanged {
 		n++
 	}
 	c.changes.Add(uint64(n)) //nolint:gosec // a length
-	c.log.snapshot, c.log.mark, c.log.world = r.Snapshot, r.Mark, r.World
+	c.log.snapshot, c.log.mark, c.log.world = r.Snapshot, r.Cleanings, r.Fingerprint
 	c.lease.lag.Store(int64(c.now() - p.sent))
 	switch {
-	case r.World == "":
+	case r.Fingerprint == "":
 		c.lease.end()
 	case trust:
-		c.lease.extend(p.sent - r.Verified)
+		c.lease.extend(p.sent - r.FingerprintAge)
 	}
 }
 
 // ApplyHint applies a change notification, which can arrive before the log is read. It only makes cached answers outdated, so a
 // call is safe at any time and with any keys. No keys means that anything may have changed.
-func (c *Cache) ApplyHint(keys []Key) {
+func (c *Cache) ApplyHint(keys []DependencyKey) {
 	if len(keys) == 0 {
 		c.generations.recordChangeOfAll()
 	} else {

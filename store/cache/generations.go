@@ -25,7 +25,7 @@ type generations struct {
 func (g *generations) lastNumber() uint64 { return g.last.Load() }
 
 // recordChange records a change of the keys.
-func (g *generations) recordChange(keys []Key) {
+func (g *generations) recordChange(keys []DependencyKey) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := g.last.Add(1)
@@ -42,7 +42,7 @@ func (g *generations) recordChangeOfAll() {
 }
 
 // lastChange returns the number of the last change to any of the keys.
-func (g *generations) lastChange(keys []Key) uint64 {
+func (g *generations) lastChange(keys []DependencyKey) uint64 {
 	n := g.epoch.Load()
 	for _, k := range keys {
 		n = max(n, g.shard(k).Load())
@@ -50,4 +50,6 @@ func (g *generations) lastChange(keys []Key) uint64 {
 	return n
 }
 
-func (g *generations) shard(k Key) *atomic.Uint64 { return &g.shards[uint32(k)%uint32(len(g.shards))] }
+func (g *generations) shard(k DependencyKey) *atomic.Uint64 {
+	return &g.shards[uint32(k)%uint32(len(g.shards))]
+}

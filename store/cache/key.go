@@ -10,58 +10,58 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Key identifies an object in the database that an answer depends on. It has nothing to do with API keys. The triggers of the
-// migrations compute the same keys (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". If two objects have
-// the same key by chance, a change of one object also outdates the cached answers that depend on the other. The only effect is an
-// unnecessary query.
-type Key uint32
+// DependencyKey identifies an object in the database that an answer depends on. It has nothing to do with API keys. The triggers
+// of the migrations compute the same keys (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". If two
+// objects have the same key by chance, a change of one object also outdates the cached answers that depend on the other. The only
+// effect is an unnecessary query.
+type DependencyKey uint32
 
 // TokenKey returns the key of the token or access token with the digest. The token need not exist.
-func TokenKey(d authz.Digest) Key { return key("token", hex.EncodeToString(d[:])) }
+func TokenKey(d authz.Digest) DependencyKey { return key("token", hex.EncodeToString(d[:])) }
 
 // SessionKey returns the key for the revocation of a session. An answer with this key depends on whether the session with the id
 // is revoked.
-func SessionKey(id string) Key { return key("session", id) }
+func SessionKey(id string) DependencyKey { return key("session", id) }
 
 // CredentialKeys returns the keys that are known before the load: those of the credential itself, and of a session's user.
-func CredentialKeys(l authz.Lookup) []Key {
+func CredentialKeys(l authz.Lookup) []DependencyKey {
 	if l.Kind == authz.KindSession {
-		return []Key{SessionKey(l.Session.ID), UserKey(l.Session.UserID)}
+		return []DependencyKey{SessionKey(l.Session.ID), UserKey(l.Session.UserID)}
 	}
-	return []Key{TokenKey(l.Digest)}
+	return []DependencyKey{TokenKey(l.Digest)}
 }
 
 // GrantKey returns the key of a grant. The workspaces of the grant have the same key.
-func GrantKey(id string) Key { return key("grant", id) }
+func GrantKey(id string) DependencyKey { return key("grant", id) }
 
 // AppKey returns the key of the app with the id.
-func AppKey(id string) Key { return key("app", id) }
+func AppKey(id string) DependencyKey { return key("app", id) }
 
 // WorkspaceKey returns the key of the workspace with the id. The workspace need not exist.
-func WorkspaceKey(id string) Key { return key("workspace", id) }
+func WorkspaceKey(id string) DependencyKey { return key("workspace", id) }
 
 // SlugKey returns the key of a workspace's slug. An answer with this key depends on which workspace has the slug.
-func SlugKey(slug string) Key { return key("slug", slug) }
+func SlugKey(slug string) DependencyKey { return key("slug", slug) }
 
 // UserKey returns the key of a user. The user's memberships, and the revocation of all the user's sessions, have the same key.
-func UserKey(id string) Key { return key("user", id) }
+func UserKey(id string) DependencyKey { return key("user", id) }
 
-func key(kind, name string) Key {
+func key(kind, name string) DependencyKey {
 	sum := sha256.Sum256([]byte(kind + ":" + name))
-	return Key(binary.BigEndian.Uint32(sum[:]))
+	return DependencyKey(binary.BigEndian.Uint32(sum[:]))
 }
 
 // ParseKeys parses the text of a notification or of a row of the log: keys of eight hexadecimal digits each, separated by spaces.
 // A text without keys is an error, because keywicket always writes at least one key.
-func ParseKeys(notice string) ([]Key, error) {
-	var keys []Key
+func ParseKeys(notice string) ([]DependencyKey, error) {
+	var keys []DependencyKey
 	for word := range strings.FieldsSeq(notice) {
 		b, err := hex.DecodeString(word)
 		if err != nil || len(b) != 4 {
 			keys = nil
 			break
 		}
-		keys = append(keys, Key(binary.BigEndian.Uint32(b)))
+		keys = append(keys, DependencyKey(binary.BigEndian.Uint32(b)))
 	}
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("not a change notice of keywicket: %.40q", notice)

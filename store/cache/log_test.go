@@ -31,7 +31,7 @@ type server struct {
 
 type logRow struct {
 	xid      int
-	keys     []cache.Key // nil: everything may have changed
+	keys     []cache.DependencyKey // nil: everything may have changed
 	sequence int
 	at       time.Duration // time at which the row was written
 }

@@ -40,18 +40,18 @@ func (m *model) read(r *reading) {
 	var found []logRow
 	snapshot := m.server.snapshot().String()
 	if c, ok := m.cache.(customLog); ok {
-		found, snapshot = c.changes(&m.server, r.poll.Since)
+		found, snapshot = c.changes(&m.server, r.poll.PreviousSnapshot)
 	} else {
-		found = m.server.changes(parseSnapshot(cmp.Or(r.poll.Since, "1:1:")))
+		found = m.server.changes(parseSnapshot(cmp.Or(r.poll.PreviousSnapshot, "1:1:")))
 	}
 	r.done, r.state, r.verified = true, len(m.commits), m.server.verified
-	r.reply = cache.Reply{Snapshot: snapshot, Mark: m.server.markCount, All: len(found) > maxRows}
+	r.reply = cache.Reply{Snapshot: snapshot, Cleanings: m.server.markCount, AllChanged: len(found) > maxRows}
 	if v := r.verified; v != nil && !v.triggersOff {
-		r.reply.World, r.reply.Verified = m.server.instance+" "+v.schema, m.now()-v.at
+		r.reply.Fingerprint, r.reply.FingerprintAge = m.server.instance+" "+v.schema, m.now()-v.at
 	}
 	for _, row := range found {
 		if row.keys == nil {
-			r.reply.All = true
+			r.reply.AllChanged = true
 		} else {
 			r.reply.Changes = append(r.reply.Changes, row.keys)
 		}

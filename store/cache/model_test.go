@@ -44,7 +44,7 @@ type customLog interface {
 	// beforeApply may modify a reply just before the cache applies it.
 	beforeApply(s *server, r *cache.Reply)
 	// processHint processes a notification.
-	processHint(keys []cache.Key)
+	processHint(keys []cache.DependencyKey)
 }
 
 // model is the model of everything around the cache: the clock, the server, readings of the log, and requests.
@@ -55,12 +55,12 @@ type model struct {
 	counts map[authz.CacheResult]int
 
 	server  server
-	backups []server        // a backup for each commit on the server
-	ids     int             // number of ids that newID has created
-	version int             // version of the row that was written last
-	hints   [][]cache.Key   // notifications that have not arrived yet
-	states  []state         // the first state, and one more for each commit
-	commits []time.Duration // time at which each commit was answered
+	backups []server                // a backup for each commit on the server
+	ids     int                     // number of ids that newID has created
+	version int                     // version of the row that was written last
+	hints   [][]cache.DependencyKey // notifications that have not arrived yet
+	states  []state                 // the first state, and one more for each commit
+	commits []time.Duration         // time at which each commit was answered
 
 	readings  []*reading // readings in progress, the latest first
 	latest    *reading   // the only reading whose reply the cache applies

@@ -77,7 +77,7 @@ func TestLookupsAroundALoadCauseOneLoad(t *testing.T) {
 // query.
 func TestConcurrentLookupsAfterAChangeShareANewLoad(t *testing.T) {
 	const user = "u1"
-	for name, key := range map[string]cache.Key{
+	for name, key := range map[string]cache.DependencyKey{
 		"the changed object is known from the look-up (the token)":    cache.TokenKey(lookup(1).Digest),
 		"the changed object is known only from the answer (the user)": cache.UserKey(user),
 	} {
@@ -86,7 +86,7 @@ func TestConcurrentLookupsAfterAChangeShareANewLoad(t *testing.T) {
 				scope := "old"
 				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 					a, err := validToken(ctx, l)
-					a.Found.Principal.Scopes, a.Keys = []string{scope}, append(a.Keys, cache.UserKey(user))
+					a.Result.Principal.Scopes, a.Keys = []string{scope}, append(a.Keys, cache.UserKey(user))
 					time.Sleep(time.Millisecond)
 					return a, err
 				}}

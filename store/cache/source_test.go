@@ -30,16 +30,16 @@ var errDown = errors.New("the database is down")
 
 func validToken(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	return cache.Answer{
-		Found: authz.LookupResult{
+		Result: authz.LookupResult{
 			Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, API: l.API, Scopes: []string{"a"}},
 			Workspace: authz.Membership{ID: "w1", Slug: "acme"},
 		},
-		Keys: []cache.Key{cache.TokenKey(l.Digest), cache.WorkspaceKey("w1")},
+		Keys: []cache.DependencyKey{cache.TokenKey(l.Digest), cache.WorkspaceKey("w1")},
 	}, nil
 }
 
 func unknownToken(_ context.Context, l authz.Lookup) (cache.Answer, error) {
-	return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}, nil
+	return cache.Answer{Result: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: []cache.DependencyKey{cache.TokenKey(l.Digest)}}, nil
 }
 
 func lookup(n int) authz.Lookup {
@@ -71,13 +71,13 @@ func readLog(c *cache.Cache, r cache.Reply) { deliver(c, c.BeginPoll(), r) }
 
 // deliver delivers the reply to a poll.
 func deliver(c *cache.Cache, p cache.Poll, r cache.Reply) {
-	r.Snapshot, r.World = "3:3:", cmp.Or(r.World, "the first")
+	r.Snapshot, r.Fingerprint = "3:3:", cmp.Or(r.Fingerprint, "the first")
 	c.Apply(p, r, true)
 }
 
 // changed makes the cache read a change of the keys from the log.
-func changed(c *cache.Cache, keys ...cache.Key) {
-	readLog(c, cache.Reply{Changes: [][]cache.Key{keys}})
+func changed(c *cache.Cache, keys ...cache.DependencyKey) {
+	readLog(c, cache.Reply{Changes: [][]cache.DependencyKey{keys}})
 }
 
 // passReading lets time pass. During this time, the cache regularly reads the log, which has no changes.

@@ -38,7 +38,7 @@ func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
 		expectLookup(t, c, lookup(1), authz.CacheHit)
 		passReading(c, time.Millisecond)
 		s.answer = func(context.Context, authz.Lookup) (cache.Answer, error) {
-			return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonExpired}}, nil
+			return cache.Answer{Result: authz.LookupResult{Denial: authz.ReasonExpired}}, nil
 		}
 		if f := expectLookup(t, c, lookup(1), authz.CacheMiss); f.Denial != authz.ReasonExpired {
 			t.Errorf("%+v", f)
@@ -53,7 +53,7 @@ func TestStaleIfError(t *testing.T) {
 		expireLease()
 	}
 	changed := func(n int) cache.Reply {
-		return cache.Reply{Changes: [][]cache.Key{{cache.TokenKey(lookup(n).Digest)}}}
+		return cache.Reply{Changes: [][]cache.DependencyKey{{cache.TokenKey(lookup(n).Digest)}}}
 	}
 	for _, c := range []struct {
 		name string
@@ -66,10 +66,10 @@ func TestStaleIfError(t *testing.T) {
 		{"before the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3*bound - time.Millisecond) }, true},
 		{"after the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3 * bound) }, false},
 		{"after a change of the token", 0, func(c *cache.Cache) { applyAndExpire(c, changed(1)) }, false},
-		{"after a change of everything", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{All: true}) }, false},
+		{"after a change of everything", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{AllChanged: true}) }, false},
 		{"something else has changed", 0, func(c *cache.Cache) { applyAndExpire(c, changed(2)) }, true},
-		{"another server", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{World: "another"}) }, false},
-		{"changes are missing from the log", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{Mark: 2}) }, false},
+		{"another server", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{Fingerprint: "another"}) }, false},
+		{"changes are missing from the log", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{Cleanings: 2}) }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -16,8 +16,8 @@ type Stats struct {
 	Changes uint64
 	// Hints is the number of change notifications that were received.
 	Hints uint64
-	// Epochs counts, for each cause, how often all cached answers were discarded.
-	Epochs       map[Cause]uint64
+	// Discarded counts, for each cause, how often all cached answers were discarded.
+	Discarded    map[Cause]uint64
 	Good, Denied PartitionStats
 }
 
@@ -42,7 +42,7 @@ func (c *Cache) Stats() Stats {
 		FeedLag:   time.Duration(c.lease.lag.Load()),
 		Changes:   changes,
 		Hints:     hints,
-		Epochs:    epochs,
+		Discarded: epochs,
 		Good:      c.good.stats(),
 		Denied:    c.denied.stats(),
 	}

@@ -52,7 +52,7 @@ type simple struct {
 	entries map[authz.Lookup]*simpleEntry
 	last    uint64
 	epoch   uint64
-	changed map[cache.Key]uint64
+	changed map[cache.DependencyKey]uint64
 	loads   map[string]*sharedLoad // loads in progress
 
 	polls    uint64
@@ -77,7 +77,7 @@ type sharedLoad struct {
 func newSimple(f flaw, s cache.Source) *simple {
 	return &simple{
 		flaw: f, source: s, start: time.Now(), entries: make(map[authz.Lookup]*simpleEntry),
-		changed: make(map[cache.Key]uint64), loads: make(map[string]*sharedLoad),
+		changed: make(map[cache.DependencyKey]uint64), loads: make(map[string]*sharedLoad),
 	}
 }
 
@@ -106,7 +106,7 @@ func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult
 	if err != nil {
 		return authz.LookupResult{}, err
 	}
-	found := m.Found
+	found := m.Result
 	if m.Expires && s.now() >= m.expires {
 		found = authz.LookupResult{Denial: authz.ReasonExpired}
 	}
@@ -119,7 +119,7 @@ func (s *simple) isCurrent(m *simpleEntry) bool {
 	return s.flaw == plainSetAndDel || s.generation(m.Keys) <= m.generation
 }
 
-func (s *simple) generation(keys []cache.Key) uint64 {
+func (s *simple) generation(keys []cache.DependencyKey) uint64 {
 	n := s.epoch
 	for _, k := range keys {
 		n = max(n, s.changed[k])
@@ -150,7 +150,7 @@ func (s *simple) loadShared(ctx context.Context, l authz.Lookup) (*simpleEntry, 
 	s.mu.Lock()
 	name := fmt.Sprint(l)
 	if s.flaw != loadsByToken {
-		name += fmt.Sprint(s.generation([]cache.Key{cache.TokenKey(l.Digest)}))
+		name += fmt.Sprint(s.generation([]cache.DependencyKey{cache.TokenKey(l.Digest)}))
 	}
 	shared, joined := s.loads[name]
 	if !joined {
@@ -195,42 +195,42 @@ func (s *simple) Apply(p cache.Poll, r cache.Reply, trust bool) {
 	if p.Number() != s.polls && s.flaw != lateReplies {
 		return
 	}
-	another := r.World != s.world && s.flaw != worldKept
-	gap := r.Mark != s.mark && r.Mark != s.mark+1 && s.flaw != marksIgnored
+	another := r.Fingerprint != s.world && s.flaw != worldKept
+	gap := r.Cleanings != s.mark && r.Cleanings != s.mark+1 && s.flaw != marksIgnored
 	if s.snapshot == "" || another || gap {
 		s.startEpoch()
 	}
 	if s.flaw != hintsForReading {
-		if r.All {
+		if r.AllChanged {
 			s.startEpoch()
 		}
 		for _, keys := range r.Changes {
 			s.change(keys)
 		}
 	}
-	s.snapshot, s.mark, s.world = r.Snapshot, r.Mark, r.World
+	s.snapshot, s.mark, s.world = r.Snapshot, r.Cleanings, r.Fingerprint
 	currentAt := p.Sent()
 	if s.flaw == leaseByReceipt {
 		currentAt = s.now()
 	}
 	if s.flaw != ageIgnored {
-		currentAt -= r.Verified
+		currentAt -= r.FingerprintAge
 	}
 	switch {
-	case r.World == "":
+	case r.Fingerprint == "":
 		s.until = 0
 	case trust:
 		s.until = currentAt + bound
 	}
 }
 
-func (s *simple) change(keys []cache.Key) {
+func (s *simple) change(keys []cache.DependencyKey) {
 	s.last++
 	for _, k := range keys {
 		s.changed[k] = s.last
 	}
 	for l, m := range s.entries {
-		if slices.ContainsFunc(m.Keys, func(k cache.Key) bool { return slices.Contains(keys, k) }) {
+		if slices.ContainsFunc(m.Keys, func(k cache.DependencyKey) bool { return slices.Contains(keys, k) }) {
 			delete(s.entries, l)
 		}
 	}
@@ -276,7 +276,7 @@ func (s *simple) outdated(db *server, r logRow) bool {
 	return db.visibleInMark(r)
 }
 
-func (s *simple) processHint(keys []cache.Key) {
+func (s *simple) processHint(keys []cache.DependencyKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.flaw != leaseByHint && s.flaw != hintsForReading {

@@ -154,16 +154,16 @@ func ConnectionLost(err error) bool {
 		pq.As(err, pqerror.AdminShutdown, pqerror.CrashShutdown) != nil
 }
 
-// DoWithin is [Within] for a function whose only result is an error.
-func DoWithin(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
-	_, err := Within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
+// DoWithTimeout is [WithTimeout] for a function whose only result is an error.
+func DoWithTimeout(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	_, err := WithTimeout(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
 	return err
 }
 
-// Within runs f, and returns after the duration limit at the latest, even if f ignores its context. When a context ends, lib/pq
-// sends a cancel request and then waits for the server. If the server hangs, f ends later, when a read or write on its connection
-// reaches the deadline.
-func Within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
+// WithTimeout runs f, and returns after the duration limit at the latest, even if f ignores its context. When a context ends,
+// lib/pq sends a cancel request and then waits for the server. If the server hangs, f ends later, when a read or write on its
+// connection reaches the deadline.
+func WithTimeout[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
 	type outcome struct {
 		value T
 		err   error

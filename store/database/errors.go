@@ -30,13 +30,13 @@ type refusal struct {
 	cause    error // nil if the sentence is complete
 }
 
-// Refuse returns an error for the operator. It wraps the parameter kind, which is one of the Err… values. The text is formatted as
-// by [fmt.Sprintf].
-func Refuse(kind error, format string, args ...any) error {
+// NewRefusal returns an error for the operator. It wraps the parameter kind, which is one of the Err… values. The text is
+// formatted as by [fmt.Sprintf].
+func NewRefusal(kind error, format string, args ...any) error {
 	return &refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
 }
 
-// RefuseBecause is like [Refuse], but adds the text of the cause to the sentence. The error wraps the kind and the cause.
+// RefuseBecause is like [NewRefusal], but adds the text of the cause to the sentence. The error wraps the kind and the cause.
 func RefuseBecause(kind error, sentence string, cause error) error {
 	return &refusal{kind: kind, sentence: sentence, cause: cause}
 }

@@ -443,7 +443,7 @@ func (o *operator) tokens(ctx context.Context, w registry.Workspace, u registry.
 		keys[i] = digest[:]
 		lines[i] = tokenimport.Line{Number: i + 1, Key: key, Name: "t", Workspace: w.Slug}
 	}
-	n, err := tokenimport.Store(ctx, r, storetest.VelImport(storetest.LinesOf(lines...)))
+	n, err := tokenimport.Run(ctx, r, storetest.VelImport(storetest.LinesOf(lines...)))
 	o.checkReport(ctx, "token import", err, n, `SELECT count(*) FROM keywicket.tokens WHERE digest IN ($1, $2, $3)`, keys[0], keys[1], keys[2])
 
 	list, err := r.Tokens(ctx, registry.TokenFilter{Workspace: w.Slug})

@@ -332,7 +332,7 @@ func TestOptionsOfOtherDrivers(t *testing.T) {
 
 // If the server has no TLS, every function that connects returns an error with a remedy.
 func TestMissingTLSIsReportedForEveryHost(t *testing.T) {
-	databaseURL := storetest.With(storetest.EmptyDatabase(t), "sslmode", "")
+	databaseURL := storetest.WithOption(storetest.EmptyDatabase(t), "sslmode", "")
 	d := storetest.Must(directory.Open(directory.Config{URL: databaseURL, LookupTimeout: 10 * time.Second, NoCache: true}, nil))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
 	for name, f := range map[string]func() error{

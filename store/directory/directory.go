@@ -157,7 +157,7 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Loo
 		if err != nil {
 			return authz.LookupResult{}, err
 		}
-		found = a.Found
+		found = a.Result
 	} else if found, err = d.cache.Lookup(ctx, l); err != nil {
 		return authz.LookupResult{}, err
 	}

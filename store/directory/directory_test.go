@@ -166,7 +166,7 @@ func TestExpiryUsesTheDatabaseClock(t *testing.T) {
 	f.Exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
 		AS $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$`)
 	f.Exec(t, `GRANT USAGE ON SCHEMA ahead TO PUBLIC`)
-	d := f.Directory(t, func(c *directory.Config) { c.URL = storetest.With(c.URL, "search_path", "ahead, pg_catalog") })
+	d := f.Directory(t, func(c *directory.Config) { c.URL = storetest.WithOption(c.URL, "search_path", "ahead, pg_catalog") })
 	if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != authz.ReasonExpired {
 		t.Errorf("the database's clock is two hours ahead: %+v", got)
 	}
@@ -195,7 +195,7 @@ func TestLookupIsOneQuery(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t)
 	_, other := f.WorkspaceToken(t)
-	d := f.Directory(t, func(c *directory.Config) { c.URL = storetest.With(c.URL, "log_min_duration_statement", "0") })
+	d := f.Directory(t, func(c *directory.Config) { c.URL = storetest.WithOption(c.URL, "log_min_duration_statement", "0") })
 	before := len(storetest.ServerLog.String())
 	const lookups = 100
 	for i := range lookups {
@@ -204,7 +204,7 @@ func TestLookupIsOneQuery(t *testing.T) {
 		storetest.Must(d.Lookup(t.Context(), l))
 	}
 	// The log keeps the order of statements, so the line of this statement comes after the lines of all look-ups.
-	storetest.Must(storetest.OpenDB(t, storetest.With(f.URL, "log_statement", "all")).ExecContext(t.Context(), `SELECT 'the end'`))
+	storetest.Must(storetest.OpenDB(t, storetest.WithOption(f.URL, "log_statement", "all")).ExecContext(t.Context(), `SELECT 'the end'`))
 	storetest.Eventually(t, "the log contains the end", storetest.ServerLog.Contains("the end"))
 	logged, _, _ := strings.Cut(storetest.ServerLog.String()[before:], "the end")
 	for what, want := range map[string]int{"  parse 1: ": 1, "  bind 1: ": lookups, "  execute 1: ": lookups} {

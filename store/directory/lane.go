@@ -189,8 +189,8 @@ func (n *lane) attempt(ctx context.Context, lookups []authz.Lookup) ([]cache.Ans
 		case attempt == n.lookups.attempts:
 			return nil, pool.ErrOtherServer
 		}
-		// After Settle, the server that answered is the current one, or the pool's idle connections are closed. So the next attempt most likely reaches the current server.
-		if err := servers.Settle(ctx); err != nil {
+		// After FindCurrent, the server that answered is the current one, or the pool's idle connections are closed. So the next attempt most likely reaches the current server.
+		if err := servers.FindCurrent(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	reference := g.Directory(t, nil)
 	d := g.Directory(t, nil)
 	var lookups []authz.Lookup
@@ -226,9 +226,9 @@ func TestFloodNeedsFewQueries(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
-	d := f.Directory(t, func(c *directory.Config) { c.URL, c.MaxOpenConnections = p.Through(c.URL), 1 })
+	d := f.Directory(t, func(c *directory.Config) { c.URL, c.MaxOpenConnections = p.URL(c.URL), 1 })
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
-	p.OnNextByte(storetest.Delay)
+	p.FaultOnOpenConnections(storetest.Delay)
 	var wg sync.WaitGroup
 	for i := range 1000 {
 		wg.Go(func() {

@@ -43,9 +43,9 @@ func TestResetConnectionFailsNoLookup(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
-	d := f.Directory(t, func(c *directory.Config) { c.URL = p.Through(c.URL) })
+	d := f.Directory(t, func(c *directory.Config) { c.URL = p.URL(c.URL) })
 	f.OccupyConnections(t, d)()
-	p.OnNextByte(storetest.Reset)
+	p.FaultOnOpenConnections(storetest.Reset)
 	for range 20 {
 		if got, err := d.Lookup(t.Context(), storetest.Lookup(key)); err != nil || got.Denial != "" {
 			t.Errorf("%+v, %v", got, err)
@@ -144,10 +144,10 @@ func TestSilentConnectionIsClosed(t *testing.T) {
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
 	d := f.Directory(t, func(c *directory.Config) {
-		c.URL, c.MaxOpenConnections, c.LookupTimeout = p.Through(c.URL), 1, 200*time.Millisecond
+		c.URL, c.MaxOpenConnections, c.LookupTimeout = p.URL(c.URL), 1, 200*time.Millisecond
 	})
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
-	p.OnNextByte(storetest.Silence)
+	p.FaultOnOpenConnections(storetest.Silence)
 	if _, err := d.Lookup(t.Context(), storetest.Lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}

@@ -17,11 +17,11 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 		t.Fatal("the fixture's changes are not in the log")
 	}
 	before := logged()
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	if n := logged(); n != before {
 		t.Errorf("the first upkeep deleted rows that the previous mark does not include: %d of %d are left", n, before)
 	}
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	if n := logged(); n != 0 {
 		t.Errorf("%d rows that the previous mark includes are left", n)
 	}
@@ -31,15 +31,15 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	storetest.Must(tx.ExecContext(t.Context(), `UPDATE keywicket.workspaces SET name = 'open'`))
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	if n := logged(); n != 1 {
 		t.Errorf("%d rows of the transaction that was open at the mark are left, not 1", n)
 	}
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	if n := logged(); n != 0 {
 		t.Errorf("%d rows of the transaction that was open at the previous mark are left", n)
 	}
@@ -48,11 +48,11 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	f.Exec(t, `INSERT INTO keywicket.changes (xid, keys) VALUES ('99999999', '*')`)
 	f.Exec(t, `UPDATE keywicket.upkeep SET mark = '99999998:99999999:99999998'`)
 	f.Exec(t, `UPDATE keywicket.workspaces SET name = 'news'`)
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes WHERE xid < '99999999'`); n == 0 {
 		t.Error("the mark of another server deletes rows that may be unread")
 	}
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes WHERE xid = '99999999'`); n != 0 {
 		t.Error("a row of another server is never deleted")
 	}
@@ -63,16 +63,16 @@ func TestGapInTheLogDropsTheCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	cacheHit := func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	}
 	storetest.Eventually(t, "it is cached", cacheHit)
-	if n := d.CacheStats().Epochs["gap"]; n != 0 {
+	if n := d.CacheStats().Discarded["gap"]; n != 0 {
 		t.Errorf("one cleaning counts as a gap: %d", n)
 	}
 	f.Exec(t, `UPDATE keywicket.world SET number = number + 2`)
-	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["gap"] == 1 })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Discarded["gap"] == 1 })
 }
 
 // After a manual deletion from the log, every sidecar discards all cached answers.
@@ -84,10 +84,10 @@ func TestDeletionsFromTheLogAreReported(t *testing.T) {
 		`UPDATE keywicket.changes SET keys = 'ack'`,
 		`TRUNCATE keywicket.changes`,
 	} {
-		before := d.CacheStats().Epochs
+		before := d.CacheStats().Discarded
 		f.Exec(t, statement)
 		storetest.Eventually(t, "all cached answers are discarded after "+statement, func() bool {
-			after := d.CacheStats().Epochs
+			after := d.CacheStats().Discarded
 			return after["notice"]+after["world"] > before["notice"]+before["world"]
 		})
 	}
@@ -100,14 +100,14 @@ func TestUpkeepDeletesUsageOfDeletedTokens(t *testing.T) {
 	existing, _ := f.WorkspaceToken(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, now())`, existing.ID)
 	for range 3 {
-		f.KeepUp(t)
+		f.RunUpkeep(t)
 	}
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_usage`); n != 1 || usedAgo(t, f, existing) < 0 {
 		t.Errorf("%d rows are left", n)
 	}
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ('a', now())`)
 	for range 3 { // the upkeep starts again from the first token_id
-		f.KeepUp(t)
+		f.RunUpkeep(t)
 	}
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_usage`); n != 1 {
 		t.Errorf("%d rows are left", n)
@@ -119,10 +119,10 @@ func TestUpkeepDeletesUsageOfDeletedTokens(t *testing.T) {
 func TestUpkeepDeletesInSmallBatches(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) SELECT '00000001' FROM generate_series(1, 45000)`)
-	f.KeepUp(t) // this upkeep sets a mark (a snapshot) in which the rows are visible
+	f.RunUpkeep(t) // this upkeep sets a mark (a snapshot) in which the rows are visible
 	var left, numbers []int
 	for range 4 {
-		f.KeepUp(t)
+		f.RunUpkeep(t)
 		left = append(left, storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes`))
 		numbers = append(numbers, storetest.Value[int](t, f.DB, `SELECT number FROM keywicket.upkeep`))
 	}
@@ -139,8 +139,8 @@ func TestUpkeepDeletesInSmallBatches(t *testing.T) {
 func TestUpkeepWithAPublicationForAllTables(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `CREATE PUBLICATION everything FOR ALL TABLES`)
-	f.KeepUp(t)
-	f.KeepUp(t)
+	f.RunUpkeep(t)
+	f.RunUpkeep(t)
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes`); n != 0 {
 		t.Errorf("%d rows are left", n)
 	}

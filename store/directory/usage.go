@@ -161,7 +161,7 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 		ids = append(ids, id)
 		ages = append(ages, max(0, now-at).Seconds())
 	}
-	err := database.DoWithin(ctx, usageTimeout, func(ctx context.Context) error {
+	err := database.DoWithTimeout(ctx, usageTimeout, func(ctx context.Context) error {
 		const attempts = 3
 		return database.RetryLost(ctx, attempts, func() error {
 			return database.ReadCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
@@ -183,7 +183,7 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 // runUpkeep calls keywicket.keep_up, which deletes old rows of the change log, the usage of deleted tokens, and old rows of the
 // list of sidecars. If several sidecars call keep_up in the same minute, only the first call deletes rows.
 func (u *usage) runUpkeep(ctx context.Context) {
-	err := database.DoWithin(ctx, usageTimeout, func(ctx context.Context) error {
+	err := database.DoWithTimeout(ctx, usageTimeout, func(ctx context.Context) error {
 		return database.ReadCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
 			_, err := tx.ExecContext(ctx, `SELECT keywicket.keep_up()`)
 			return err

@@ -265,10 +265,10 @@ func TestUsageSurvivesALostConnection(t *testing.T) {
 	first, firstKey := f.WorkspaceToken(t)
 	second, secondKey := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
-	d := f.Directory(t, func(c *directory.Config) { c.URL, c.UsageInterval = p.Through(c.URL), 5*time.Millisecond })
+	d := f.Directory(t, func(c *directory.Config) { c.URL, c.UsageInterval = p.URL(c.URL), 5*time.Millisecond })
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(firstKey)))
 	storetest.Eventually(t, "the first use is written", func() bool { return usedAgo(t, f, first) >= 0 })
-	p.OnNextByte(storetest.Reset)
+	p.FaultOnOpenConnections(storetest.Reset)
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(secondKey)))
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)

@@ -149,7 +149,7 @@ func (f *Feed) open(ctx context.Context) (*pollConnection, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (*pollConnection, error) { return newPollConnection(ctx, c) })
+	p, err := database.WithTimeout(ctx, database.ConnectLimit, func(ctx context.Context) (*pollConnection, error) { return newPollConnection(ctx, c) })
 	if err != nil {
 		abandon(c)
 		return nil, err
@@ -213,7 +213,7 @@ func (f *Feed) run(ctx context.Context) {
 // stop marks the sidecar as stopped. If that takes too long, stop gives up, and the sidecar still counts as alive for some time.
 func (f *Feed) stop(ctx context.Context, c *pollConnection) {
 	const limit = 200 * time.Millisecond
-	_ = database.DoWithin(ctx, limit, func(ctx context.Context) error { return f.presence.markStopped(ctx, c) })
+	_ = database.DoWithTimeout(ctx, limit, func(ctx context.Context) error { return f.presence.markStopped(ctx, c) })
 	abandon(c.Conn)
 }
 
@@ -228,7 +228,7 @@ func signal(to chan struct{}) {
 // poll reads the log once. After an error, the caller has to replace the connection.
 func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	p := f.cache.BeginPoll()
-	r, err := database.Within(ctx, f.limit(), func(ctx context.Context) (reading, error) { return c.read(ctx, p.Since) })
+	r, err := database.WithTimeout(ctx, f.limit(), func(ctx context.Context) (reading, error) { return c.read(ctx, p.PreviousSnapshot) })
 	switch {
 	case err != nil:
 		return err
@@ -254,7 +254,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	}
 	// If other processes may consider this sidecar stopped, WaitForSidecars does not wait for it. So it must not use its cache.
 	f.cache.Apply(p, reply, !f.presence.mayBePresumedStopped())
-	if f.trouble.Store(nil); reply.World == "" {
+	if f.trouble.Store(nil); reply.Fingerprint == "" {
 		f.setTrouble(errNotLogged)
 	}
 	if due, takesOver := verificationDue(r.age(), time.Since(f.lastVerified), f.interval()); due {
@@ -269,7 +269,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	}
 	// Send a heartbeat as soon as the lease is valid for the first time. Otherwise the list would show that the new sidecar does
 	// not use its cache.
-	first := f.presence.heartbeats == 0 && reply.World != ""
+	first := f.presence.heartbeats == 0 && reply.Fingerprint != ""
 	if !ack && !first && !f.presence.heartbeatDue() {
 		return nil
 	}
@@ -298,7 +298,7 @@ func (f *Feed) countSidecars(ctx context.Context, c *pollConnection) error {
 func (f *Feed) limit() time.Duration { return min(f.bound, database.ConnectLimit) }
 
 func (f *Feed) withTimeout(ctx context.Context, statement func(context.Context) error) error {
-	return database.DoWithin(ctx, f.limit(), statement)
+	return database.DoWithTimeout(ctx, f.limit(), statement)
 }
 
 // interval returns the time between two readings of the log. A lease lasts one staleness bound from the last verification of the

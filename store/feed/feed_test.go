@@ -62,14 +62,14 @@ func TestEachChangingStatementWritesOneRow(t *testing.T) {
 	for found := storetest.Must(d.Lookup(t.Context(), l)); found.Cache != authz.CacheHit; found = storetest.Must(d.Lookup(t.Context(), l)) {
 		time.Sleep(time.Millisecond)
 	}
-	epochs := d.CacheStats().Epochs["notice"]
+	epochs := d.CacheStats().Discarded["notice"]
 	before := changesRead()
 	f.Exec(t, `UPDATE keywicket.tokens SET scopes = '{projects:read}'`)
 	storetest.Eventually(t, "the change is read", func() bool { return d.CacheStats().Changes > before })
 	if got := storetest.Must(d.Lookup(t.Context(), l)); got.Cache != authz.CacheMiss || got.Principal.Scopes[0] != "projects:read" {
 		t.Errorf("after %d rows: %+v", changesRead()-before, got)
 	}
-	if got := d.CacheStats().Epochs["notice"]; got != epochs {
+	if got := d.CacheStats().Discarded["notice"]; got != epochs {
 		t.Error("all cached answers were discarded because of one change")
 	}
 }
@@ -89,7 +89,7 @@ func TestManyChangedRowsWriteOneRow(t *testing.T) {
 		for d.CacheStats().Changes == before.Changes && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
 		}
-		if got := d.CacheStats().Epochs["notice"] - before.Epochs["notice"]; got != want {
+		if got := d.CacheStats().Discarded["notice"] - before.Discarded["notice"]; got != want {
 			t.Errorf("%s rows: all cached answers were discarded %d times, not %d", rows, got, want)
 		}
 	}
@@ -154,9 +154,9 @@ func TestLogRowHasOldAndNewKeys(t *testing.T) {
 	becomes("another user has the membership", inWorkspace("renamed"), func(got authz.LookupResult) bool { return got.Workspace.ID == "" })
 
 	// A row that this version cannot parse counts as a change of everything.
-	before := d.CacheStats().Epochs["notice"]
+	before := d.CacheStats().Discarded["notice"]
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('gibberish')`)
-	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["notice"] > before })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Discarded["notice"] > before })
 }
 
 // The triggers' function runs with the privileges of the role that writes. No other role must be able to use the function in its
@@ -183,11 +183,11 @@ func TestSilentFeedConnectionIsReplaced(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	d := f.CachedDirectory(t, func(c *directory.Config) {
-		c.URL = p.Through(c.URL)
+		c.URL = p.URL(c.URL)
 		c.Cache.StalenessBound = 100 * time.Millisecond
 	})
 	cacheInUse := func() bool { return d.CacheStats().LeaseLeft > 0 }
-	p.OnNextByte(storetest.Silence)
+	p.FaultOnOpenConnections(storetest.Silence)
 	storetest.Eventually(t, "the cache is not in use", func() bool { return !cacheInUse() })
 	storetest.Eventually(t, "the cache is in use again", cacheInUse)
 }

@@ -116,10 +116,10 @@ func (r reading) age() time.Duration { return database.Seconds(r.Verified.Float6
 // reply converts the reading to the cache's form. The result ack reports that an operator's command waits for this sidecar's
 // confirmation (see WaitForSidecars in package registry). newServer reports that another sidecar has reached a newer server.
 func (r reading) reply() (reply cache.Reply, ack, newServer bool) {
-	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > maxChanges}
+	reply = cache.Reply{Snapshot: r.Snapshot, Cleanings: r.Mark.Int64, AllChanged: len(r.Changes) > maxChanges}
 	if r.LogComplete && r.Verified.Float64 >= 0 {
-		reply.World = r.world()
-		reply.Verified = r.age()
+		reply.Fingerprint = r.world()
+		reply.FingerprintAge = r.age()
 	}
 	for _, change := range r.Changes {
 		switch keys, err := cache.ParseKeys(change); {
@@ -128,7 +128,7 @@ func (r reading) reply() (reply cache.Reply, ack, newServer bool) {
 		case change == newServerNotice:
 			newServer = true
 		case err != nil: // the text is "*", or has the format of a later version
-			reply.All = true
+			reply.AllChanged = true
 		default:
 			reply.Changes = append(reply.Changes, keys)
 		}

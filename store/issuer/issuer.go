@@ -157,19 +157,19 @@ type Approval struct {
 	RedirectURI, Challenge string
 }
 
-// Approved is the result of an approval.
-type Approved struct {
+// ApprovalResult is the result of an approval.
+type ApprovalResult struct {
 	Grant string // id
 	Code  authz.Secret
 }
 
 // Approve creates a grant and a code for the grant. The error is [database.ErrInvalid] if the user does not exist or is not a
 // member of every workspace, or if the app does not exist or is revoked.
-func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
-	approved := Approved{Code: oauthapp.NewSecret()}
+func (i *Issuer) Approve(ctx context.Context, a Approval) (ApprovalResult, error) {
+	approved := ApprovalResult{Code: oauthapp.NewSecret()}
 	digest := approved.Code.Digest()
 	if slices.ContainsFunc(a.Workspaces, func(id string) bool { return !authz.ValidWorkspaceID(id) }) {
-		return Approved{}, errNoMember
+		return ApprovalResult{}, errNoMember
 	}
 	_, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 		err = tx.GetContext(ctx, &approved.Grant, `
@@ -178,7 +178,7 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 			WHERE a.id = $1 AND a.revoked_at IS NULL AND u.id = $2
 			RETURNING id`, a.Client, a.User, database.NonNilArray(a.Scopes))
 		if errors.Is(err, sql.ErrNoRows) {
-			return nil, database.Refuse(database.ErrInvalid, "the app or the user no longer exists")
+			return nil, database.NewRefusal(database.ErrInvalid, "the app or the user no longer exists")
 		}
 		if err != nil {
 			return nil, err
@@ -203,12 +203,12 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 		err = errNoMember
 	}
 	if err != nil {
-		return Approved{}, fmt.Errorf("approve the app: %w", err)
+		return ApprovalResult{}, fmt.Errorf("approve the app: %w", err)
 	}
 	return approved, nil
 }
 
-var errNoMember = database.Refuse(database.ErrInvalid, "the user is not a member of every workspace")
+var errNoMember = database.NewRefusal(database.ErrInvalid, "the user is not a member of every workspace")
 
 // Workspace contains the data of a workspace that the issuer needs.
 type Workspace struct {
@@ -234,13 +234,13 @@ func (i *Issuer) ConsentUser(ctx context.Context, s authz.Session) (ConsentUser,
 	var c ConsentUser
 	err := i.db.QueryRowContext(ctx, `
 		SELECT u.id, email.email, u.mfa_enrolled
-		FROM (VALUES ($1::text, $2::text, $3::int8)) AS asked (session, of_user, began) CROSS JOIN `+lookup.NoFacts+`
+		FROM (VALUES ($1::text, $2::text, $3::int8)) AS asked (session, of_user, began) CROSS JOIN `+lookup.MissingColumns+`
 		JOIN `+lookup.Users+` ON u.id = asked.of_user JOIN keywicket.users email ON email.id = u.id
 		WHERE NOT `+lookup.SessionRevoked+` AND NOT `+lookup.Banned,
 		s.ID, s.UserID, s.StartedAt).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return ConsentUser{}, database.Refuse(database.ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
+		return ConsentUser{}, database.NewRefusal(database.ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
 	case err != nil:
 		return ConsentUser{}, fmt.Errorf("find the session's user: %w", err)
 	}

@@ -21,7 +21,7 @@ import (
 
 // An access token is valid only in workspaces that the user has granted and is a member of.
 func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	acme := authz.Membership{ID: g.Acme.ID, Slug: "acme", Role: "admin"}
 	globex := authz.Membership{ID: g.Globex.ID, Slug: "globex", Role: "guest"}
 	none := g.ExchangeCode(t, g.NewCode(t)).Access
@@ -96,7 +96,7 @@ func TestAccessTokensFollowChanges(t *testing.T) {
 		"the tables are truncated":           {`DO $$ BEGIN TRUNCATE keywicket.oauth_apps CASCADE; END $$`, authz.ReasonUnknown, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := storetest.NewGranting(t)
+			g := storetest.NewGrantFixture(t)
 			token := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID)).Access
 			uncached, cached := g.Directory(t, nil), g.CachedDirectory(t)
 			l := storetest.AccessLookup(token, "acme")
@@ -123,7 +123,7 @@ func TestAccessTokensFollowChanges(t *testing.T) {
 
 // A code can be used only once. A second use revokes the tokens that the first use returned.
 func TestCodesWorkOnce(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	d := g.Directory(t, nil)
 	code := g.NewCode(t)
 	first := g.ExchangeCode(t, code)
@@ -172,7 +172,7 @@ func TestCodesWorkOnce(t *testing.T) {
 // A refresh token can be used only once, and the response contains the next refresh token. A second use revokes all tokens of the
 // grant.
 func TestRefreshTokensRotate(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	d := g.Directory(t, nil)
 	first := g.ExchangeCode(t, g.NewCode(t))
 	narrowed, err := g.Refresh(t.Context(), first.Refresh, storetest.Velo, func(r issuer.RefreshGrant) ([]string, error) {
@@ -218,7 +218,7 @@ func TestRefreshTokensRotate(t *testing.T) {
 
 // If a code or refresh token is used twenty times concurrently, exactly one use succeeds.
 func TestOneOfManyUsesSucceeds(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	race := func(use func() error) int64 {
 		var succeeded atomic.Int64
 		var racing sync.WaitGroup
@@ -257,7 +257,7 @@ func TestOneOfManyUsesSucceeds(t *testing.T) {
 }
 
 func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	client := storetest.Must(g.Client(t.Context(), g.App.ID))
 	if client.Name != "Planner" || client.Confidential || client.HasSecret("") || client.HasSecret("guessed") {
 		t.Errorf("%+v", client)
@@ -322,11 +322,11 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 // A user is deleted while apps refresh tokens, and while grants are revoked and cleaned up. None of these operations fails,
 // because all of them lock rows in the same order.
 func TestUserIsDeletedWhileAppsWork(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	for round := range 20 {
 		user := storetest.Must(g.CreateUser(t.Context(), registry.User{Email: fmt.Sprintf("u%d@example.com", round)}))
 		storetest.Must(g.SetMember(t.Context(), g.Acme.ID, user.ID, "member"))
-		approve := func() (issuer.Approved, error) {
+		approve := func() (issuer.ApprovalResult, error) {
 			return g.Approve(t.Context(), issuer.Approval{Client: g.App.ID, User: user.ID, Workspaces: []string{g.Acme.ID}, RedirectURI: "r", Challenge: strings.Repeat("c", 43)})
 		}
 		fresh, used, old := storetest.Must(approve()), storetest.Must(approve()), storetest.Must(approve())
@@ -365,7 +365,7 @@ func TestUserIsDeletedWhileAppsWork(t *testing.T) {
 
 // A long transaction that locks a grant delays other operations only for a short time, and does not block their connections.
 func TestLockedGrantDelaysOthersOnlyBriefly(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	issued := g.ExchangeCode(t, g.NewCode(t))
 	other, err := g.DB.Beginx()
 	if err != nil {
@@ -400,7 +400,7 @@ func TestLockedGrantDelaysOthersOnlyBriefly(t *testing.T) {
 
 // Ready also checks the privileges of the login.
 func TestIssuerIsReady(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	if err := g.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -414,7 +414,7 @@ func TestIssuerIsReady(t *testing.T) {
 // credentials, and used credentials whose second use must still be detected. It does not make a sidecar discard all its cached
 // answers.
 func TestCleaning(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	update := func(statement string) {
 		g.Exec(t, `UPDATE keywicket.`+statement)
 	}
@@ -449,7 +449,7 @@ func TestCleaning(t *testing.T) {
 		t.Errorf("the second cleaning: %d tokens and %d grants, %v", tokens, grants, err)
 	}
 	storetest.Eventually(t, "the changes are read", func() bool { return d.CacheStats().Changes > before.Changes })
-	if after := d.CacheStats(); after.Epochs["notice"] != before.Epochs["notice"] {
+	if after := d.CacheStats(); after.Discarded["notice"] != before.Discarded["notice"] {
 		t.Error("all cached answers were discarded")
 	}
 	if _, err := g.RefreshToken(t, deleted.Refresh); !errors.Is(err, issuer.ErrGrant) {
@@ -469,7 +469,7 @@ func TestCleaning(t *testing.T) {
 
 // For any number of tokens, a look-up reads only the rows that it needs, and the cleaning reads only the rows that it deletes.
 func TestAccessTokensAreFoundByIndexes(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	const many = `FROM generate_series(1, 20000) n`
 	for _, statement := range []string{
 		`INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' ` + many,
@@ -506,7 +506,7 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 
 // While one issuer cleans, another issuer does not clean.
 func TestOneIssuerCleansAtATime(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	g.NewCode(t)
 	g.Exec(t, `UPDATE keywicket.oauth_codes SET expires_at = now() - interval '25 hours'`)
 	other, err := g.DB.Beginx()

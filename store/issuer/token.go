@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/store/oauthapp"
 )
 
-// Issued contains the tokens that an app receives. If the error is [ErrReused], only Grant is set.
-type Issued struct {
+// TokenPair contains the tokens that an app receives. If the error is [ErrReused], only Grant is set.
+type TokenPair struct {
 	Grant           string // id
 	Access, Refresh authz.Secret
 	Scopes          []string
@@ -34,8 +34,8 @@ type Code struct {
 // returns the same error, and the code counts as used. The error is [ErrGrant] if the code is unknown, expired, used or revoked.
 func (i *Issuer) Exchange(
 	ctx context.Context, code authz.Secret, format authz.CredentialFormat, check func(Code) error,
-) (Issued, error) {
-	var issued Issued
+) (TokenPair, error) {
+	var issued TokenPair
 	digest := code.Digest()
 	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 		var row struct {
@@ -48,7 +48,7 @@ func (i *Issuer) Exchange(
 			FROM keywicket.oauth_codes c
 			JOIN keywicket.oauth_grants g ON g.id = c.grant_id
 			JOIN keywicket.oauth_apps a ON a.id = g.app_id
-			CROSS JOIN `+lookup.NoFacts+`
+			CROSS JOIN `+lookup.MissingColumns+`
 			JOIN `+lookup.Users+` ON u.id = g.user_id
 			WHERE c.digest = $1 FOR UPDATE OF g, c`, digest[:])
 		issued.Grant = row.Grant
@@ -62,7 +62,7 @@ func (i *Issuer) Exchange(
 		return nil, err
 	})
 	if err != nil {
-		return Issued{}, fmt.Errorf("exchange the code: %w", err)
+		return TokenPair{}, fmt.Errorf("exchange the code: %w", err)
 	}
 	return issued, refused
 }
@@ -78,8 +78,8 @@ type RefreshGrant struct {
 // still be used. The error is [ErrGrant] if the token is unknown, expired, used or revoked.
 func (i *Issuer) Refresh(
 	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(RefreshGrant) ([]string, error),
-) (Issued, error) {
-	var issued Issued
+) (TokenPair, error) {
+	var issued TokenPair
 	digest := refresh.Digest()
 	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 		var row struct {
@@ -92,7 +92,7 @@ func (i *Issuer) Refresh(
 			FROM keywicket.oauth_refresh_tokens r
 			JOIN keywicket.oauth_grants g ON g.id = r.grant_id
 			JOIN keywicket.oauth_apps a ON a.id = g.app_id
-			CROSS JOIN `+lookup.NoFacts+`
+			CROSS JOIN `+lookup.MissingColumns+`
 			JOIN `+lookup.Users+` ON u.id = g.user_id
 			WHERE r.digest = $1 FOR UPDATE OF g, r`, digest[:])
 		var scopes []string
@@ -109,7 +109,7 @@ func (i *Issuer) Refresh(
 		return nil, err
 	})
 	if err != nil {
-		return Issued{}, fmt.Errorf("refresh the grant: %w", err)
+		return TokenPair{}, fmt.Errorf("refresh the grant: %w", err)
 	}
 	return issued, refused
 }
@@ -142,15 +142,15 @@ func (s state) markUsed(ctx context.Context, tx *sqlx.Tx, found error, table str
 }
 
 // issue creates an access token with the scopes, and a refresh token.
-func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (Issued, error) {
-	issued := Issued{Grant: s.Grant, Access: format.NewKey(), Refresh: oauthapp.NewSecret(), Scopes: scopes}
+func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (TokenPair, error) {
+	issued := TokenPair{Grant: s.Grant, Access: format.NewKey(), Refresh: oauthapp.NewSecret(), Scopes: scopes}
 	access, refresh := issued.Access.Digest(), issued.Refresh.Digest()
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at)
 		VALUES ($1, $2, $3, clock_timestamp() + $4::float8 * interval '1 second')`,
 		access[:], s.Grant, database.NonNilArray(scopes), AccessLifetime.Seconds())
 	if err != nil {
-		return Issued{}, err
+		return TokenPair{}, err
 	}
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO keywicket.oauth_refresh_tokens (digest, grant_id, expires_at)
@@ -215,7 +215,7 @@ func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspect
 		FROM keywicket.oauth_access_tokens t
 		JOIN keywicket.oauth_grants g ON g.id = t.grant_id
 		JOIN keywicket.oauth_apps a ON a.id = g.app_id
-		CROSS JOIN `+lookup.NoFacts+`
+		CROSS JOIN `+lookup.MissingColumns+`
 		JOIN `+lookup.Users+` ON u.id = g.user_id
 		WHERE t.digest = $1 AND t.expires_at > clock_timestamp() AND NOT `+lookup.Banned+`
 		  AND t.revoked_at IS NULL AND g.revoked_at IS NULL AND a.revoked_at IS NULL`, digest[:])

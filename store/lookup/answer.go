@@ -172,7 +172,7 @@ func next[T int64 | string | bool](c *columns) T {
 func (f *row) answer(l authz.Lookup) cache.Answer {
 	keys := cache.CredentialKeys(l)
 	if f.Denial == authz.ReasonUnknown {
-		return cache.Answer{Found: authz.LookupResult{Denial: f.Denial}, Keys: keys}
+		return cache.Answer{Result: authz.LookupResult{Denial: f.Denial}, Keys: keys}
 	}
 	f.Principal.API, f.Principal.SessionID = l.API, l.Session.ID
 	if l.Kind == authz.KindOAuthToken {
@@ -184,11 +184,11 @@ func (f *row) answer(l authz.Lookup) cache.Answer {
 	}
 	const maxSeconds = 1e9 // a limit that is far from the maximum of time.Duration, which is nine times as long
 	a := cache.Answer{
-		Found: f.LookupResult, Keys: keys,
+		Result: f.LookupResult, Keys: keys,
 		Expires: f.lifetime.Valid, TTL: time.Duration(min(f.lifetime.Float64, maxSeconds) * float64(time.Second)),
 	}
 	if f.Denial != "" {
-		a.Found = authz.LookupResult{Denial: f.Denial}
+		a.Result = authz.LookupResult{Denial: f.Denial}
 		a.Expires = f.lifetime.Float64 > 0 // a lifetime means that the denial is a ban, which ends; an expired token stays expired
 		return a
 	}
@@ -213,5 +213,5 @@ func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz
 	if err != nil {
 		return authz.LookupResult{}, err
 	}
-	return answers[0].Found, nil
+	return answers[0].Result, nil
 }

@@ -31,7 +31,7 @@ func TestUnexpectedRowsAreErrors(t *testing.T) {
 	row := []driver.Value{int64(7), int64(1), "", "t1", "workspace_key", "live", "", []byte(`{a}`), "w1", "acme", "", []byte("1.5"), "", "", ""}
 	lookups := []authz.Lookup{{Kind: authz.KindWorkspaceKey}}
 	answers, started, err := readAnswers(&rows{row}, lookups)
-	if f := answers[0].Found; err != nil || started != 7 || f.Principal.ID != "t1" || !slices.Equal(f.Principal.Scopes, []string{"a"}) || !answers[0].Expires {
+	if f := answers[0].Result; err != nil || started != 7 || f.Principal.ID != "t1" || !slices.Equal(f.Principal.Scopes, []string{"a"}) || !answers[0].Expires {
 		t.Fatalf("%+v %d %v", answers, started, err)
 	}
 	rowWith := func(column int, value driver.Value) []driver.Value {

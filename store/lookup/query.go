@@ -27,7 +27,7 @@ SELECT CASE WHEN t.revoked_at IS NOT NULL OR ` + Banned + ` THEN 'revoked'
        t.id, t.kind, t.environment, t.user_id, t.scopes, w.id AS workspace_id, w.slug, m.role,
        (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
        token_attributes, user_attributes, workspace_attributes
-FROM ` + NoFacts + `
+FROM ` + MissingColumns + `
 CROSS JOIN ` + tokens + `
 LEFT JOIN ` + Users + ` ON u.id = t.user_id
 LEFT JOIN keywicket.members m
@@ -45,12 +45,12 @@ SELECT ` + database.ServerStarted + `, place, COALESCE(denial, 'unknown'), COALE
        COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
 
 // This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. So each of these
-// tables is read in a LATERAL subquery. If the table lacks a column, SQL takes the column with this name from NoFacts, outside of
-// the subquery. A query must join NoFacts before it uses one of the three subqueries. Each subquery renames its column
-// "attributes", so that the name outside is not ambiguous.
+// tables is read in a LATERAL subquery. If the table lacks a column, SQL takes the column with this name from MissingColumns,
+// outside of the subquery. A query must join MissingColumns before it uses one of the three subqueries. Each subquery renames its
+// column "attributes", so that the name outside is not ambiguous.
 const (
-	// NoFacts is a row with the values that replace missing columns: no ban, no second factor, no attributes.
-	NoFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
+	// MissingColumns is a row with the values that replace missing columns: no ban, no second factor, no attributes.
+	MissingColumns = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
 	// Users is the table of users, with the alias u.
 	Users  = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
 	tokens = `LATERAL (SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at,
@@ -74,7 +74,7 @@ SELECT CASE WHEN ` + SessionRevoked + ` OR ` + Banned + ` THEN 'revoked' ELSE ''
        w.id AS workspace_id, w.slug, m.role,
        (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
        NULL::jsonb AS token_attributes, user_attributes, workspace_attributes, u.mfa_enrolled
-FROM ` + NoFacts + `
+FROM ` + MissingColumns + `
 JOIN ` + Users + ` ON u.id = asked.of_user
 LEFT JOIN keywicket.members m
        ON m.user_id = u.id
@@ -106,7 +106,7 @@ SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revok
 FROM keywicket.oauth_access_tokens t
 JOIN keywicket.oauth_grants g ON g.id = t.grant_id
 JOIN keywicket.oauth_apps a ON a.id = g.app_id
-CROSS JOIN ` + NoFacts + `
+CROSS JOIN ` + MissingColumns + `
 JOIN ` + Users + ` ON u.id = g.user_id
 LEFT JOIN keywicket.oauth_grant_workspaces gw
        ON gw.grant_id = g.id

@@ -20,9 +20,9 @@ func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
-	p.OnEveryByte(storetest.Delay)
+	p.FaultOnAllConnections(storetest.Delay)
 	d := f.Directory(t, func(c *directory.Config) {
-		c.URL = p.Through(c.URL)
+		c.URL = p.URL(c.URL)
 		c.LookupTimeout = 200 * time.Millisecond
 	})
 	storetest.Eventually(t, "look-ups work", func() bool { return d.Ready(t.Context()) == nil })
@@ -55,7 +55,7 @@ func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
-	d := f.Directory(t, func(c *directory.Config) { c.URL = p.Through(c.URL) })
+	d := f.Directory(t, func(c *directory.Config) { c.URL = p.URL(c.URL) })
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 
 	administrator := storetest.OpenDB(t, storetest.Server.URL("postgres"))

@@ -75,7 +75,7 @@ func (s *Servers) IsCurrent(started int64) bool {
 // Connect opens a new connection. The new connection decides which server is the current server (see consider). The error is
 // [ErrOtherServer] if the connection reaches a server that is not the current server. The caller must close the connection.
 func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
-	return database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (*sqlx.Conn, error) {
+	return database.WithTimeout(ctx, database.ConnectLimit, func(ctx context.Context) (*sqlx.Conn, error) {
 		c, err := s.fresh.Connx(ctx)
 		if err != nil {
 			return nil, err
@@ -84,7 +84,7 @@ func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
 		if err == nil && !s.consider(found, true) {
 			err = ErrOtherServer
 		}
-		err = cmp.Or(err, ctx.Err()) // if ctx has ended, Within has returned without the connection, so close it here
+		err = cmp.Or(err, ctx.Err()) // if ctx has ended, WithTimeout has returned without the connection, so close it here
 		if err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -101,14 +101,14 @@ func (s *Servers) Probe(ctx context.Context) error {
 	return c.Close()
 }
 
-// Settle finds out which server is the current server. Call it after another server has answered a look-up. Concurrent calls share
-// one attempt.
-func (s *Servers) Settle(ctx context.Context) error {
+// FindCurrent finds out which server is the current server. Call it after another server has answered a look-up. Concurrent calls
+// share one attempt.
+func (s *Servers) FindCurrent(ctx context.Context) error {
 	done := s.settling.DoChan("", func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
 		// The pool reuses the connection that was most recently returned to it. This connection most likely leads to the server
 		// that answered the look-up.
-		found, err := database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
+		found, err := database.WithTimeout(ctx, database.ConnectLimit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
 		if err == nil {
 			s.consider(found, false)
 		}

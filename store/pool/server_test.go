@@ -45,7 +45,7 @@ func newServerPair(t *testing.T) *serverPair {
 	p.revokedLater = storetest.Lookup(key)
 	p.proxy = storetest.NewProxy(t, p.URL)
 	p.directory = p.CachedDirectory(t, func(c *directory.Config) {
-		c.URL, c.NoHints, c.LookupTimeout = p.proxy.Through(c.URL), true, 10*time.Second
+		c.URL, c.NoHints, c.LookupTimeout = p.proxy.URL(c.URL), true, 10*time.Second
 	})
 	p.OccupyConnections(t, p.directory)()
 	storetest.Eventually(t, "the token is cached", func() bool {
@@ -58,7 +58,7 @@ func newServerPair(t *testing.T) *serverPair {
 // it keep working.
 func (p *serverPair) failOver(t *testing.T) {
 	t.Helper()
-	p.promoted = storetest.OpenDB(t, storetest.With(p.standby.URL("postgres"), "target_session_attrs", "read-write"))
+	p.promoted = storetest.OpenDB(t, storetest.WithOption(p.standby.URL("postgres"), "target_session_attrs", "read-write"))
 	direct := storetest.Must(sqlx.Open("postgres", p.standby.URL("postgres")))
 	defer func() { _ = direct.Close() }()
 	storetest.Eventually(t, "the standby has caught up", func() bool {
@@ -163,7 +163,7 @@ func TestRestartDropsTheCache(t *testing.T) {
 	d := f.CachedDirectory(t)
 	restart := storetest.StopServer(t)
 	restart()
-	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Discarded["world"] > 0 })
 	storetest.Eventually(t, "the cache is in use again", func() bool {
 		got, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil && got.Cache == authz.CacheHit && got.Denial == ""
@@ -178,7 +178,7 @@ func TestCrashDropsTheCache(t *testing.T) {
 	f.Exec(t, `CHECKPOINT`) // without the checkpoint, the crash could lose the token
 	started := storetest.Value[string](t, f.DB, `SELECT pg_postmaster_start_time()::text`)
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
-	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Discarded["world"] > 0 })
 	storetest.Eventually(t, "the cache is in use again", func() bool {
 		got, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil && got.Cache == authz.CacheHit && got.Denial == ""
@@ -196,8 +196,8 @@ func TestSidecarIsNotifiedOfAnotherServer(t *testing.T) {
 	p := storetest.NewProxy(t, f.URL)
 	f.Exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
 		SELECT 'other-' || n, '', '', '1s', '0', '1:1:', '0', '0' FROM generate_series(1, 500) n`)
-	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.NoHints = p.Through(c.URL), true }) // this sidecar reads the number of sidecars
-	time.Sleep(2 * time.Second)                                                                   // after this time, the sidecar no longer opens a connection each second
+	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.NoHints = p.URL(c.URL), true }) // this sidecar reads the number of sidecars
+	time.Sleep(2 * time.Second)                                                               // after this time, the sidecar no longer opens a connection each second
 	before := p.Connections()
 	time.Sleep(3 * time.Second)
 	if n := p.Connections(); n != before {

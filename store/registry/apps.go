@@ -50,13 +50,13 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	// constraint.
 	switch {
 	case !isAppName(n.Name):
-		return App{}, "", database.Refuse(database.ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
+		return App{}, "", database.NewRefusal(database.ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
 	case n.ID != "" && !oauthapp.ValidID(n.ID):
-		return App{}, "", database.Refuse(database.ErrInvalid, "the client id %q is not 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
+		return App{}, "", database.NewRefusal(database.ErrInvalid, "the client id %q is not 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
 	case len(slices.Compact(slices.Sorted(slices.Values(n.RedirectURIs)))) < len(n.RedirectURIs):
-		return App{}, "", database.Refuse(database.ErrInvalid, "a redirect URI is given twice: remove one of them")
+		return App{}, "", database.NewRefusal(database.ErrInvalid, "a redirect URI is given twice: remove one of them")
 	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
-		return App{}, "", database.Refuse(database.ErrInvalid, "an app has 1 to 20 redirect URIs")
+		return App{}, "", database.NewRefusal(database.ErrInvalid, "an app has 1 to 20 redirect URIs")
 	}
 	var app App
 	err := r.db.GetContext(ctx, &app, `
@@ -65,8 +65,8 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 		RETURNING `+appColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential)
 	if err != nil {
 		return App{}, "", database.ConstraintError(err, "create the app", map[string]error{
-			"oauth_apps_pkey":     database.Refuse(database.ErrExists, "the client id %q is taken", n.ID),
-			"oauth_apps_api_form": database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+			"oauth_apps_pkey":     database.NewRefusal(database.ErrExists, "the client id %q is taken", n.ID),
+			"oauth_apps_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 		})
 	}
 	return app, secret, database.ConfirmRow((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
@@ -185,7 +185,7 @@ func (r *Registry) RevokeGrant(ctx context.Context, id string) (Grant, error) {
 	var g Grant
 	err = r.db.GetContext(ctx, &g, grantQuery+` WHERE g.id = $1`, id)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Grant{}, database.Refuse(database.ErrNotFound, "no grant has this id")
+		return Grant{}, database.NewRefusal(database.ErrNotFound, "no grant has this id")
 	}
 	if err != nil {
 		return Grant{}, fmt.Errorf("find the grant: %w", err)

@@ -180,10 +180,10 @@ func (r *Registry) setAttributes(ctx context.Context, table, id string, a authz.
 func attributesJSON(a authz.Attributes) (string, error) {
 	a, err := ParseAttributes(string(a))
 	if err != nil {
-		return "", database.Refuse(database.ErrInvalid, "attributes: %v", err)
+		return "", database.NewRefusal(database.ErrInvalid, "attributes: %v", err)
 	}
 	return a.JSON(), nil
 }
 
 // errAttributes is the error for attributes that ParseAttributes accepts but the database rejects.
-var errAttributes = database.Refuse(database.ErrInvalid, "attributes: %v; %v", errNoObject, errTooLong)
+var errAttributes = database.NewRefusal(database.ErrInvalid, "attributes: %v; %v", errNoObject, errTooLong)

@@ -20,7 +20,7 @@ import (
 // A look-up of each kind of credential returns the attributes of its token, user and workspace. Changes take effect within the
 // staleness bound.
 func TestLookupsFollowAttributes(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	f := g.Fixture
 	personal, key := f.UserToken(t)
 	own, workspaceKey := f.WorkspaceToken(t)

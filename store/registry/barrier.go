@@ -70,8 +70,8 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 	return list, nil
 }
 
-// Barrier is the result of [Registry.WaitForSidecars].
-type Barrier struct {
+// WaitResult is the result of [Registry.WaitForSidecars].
+type WaitResult struct {
 	// Confirmed are the sidecars that have read the change in the change log.
 	Confirmed []string `json:"confirmed"`
 	// Silent are the sidecars that did not read the change within their staleness bound. These sidecars no longer use cached
@@ -87,7 +87,7 @@ type Barrier struct {
 // WaitForSidecars waits until no sidecar uses cached answers from before a change that is already committed. When it returns, each
 // sidecar has read the change in the change log, or the sidecar's staleness bound has passed. WaitForSidecars does not wait for
 // sidecars of versions from before migration 00011.
-func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
+func (r *Registry) WaitForSidecars(ctx context.Context) (WaitResult, error) {
 	started := time.Now()
 	var xid string
 	err := r.withTimeout(ctx, func(ctx context.Context) error {
@@ -96,19 +96,19 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 			SELECT xid::text FROM logged, pg_notify($2, $1)`, changelog.Acknowledge, changelog.Channel)
 	})
 	if err != nil {
-		return Barrier{}, fmt.Errorf("notify the sidecars: %w", err)
+		return WaitResult{}, fmt.Errorf("notify the sidecars: %w", err)
 	}
 	minimum, err := r.minimumWait(ctx)
 	if err != nil {
-		return Barrier{}, err
+		return WaitResult{}, err
 	}
 	const first, most = 5 * time.Millisecond, 50 * time.Millisecond
 	for pause := first; ; pause = min(2*pause, most) {
 		list, err := r.sidecars(ctx, xid)
 		if err != nil {
-			return Barrier{}, err
+			return WaitResult{}, err
 		}
-		b := Barrier{Confirmed: []string{}, Silent: []string{}, Waited: time.Since(started)}
+		b := WaitResult{Confirmed: []string{}, Silent: []string{}, Waited: time.Since(started)}
 		bound := minimum
 		for _, s := range list {
 			switch {
@@ -127,7 +127,7 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return Barrier{}, ctx.Err()
+			return WaitResult{}, ctx.Err()
 		case <-time.After(min(pause, bound-b.Waited+time.Millisecond)):
 		}
 	}
@@ -150,7 +150,7 @@ func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
 }
 
 // String describes the result in one sentence for the operator.
-func (b Barrier) String() string {
+func (b WaitResult) String() string {
 	waited := b.Waited.Round(time.Millisecond).String()
 	if len(b.Confirmed)+len(b.Silent) == 0 {
 		return "no sidecar with a cache uses this database"

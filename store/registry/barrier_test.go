@@ -97,14 +97,14 @@ func TestWaitListsSilentSidecars(t *testing.T) {
 	f.CachedDirectory(t)
 	p := storetest.NewProxy(t, f.URL)
 	silent := f.CachedDirectory(t, func(c *directory.Config) {
-		c.URL = p.Through(c.URL)
+		c.URL = p.URL(c.URL)
 		c.Cache.StalenessBound = 2 * time.Second
 		c.Cache.StaleIfError = time.Minute
 	})
 	storetest.Eventually(t, "it is cached", func() bool {
 		return storetest.Must(silent.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	})
-	p.OnNextByte(storetest.Silence)
+	p.FaultOnOpenConnections(storetest.Silence)
 	storetest.Must(f.RevokeToken(t.Context(), token.ID))
 	b := storetest.Must(f.WaitForSidecars(t.Context()))
 	if len(b.Confirmed) != 1 || len(b.Silent) != 1 || b.Waited < 2*time.Second || b.StaleIfError != time.Minute ||
@@ -123,12 +123,12 @@ func TestWaitAfterACrash(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
 	p := storetest.NewProxy(t, f.URL)
-	d := f.CachedDirectory(t, func(c *directory.Config) { c.URL = p.Through(c.URL) })
+	d := f.CachedDirectory(t, func(c *directory.Config) { c.URL = p.URL(c.URL) })
 	storetest.Eventually(t, "it is cached", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	})
-	f.Exec(t, `CHECKPOINT`)         // without the checkpoint, the crash could lose the token
-	p.OnNextByte(storetest.Silence) // the sidecar does not notice the crash
+	f.Exec(t, `CHECKPOINT`)                     // without the checkpoint, the crash could lose the token
+	p.FaultOnOpenConnections(storetest.Silence) // the sidecar does not notice the crash
 	p.Redirect("postgres://127.0.0.1:1")
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
 	storetest.Eventually(t, "the server has recovered", func() bool { _, err := f.DB.Exec(`SELECT 1`); return err == nil })
@@ -194,8 +194,8 @@ func eventuallySlow(t *testing.T, what string, condition func() bool) {
 func TestWaitListsSidecarsThatMayUseStaleAnswers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
-	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.Cache.StaleIfError = p.Through(c.URL), time.Hour })
-	p.OnNextByte(storetest.Silence)
+	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.Cache.StaleIfError = p.URL(c.URL), time.Hour })
+	p.FaultOnOpenConnections(storetest.Silence)
 	p.Redirect("postgres://127.0.0.1:1")
 	time.Sleep(100 * time.Millisecond) // wait until pending replies have arrived
 	f.Exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '10 minutes'`)
@@ -212,9 +212,9 @@ func TestWaitEndsWhenTheDatabaseIsSilent(t *testing.T) {
 	t.Parallel()
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
-	r := storetest.Must(registry.Open(t.Context(), p.Through(f.URL)))
+	r := storetest.Must(registry.Open(t.Context(), p.URL(f.URL)))
 	defer func() { _ = r.Close() }()
-	p.OnNextByte(storetest.Silence)
+	p.FaultOnOpenConnections(storetest.Silence)
 	p.Redirect("postgres://127.0.0.1:1")
 	done := make(chan error, 1)
 	go func() { _, err := r.WaitForSidecars(t.Context()); done <- err }()
@@ -232,10 +232,10 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.CachedDirectory(t, func(c *directory.Config) {
-		c.URL = p.Through(c.URL)
+		c.URL = p.URL(c.URL)
 		c.Cache.StalenessBound = time.Hour
 	})
-	p.OnNextByte(storetest.Silence)
+	p.FaultOnOpenConnections(storetest.Silence)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { _, err := f.WaitForSidecars(ctx); done <- err }()

@@ -27,7 +27,7 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 		WHERE workspace_id = $1 AND user_id = $2 AND NOT EXISTS (SELECT FROM changed)`, w.ID, u.ID, role)
 	if err != nil {
 		return Member{}, database.ConstraintError(err, "set the member", map[string]error{
-			"members_role_form": database.Refuse(database.ErrInvalid,
+			"members_role_form": database.NewRefusal(database.ErrInvalid,
 				"the role %q is not valid: write 1 to 63 characters of a-z, 0-9, _ and -, starting with a letter", role),
 		})
 	}
@@ -46,7 +46,7 @@ func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef strin
 		DELETE FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2 RETURNING workspace_id, user_id`, w.ID, u.ID)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return database.Refuse(database.ErrNotFound, "%s is not a member of the workspace %q", u.Email, w.Slug)
+		return database.NewRefusal(database.ErrNotFound, "%s is not a member of the workspace %q", u.Email, w.Slug)
 	case err != nil:
 		return fmt.Errorf("remove the member: %w", err)
 	}

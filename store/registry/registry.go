@@ -70,7 +70,7 @@ type Registry struct{ db *sqlx.DB }
 // withTimeout limits a query to five seconds, even if the database does not react to a cancel request.
 func (r *Registry) withTimeout(ctx context.Context, query func(context.Context) error) error {
 	const limit = 5 * time.Second
-	return database.DoWithin(ctx, limit, query)
+	return database.DoWithTimeout(ctx, limit, query)
 }
 
 // Open connects to the database. It fails with [database.ErrUnreachable] if the database cannot be reached, and with
@@ -111,9 +111,9 @@ func (r *Registry) check(ctx context.Context) error {
 	case 0:
 		return nil
 	case len(status):
-		return database.Refuse(database.ErrNotMigrated, "the schema keywicket does not exist in the database: run `keywicket migrate up`")
+		return database.NewRefusal(database.ErrNotMigrated, "the schema keywicket does not exist in the database: run `keywicket migrate up`")
 	default:
-		return database.Refuse(database.ErrNotMigrated, "the database's schema lacks migrations (%d): run `keywicket migrate up`", pending)
+		return database.NewRefusal(database.ErrNotMigrated, "the database's schema lacks migrations (%d): run `keywicket migrate up`", pending)
 	}
 }
 
@@ -132,9 +132,9 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 	// constraint, and the row may contain a key by mistake.
 	switch {
 	case !authz.ValidWorkspaceID(w.ID):
-		return Workspace{}, database.Refuse(database.ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID)
+		return Workspace{}, database.NewRefusal(database.ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID)
 	case !authz.ValidSlug(w.Slug):
-		return Workspace{}, database.Refuse(database.ErrInvalid,
+		return Workspace{}, database.NewRefusal(database.ErrInvalid,
 			"the slug %q is not valid: write 1 to 63 characters of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
 	}
 	attributes, err := attributesJSON(w.Attributes)
@@ -147,9 +147,9 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributes)
 	if err != nil {
 		return Workspace{}, database.ConstraintError(err, "create the workspace", map[string]error{
-			"workspaces_pkey":     database.Refuse(database.ErrExists, "the workspace id %q is taken", w.ID),
-			"workspaces_slug_key": database.Refuse(database.ErrExists, "the slug %q is taken", w.Slug),
-			"workspaces_name_form": database.Refuse(database.ErrInvalid,
+			"workspaces_pkey":     database.NewRefusal(database.ErrExists, "the workspace id %q is taken", w.ID),
+			"workspaces_slug_key": database.NewRefusal(database.ErrExists, "the slug %q is taken", w.Slug),
+			"workspaces_name_form": database.NewRefusal(database.ErrInvalid,
 				"the workspace's name %q is empty or has control characters", w.Name),
 			"workspaces_attributes_form": errAttributes,
 		})
@@ -183,7 +183,7 @@ func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error)
 		SELECT `+workspaceColumns+` FROM keywicket.workspaces WHERE id = $1 OR slug = $1
 		ORDER BY id <> $1 LIMIT 1`, ref)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Workspace{}, database.Refuse(database.ErrNotFound, "no workspace %q: %s", ref, r.choices(ctx, "workspace",
+		return Workspace{}, database.NewRefusal(database.ErrNotFound, "no workspace %q: %s", ref, r.choices(ctx, "workspace",
 			`SELECT slug FROM keywicket.workspaces ORDER BY slug LIMIT 11`))
 	}
 	if err != nil {
@@ -219,7 +219,7 @@ func (r *Registry) choices(ctx context.Context, noun, query string) string {
 
 // CreateUser creates a user. If the id is empty, CreateUser generates a random UUID.
 func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
-	noEmail := database.Refuse(database.ErrInvalid, "the email %q is not a valid address", u.Email)
+	noEmail := database.NewRefusal(database.ErrInvalid, "the email %q is not a valid address", u.Email)
 	if !strings.Contains(u.Email, "@") { // check the email here for the same reason as in CreateWorkspace
 		return User{}, noEmail
 	}
@@ -233,9 +233,9 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 		RETURNING `+userColumns, u.ID, u.Email, attributes)
 	if err != nil {
 		return User{}, database.ConstraintError(err, "create the user", map[string]error{
-			"users_pkey":      database.Refuse(database.ErrExists, "the user id %q is taken", u.ID),
-			"users_email_key": database.Refuse(database.ErrExists, "the email %q is taken", u.Email),
-			"users_id_form": database.Refuse(database.ErrInvalid,
+			"users_pkey":      database.NewRefusal(database.ErrExists, "the user id %q is taken", u.ID),
+			"users_email_key": database.NewRefusal(database.ErrExists, "the email %q is taken", u.Email),
+			"users_id_form": database.NewRefusal(database.ErrInvalid,
 				"the user id %q is longer than 255 characters, or has control characters or outer blanks", u.ID),
 			"users_email_form":      noEmail,
 			"users_attributes_form": errAttributes,
@@ -262,7 +262,7 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 		SELECT `+userColumns+` FROM keywicket.users WHERE id = $1 OR lower(email) = lower($1)
 		ORDER BY id <> $1 LIMIT 1`, ref)
 	if errors.Is(err, sql.ErrNoRows) {
-		return User{}, database.Refuse(database.ErrNotFound, "no user %q: %s", ref, r.choices(ctx, "user",
+		return User{}, database.NewRefusal(database.ErrNotFound, "no user %q: %s", ref, r.choices(ctx, "user",
 			`SELECT email FROM keywicket.users ORDER BY lower(email) LIMIT 11`))
 	}
 	if err != nil {

@@ -24,11 +24,11 @@ type RevokedSessions struct {
 // and emails of users.
 func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSessions, error) {
 	if !isSessionID(id) {
-		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "the id of a session is not valid: give the claim session_id of its tokens")
+		return RevokedSessions{}, database.NewRefusal(database.ErrInvalid, "the id of a session is not valid: give the claim session_id of its tokens")
 	}
 	switch u, err := r.User(ctx, id); {
 	case err == nil:
-		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "%s is a user: use --user to revoke all of the user's sessions", u.ID)
+		return RevokedSessions{}, database.NewRefusal(database.ErrInvalid, "%s is a user: use --user to revoke all of the user's sessions", u.ID)
 	case !errors.Is(err, database.ErrNotFound):
 		return RevokedSessions{}, err
 	}

@@ -63,7 +63,7 @@ func TestSigningOutRevokes(t *testing.T) {
 	storetest.Eventually(t, "it is cached", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.InWorkspace(s, "acme"))).Cache == authz.CacheHit
 	})
-	storetest.OpenDB(t, storetest.With(f.URL, "role", "gotrue")).MustExec(`DELETE FROM auth.sessions`)
+	storetest.OpenDB(t, storetest.WithOption(f.URL, "role", "gotrue")).MustExec(`DELETE FROM auth.sessions`)
 	storetest.Eventually(t, "it is revoked", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.InWorkspace(s, "acme"))).Denial == authz.ReasonRevoked
 	})

@@ -69,7 +69,7 @@ type NewToken struct {
 func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Secret, error) {
 	format, err := n.Format.Complete()
 	if err != nil {
-		return Token{}, "", database.Refuse(database.ErrInvalid, "the credential format's %v", err)
+		return Token{}, "", database.NewRefusal(database.ErrInvalid, "the credential format's %v", err)
 	}
 	n.Format = format
 	owner, err := r.owner(ctx, n)
@@ -79,16 +79,16 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 	key := n.Key
 	switch {
 	case n.ExpiresIn != nil && n.ExpiresAt != nil:
-		return Token{}, "", database.Refuse(database.ErrInvalid, "a token has one expiry: give a duration or a time")
+		return Token{}, "", database.NewRefusal(database.ErrInvalid, "a token has one expiry: give a duration or a time")
 	case key == "":
 		key = format.NewKey()
 	case !format.Accepts(key):
-		return Token{}, "", database.Refuse(database.ErrInvalid, "no client can present this key: a key starts with %s, has at "+
+		return Token{}, "", database.NewRefusal(database.ErrInvalid, "no client can present this key: a key starts with %s, has at "+
 			"least 16 letters, digits or -._~+/ after it, and 512 characters at most", format.Prefix)
 	}
 	for _, s := range n.Scopes {
 		if !authz.ValidScope(s) {
-			return Token{}, "", database.Refuse(database.ErrInvalid, "the scope %q is empty or has characters that a scope cannot have", s)
+			return Token{}, "", database.NewRefusal(database.ErrInvalid, "the scope %q is empty or has characters that a scope cannot have", s)
 		}
 	}
 
@@ -116,13 +116,13 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		n.API, n.Format.Kind, n.Format.Environment, n.Format.Visible(key), digest[:], n.Name, scopes,
 		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributes)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Token{}, "", database.Refuse(database.ErrInvalid, "the expiry has already passed according to the database's clock")
+		return Token{}, "", database.NewRefusal(database.ErrInvalid, "the expiry has already passed according to the database's clock")
 	}
 	if err != nil {
 		return Token{}, "", database.ConstraintError(err, "create the token", map[string]error{
-			"tokens_digest_key":      database.Refuse(database.ErrExists, "a token with this key already exists"),
-			"tokens_name_form":       database.Refuse(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
-			"tokens_api_form":        database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+			"tokens_digest_key":      database.NewRefusal(database.ErrExists, "a token with this key already exists"),
+			"tokens_name_form":       database.NewRefusal(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
+			"tokens_api_form":        database.NewRefusal(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 			"tokens_attributes_form": errAttributes,
 		})
 	}
@@ -141,14 +141,14 @@ type owner struct{ workspaceID, userID *string }
 func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
 	if n.Format.Kind.OfUser() {
 		if n.User == "" || n.Workspace != "" {
-			return owner{}, database.Refuse(database.ErrInvalid, "a %s (%s) belongs to a user: give a user, and no workspace",
+			return owner{}, database.NewRefusal(database.ErrInvalid, "a %s (%s) belongs to a user: give a user, and no workspace",
 				n.Format.Kind, n.Format.Prefix)
 		}
 		u, err := r.User(ctx, n.User)
 		return owner{userID: &u.ID}, err
 	}
 	if n.Workspace == "" || n.User != "" {
-		return owner{}, database.Refuse(database.ErrInvalid, "a %s (%s) belongs to a workspace: give a workspace, and no user",
+		return owner{}, database.NewRefusal(database.ErrInvalid, "a %s (%s) belongs to a workspace: give a workspace, and no user",
 			n.Format.Kind, n.Format.Prefix)
 	}
 	w, err := r.Workspace(ctx, n.Workspace)
@@ -261,7 +261,7 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 	return t, database.ConfirmRow(t.ID == id, "find the token")
 }
 
-var errNoToken = database.Refuse(database.ErrNotFound, "no token has this id: give the token's id from the list, not its key")
+var errNoToken = database.NewRefusal(database.ErrNotFound, "no token has this id: give the token's id from the list, not its key")
 
 // SetTokenAttributes replaces all attributes of a token, even of an expired or revoked one. The error is [database.ErrNotFound] if
 // the token does not exist.

@@ -127,7 +127,7 @@ func TestCreateTokenComparesExpiryWithTheDatabaseClock(t *testing.T) {
 	f.Exec(t, `CREATE SCHEMA ahead`)
 	f.Exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
 		AS $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$`)
-	r := storetest.Must(registry.Open(t.Context(), storetest.With(f.URL, "search_path", "ahead, pg_catalog")))
+	r := storetest.Must(registry.Open(t.Context(), storetest.WithOption(f.URL, "search_path", "ahead, pg_catalog")))
 	defer func() { _ = r.Close() }()
 	n := registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
 		ExpiresAt: new(time.Now().Add(time.Hour))}
@@ -284,7 +284,7 @@ func TestTokensByPrefix(t *testing.T) {
 
 func TestListsUseTheirIndexes(t *testing.T) {
 	f := storetest.NewFixture(t)
-	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(20_000, nil))))
+	storetest.Must(tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(20_000, nil))))
 	last := storetest.Must(f.Tokens(t.Context(), registry.TokenFilter{Limit: 10_000}))[9_999]
 	// The index must have an operator class for searching prefixes. On a server that sorts by bytes, every index can search
 	// prefixes. So a query plan would not show a wrong class there.
@@ -379,7 +379,7 @@ func TestDeletingAnOwnerDeletesTheTokens(t *testing.T) {
 			t.Errorf("found %+v", found)
 		}
 	}
-	f.KeepUp(t)
+	f.RunUpkeep(t)
 	if n := storetest.Value[int](t, f.DB, `SELECT (SELECT count(*) FROM keywicket.token_usage)
 			+ (SELECT count(*) FROM keywicket.members)`); n != 0 {
 		t.Errorf("%d rows of deleted objects are left", n)

@@ -68,7 +68,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, supabaseSchema)
 	defer f.Exec(t, `DROP OWNED BY supabase_auth_admin, dashboard CASCADE; DROP ROLE supabase_auth_admin, dashboard`)
-	auth := storetest.OpenDB(t, storetest.With(f.URL, "role", "supabase_auth_admin"))
+	auth := storetest.OpenDB(t, storetest.WithOption(f.URL, "role", "supabase_auth_admin"))
 	const before, after, other = "5be86359-073c-434b-ad2d-a3932222dabe", "6be86359-073c-434b-ad2d-a3932222dabe", "7be86359-073c-434b-ad2d-a3932222dabe"
 	for id, banned := range map[string]any{before: "2099-01-01", after: "2099-01-01", other: nil} {
 		auth.MustExec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, $2)`, id, banned)
@@ -76,7 +76,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			id, map[bool]string{true: "verified", false: "unverified"}[banned != nil])
 	}
 	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: before, Email: "before@example.com"}))
-	dashboard := storetest.OpenDB(t, storetest.With(f.URL, "role", "dashboard"))
+	dashboard := storetest.OpenDB(t, storetest.WithOption(f.URL, "role", "dashboard"))
 	for _, block := range documentedSQL(t)[1:3] {
 		dashboard.MustExec(block)
 	}
@@ -159,7 +159,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	// tables.
 	for _, role := range []string{"keywicket_sidecar", "keywicket_issuer"} {
 		for _, function := range []string{"signed_out()", "copy_user('id')"} {
-			db := storetest.OpenDB(t, storetest.With(f.URL, "role", role))
+			db := storetest.OpenDB(t, storetest.WithOption(f.URL, "role", role))
 			db.SetMaxOpenConns(1)
 			db.MustExec(`CREATE TEMP TABLE own (id uuid)`)
 			_, err := db.Exec(`CREATE TRIGGER t AFTER DELETE ON own FOR EACH ROW EXECUTE FUNCTION keywicket.` + function)
@@ -179,7 +179,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 // While a user is banned, all their credentials are denied, with and without a cache, and on the consent page. After the ban, the
 // credentials are valid again.
 func TestBannedUser(t *testing.T) {
-	g := storetest.NewGranting(t)
+	g := storetest.NewGrantFixture(t)
 	f := g.Fixture
 	_, key := f.UserToken(t, "issues:read")
 	_, workspaceKey := f.WorkspaceToken(t, "issues:read")

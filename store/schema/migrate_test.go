@@ -217,7 +217,7 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 			} else if storetest.Value[bool](t, f.DB, `SELECT rolcanlogin FROM pg_roles WHERE rolname = $1`, role) {
 				t.Error("the role can log in")
 			}
-			db := storetest.OpenDB(t, storetest.With(f.URL, "role", role))
+			db := storetest.OpenDB(t, storetest.WithOption(f.URL, "role", role))
 			for _, statement := range c.allowed {
 				if _, err := db.ExecContext(t.Context(), statement); err != nil {
 					t.Errorf("%s: %v", statement, err)

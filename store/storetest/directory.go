@@ -45,11 +45,13 @@ func (f *Fixture) Directory(t testing.TB, change func(*directory.Config)) *direc
 }
 
 // SidecarURL returns the URL for a connection with exactly the privileges of the role keywicket_sidecar.
-func SidecarURL(databaseURL string) string { return With(databaseURL, "role", "keywicket_sidecar") }
+func SidecarURL(databaseURL string) string {
+	return WithOption(databaseURL, "role", "keywicket_sidecar")
+}
 
-// KeepUp runs the upkeep (the deletion of old rows) now, with the sidecar's privileges, as if a minute had passed since the last
-// upkeep.
-func (f *Fixture) KeepUp(t *testing.T) {
+// RunUpkeep runs the upkeep (the deletion of old rows) now, with the sidecar's privileges, as if a minute had passed since the
+// last upkeep.
+func (f *Fixture) RunUpkeep(t *testing.T) {
 	t.Helper()
 	f.Exec(t, `UPDATE keywicket.upkeep SET marked_at = '-infinity'`)
 	OpenDB(t, SidecarURL(f.URL)).MustExec(`SELECT keywicket.keep_up()`)

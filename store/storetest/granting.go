@@ -13,18 +13,18 @@ import (
 // Velo is the format of access tokens.
 var Velo = authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
 
-// Granting is a fixture with an issuer and an app. The user ada can grant access to the app.
-type Granting struct {
+// GrantFixture is a fixture with an issuer and an app. The user ada can grant access to the app.
+type GrantFixture struct {
 	*Fixture
 	*issuer.Issuer
 	App registry.App
 }
 
-// NewGranting creates the fixture in a new database.
-func NewGranting(t *testing.T) *Granting {
+// NewGrantFixture creates the fixture in a new database.
+func NewGrantFixture(t *testing.T) *GrantFixture {
 	t.Helper()
-	g := &Granting{Fixture: NewFixture(t)}
-	i, err := issuer.Open(With(g.URL, "role", "keywicket_issuer"))
+	g := &GrantFixture{Fixture: NewFixture(t)}
+	i, err := issuer.Open(WithOption(g.URL, "role", "keywicket_issuer"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func NewGranting(t *testing.T) *Granting {
 }
 
 // NewCode approves the app for ada in the workspaces, and returns the code.
-func (g *Granting) NewCode(t *testing.T, workspaces ...string) authz.Secret {
+func (g *GrantFixture) NewCode(t *testing.T, workspaces ...string) authz.Secret {
 	t.Helper()
 	return Must(g.Approve(t.Context(), issuer.Approval{
 		Client: g.App.ID, User: g.Ada.ID, Workspaces: workspaces, Scopes: []string{"issues:read", "issues:write"},
@@ -51,13 +51,13 @@ func (g *Granting) NewCode(t *testing.T, workspaces ...string) authz.Secret {
 func AcceptCode(issuer.Code) error { return nil }
 
 // ExchangeCode exchanges a code for tokens.
-func (g *Granting) ExchangeCode(t *testing.T, code authz.Secret) issuer.Issued {
+func (g *GrantFixture) ExchangeCode(t *testing.T, code authz.Secret) issuer.TokenPair {
 	t.Helper()
 	return Must(g.Exchange(t.Context(), code, Velo, AcceptCode))
 }
 
 // RefreshToken exchanges a refresh token for new tokens with all scopes.
-func (g *Granting) RefreshToken(t *testing.T, token authz.Secret) (issuer.Issued, error) {
+func (g *GrantFixture) RefreshToken(t *testing.T, token authz.Secret) (issuer.TokenPair, error) {
 	t.Helper()
 	return g.Refresh(t.Context(), token, Velo, func(r issuer.RefreshGrant) ([]string, error) { return r.Scopes, nil })
 }

@@ -8,14 +8,14 @@ import (
 	"github.com/keywicket/keywicket/store/tokenimport"
 )
 
-// OldKey returns the n-th key of a product that has issued keys itself.
-func OldKey(format authz.CredentialFormat, n int) authz.Secret {
+// ProductKey returns the n-th key of a product that has issued keys itself.
+func ProductKey(format authz.CredentialFormat, n int) authz.Secret {
 	return authz.Secret(fmt.Sprintf("%s%08d-abcdefghijklmnop", format.Prefix, n))
 }
 
-// OldLine returns a valid line with the n-th old key, which belongs to the workspace acme.
-func OldLine(n int) tokenimport.Line {
-	return tokenimport.Line{Number: n, Key: OldKey(Vel, n), Name: "t", Scopes: []string{"issues:read"}, Workspace: "acme"}
+// ProductLine returns a valid line with the n-th ProductKey, which belongs to the workspace acme.
+func ProductLine(n int) tokenimport.Line {
+	return tokenimport.Line{Number: n, Key: ProductKey(Vel, n), Name: "t", Scopes: []string{"issues:read"}, Workspace: "acme"}
 }
 
 // LinesOf returns an iterator over the lines.
@@ -29,11 +29,11 @@ func LinesOf(lines ...tokenimport.Line) iter.Seq2[tokenimport.Line, error] {
 	}
 }
 
-// OldLines returns the valid lines 1 to n. change may modify each of them.
-func OldLines(n int, change func(*tokenimport.Line)) iter.Seq2[tokenimport.Line, error] {
+// ProductLines returns the valid lines 1 to n. change may modify each of them.
+func ProductLines(n int, change func(*tokenimport.Line)) iter.Seq2[tokenimport.Line, error] {
 	return func(yield func(tokenimport.Line, error) bool) {
 		for i := range n {
-			l := OldLine(i + 1)
+			l := ProductLine(i + 1)
 			if change != nil {
 				change(&l)
 			}

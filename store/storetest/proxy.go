@@ -56,8 +56,8 @@ func NewProxy(t *testing.T, databaseURL string) *Proxy {
 	return p
 }
 
-// Through returns the database URL with the proxy's address.
-func (p *Proxy) Through(databaseURL string) string {
+// URL returns the database URL with the proxy's address.
+func (p *Proxy) URL(databaseURL string) string {
 	u := Must(url.Parse(databaseURL))
 	u.Host = p.listener.Addr().String()
 	return u.String()
@@ -125,12 +125,12 @@ func (p *Proxy) fault(client net.Conn) Fault {
 	return p.clients[client]
 }
 
-// OnEveryByte injects the fault into all connections, the present ones and the later ones.
-func (p *Proxy) OnEveryByte(f Fault) {
+// FaultOnAllConnections injects the fault into all connections, the present ones and the later ones.
+func (p *Proxy) FaultOnAllConnections(f Fault) {
 	p.mu.Lock()
 	p.newFault = f
 	p.mu.Unlock()
-	p.OnNextByte(f)
+	p.FaultOnOpenConnections(f)
 }
 
 // Connections returns how many connections were accepted.
@@ -140,8 +140,8 @@ func (p *Proxy) Connections() int {
 	return p.accepted
 }
 
-// OnNextByte injects the fault into the connections that are open now. Later connections have no fault.
-func (p *Proxy) OnNextByte(f Fault) {
+// FaultOnOpenConnections injects the fault into the connections that are open now. Later connections have no fault.
+func (p *Proxy) FaultOnOpenConnections(f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for client := range p.clients {

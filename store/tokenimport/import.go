@@ -89,14 +89,14 @@ func (e *Error) add(count int, lines ...BadLine) {
 	e.Lines = e.Lines[:min(len(e.Lines), maxBadLines)]
 }
 
-// Store imports either all lines or none, and returns the number of imported lines. If some lines are bad, the error is an
-// [Error]. The tokens are valid when Store returns. Store has only one line in memory at a time. It keeps the other lines in a
+// Run imports either all lines or none, and returns the number of imported lines. If some lines are bad, the error is an
+// [Error]. The tokens are valid when Run returns. Run has only one line in memory at a time. It keeps the other lines in a
 // temporary table, so the login must be allowed to create temporary tables. During an import, checks continue, and other tokens
 // can be created and revoked.
-func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
+func Run(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 	format, err := im.Format.Complete()
 	if err != nil {
-		return 0, database.Refuse(database.ErrInvalid, "the credential format's %v", err)
+		return 0, database.NewRefusal(database.ErrInvalid, "the credential format's %v", err)
 	}
 	im.Format = format
 	tx, err := r.Begin(ctx)
@@ -116,7 +116,7 @@ func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 	}
 	if err != nil {
 		return 0, database.ConstraintError(err, "import the tokens", map[string]error{
-			"tokens_api_form": database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
+			"tokens_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
 		})
 	}
 	return n, nil
@@ -152,7 +152,7 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	}
 	imported, err := im.insert(ctx, tx)
 	if err == nil && imported != staged {
-		return 0, database.Refuse(database.ErrExists, "nothing is imported, because another program created one of the tokens during the import: "+
+		return 0, database.NewRefusal(database.ErrExists, "nothing is imported, because another program created one of the tokens during the import: "+
 			"repeat the import, and the error names the line of this token")
 	}
 	return imported, err

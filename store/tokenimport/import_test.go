@@ -36,22 +36,22 @@ func TestImportedTokensWork(t *testing.T) {
 	f := storetest.NewFixture(t)
 	created := time.Date(2020, 2, 29, 12, 0, 0, 123456000, time.UTC)
 	expired, revoked := created.Add(time.Hour), created.Add(time.Minute)
-	digest := storetest.OldKey(storetest.Vel, 2).Digest()
-	n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(
-		tokenimport.Line{Number: 2, Key: storetest.OldKey(storetest.Vel, 1), Name: "one", Scopes: []string{"issues:read", "issues:write"},
+	digest := storetest.ProductKey(storetest.Vel, 2).Digest()
+	n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(
+		tokenimport.Line{Number: 2, Key: storetest.ProductKey(storetest.Vel, 1), Name: "one", Scopes: []string{"issues:read", "issues:write"},
 			Workspace: f.Acme.ID, CreatedAt: &created, ExpiresAt: new(time.Now().Add(time.Hour)),
 			Attributes: ` {"a\n\\N": "\ttab, \\. and 😀"} `},
 		tokenimport.Line{Number: 3, Digest: &digest, Prefix: "vel_0000", Name: "two", Workspace: "globex"},
-		tokenimport.Line{Number: 5, Key: storetest.OldKey(storetest.Vel, 3), Name: "three", Workspace: "acme", CreatedAt: &created,
+		tokenimport.Line{Number: 5, Key: storetest.ProductKey(storetest.Vel, 3), Name: "three", Workspace: "acme", CreatedAt: &created,
 			ExpiresAt: &expired},
-		tokenimport.Line{Number: 6, Key: storetest.OldKey(storetest.Vel, 4), Name: "four", Workspace: "acme", RevokedAt: &revoked},
+		tokenimport.Line{Number: 6, Key: storetest.ProductKey(storetest.Vel, 4), Name: "four", Workspace: "acme", RevokedAt: &revoked},
 	)))
 	if n != 4 || err != nil {
 		t.Fatalf("imported %d, %v", n, err)
 	}
-	n, err = tokenimport.Store(t.Context(), f.Registry, tokenimport.Import{Format: storetest.Velu, API: "velocity", Lines: storetest.LinesOf(
-		tokenimport.Line{Number: 1, Key: storetest.OldKey(storetest.Velu, 5), Name: "five", Scopes: []string{"admin"}, User: "ADA@example.com"},
-		tokenimport.Line{Number: 2, Key: storetest.OldKey(storetest.Velu, 6), Name: "six", User: f.Bob.ID},
+	n, err = tokenimport.Run(t.Context(), f.Registry, tokenimport.Import{Format: storetest.Velu, API: "velocity", Lines: storetest.LinesOf(
+		tokenimport.Line{Number: 1, Key: storetest.ProductKey(storetest.Velu, 5), Name: "five", Scopes: []string{"admin"}, User: "ADA@example.com"},
+		tokenimport.Line{Number: 2, Key: storetest.ProductKey(storetest.Velu, 6), Name: "six", User: f.Bob.ID},
 	)})
 	if n != 2 || err != nil {
 		t.Fatalf("imported %d, %v", n, err)
@@ -84,8 +84,8 @@ func TestImportedTokensWork(t *testing.T) {
 		key    authz.Secret
 		denial authz.Reason
 	}{
-		"one": {storetest.OldKey(storetest.Vel, 1), ""}, "two": {storetest.OldKey(storetest.Vel, 2), ""}, "three": {storetest.OldKey(storetest.Vel, 3), authz.ReasonExpired},
-		"four": {storetest.OldKey(storetest.Vel, 4), authz.ReasonRevoked}, "five": {storetest.OldKey(storetest.Velu, 5), ""}, "six": {storetest.OldKey(storetest.Velu, 6), ""},
+		"one": {storetest.ProductKey(storetest.Vel, 1), ""}, "two": {storetest.ProductKey(storetest.Vel, 2), ""}, "three": {storetest.ProductKey(storetest.Vel, 3), authz.ReasonExpired},
+		"four": {storetest.ProductKey(storetest.Vel, 4), authz.ReasonRevoked}, "five": {storetest.ProductKey(storetest.Velu, 5), ""}, "six": {storetest.ProductKey(storetest.Velu, 6), ""},
 	} {
 		found, err := d.Lookup(t.Context(), storetest.Lookup(c.key))
 		if err != nil || found.Denial != c.denial || c.denial == "" && found.Principal.ID != byName[name].ID {
@@ -101,8 +101,8 @@ func TestImportedTokensWork(t *testing.T) {
 func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 	f := storetest.NewFixture(t)
 	existing, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
-		Key: storetest.OldKey(storetest.Vel, 99)})
-	digest := storetest.OldKey(storetest.Vel, 7).Digest()
+		Key: storetest.ProductKey(storetest.Vel, 99)})
+	digest := storetest.ProductKey(storetest.Vel, 7).Digest()
 	const secret = "vel_IAmTheSecretOfSomebody"
 	later := time.Now().Add(time.Hour)
 	withDigest := func(prefix string) func(*tokenimport.Line) {
@@ -145,22 +145,22 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 			l.Attributes = authz.Attributes(`{"a": "` + strings.Repeat(secret, 200) + `"}`)
 		}, "attributes: give at most 4096 bytes"},
 		{"attributes with a string that Postgres rejects", func(l *tokenimport.Line) { l.Attributes = `{"a": "` + secret + `\u0000"}` }, "attributes: a string"},
-		{"an existing token", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 99) }, "this token exists already"},
+		{"an existing token", func(l *tokenimport.Line) { l.Key = storetest.ProductKey(storetest.Vel, 99) }, "this token exists already"},
 		{"the digest of an existing token", func(l *tokenimport.Line) {
-			existingDigest := storetest.OldKey(storetest.Vel, 99).Digest()
+			existingDigest := storetest.ProductKey(storetest.Vel, 99).Digest()
 			l.Key, l.Digest, l.Prefix = "", &existingDigest, "vel_"
 		}, "this token exists already"},
-		{"a token of an earlier line", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 3) },
+		{"a token of an earlier line", func(l *tokenimport.Line) { l.Key = storetest.ProductKey(storetest.Vel, 3) },
 			"its token is already on line 3"},
 		{"the digest of an earlier line", func(l *tokenimport.Line) {
-			earlierDigest := storetest.OldKey(storetest.Vel, 3).Digest()
+			earlierDigest := storetest.ProductKey(storetest.Vel, 3).Digest()
 			l.Key, l.Digest, l.Prefix = "", &earlierDigest, "vel_"
 		}, "its token is already on line 3"},
 		{"created in the future", func(l *tokenimport.Line) { l.CreatedAt = &later }, "created_at is later than"},
 		{"revoked in the future", func(l *tokenimport.Line) { l.RevokedAt = &later }, "revoked_at is later than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(9, func(l *tokenimport.Line) {
+			n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(9, func(l *tokenimport.Line) {
 				if l.Number == 5 {
 					c.change(l)
 				}
@@ -178,10 +178,10 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 			}
 		})
 	}
-	_, err := tokenimport.Store(t.Context(), f.Registry, tokenimport.Import{Format: storetest.Velu, API: "velocity", Lines: storetest.LinesOf(
-		tokenimport.Line{Number: 1, Key: storetest.OldKey(storetest.Velu, 1), Name: "t", User: "nobody"},
-		tokenimport.Line{Number: 2, Key: storetest.OldKey(storetest.Velu, 2), Name: "t", Workspace: "acme"},
-		tokenimport.Line{Number: 3, Key: storetest.OldKey(storetest.Velu, 3), Name: "t", User: "a\x00"},
+	_, err := tokenimport.Run(t.Context(), f.Registry, tokenimport.Import{Format: storetest.Velu, API: "velocity", Lines: storetest.LinesOf(
+		tokenimport.Line{Number: 1, Key: storetest.ProductKey(storetest.Velu, 1), Name: "t", User: "nobody"},
+		tokenimport.Line{Number: 2, Key: storetest.ProductKey(storetest.Velu, 2), Name: "t", Workspace: "acme"},
+		tokenimport.Line{Number: 3, Key: storetest.ProductKey(storetest.Velu, 3), Name: "t", User: "a\x00"},
 	)})
 	want := []tokenimport.BadLine{
 		{Number: 1, Reason: "no user has this id or email"},
@@ -191,21 +191,21 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 	if refused, ok := errors.AsType[*tokenimport.Error](err); !ok || !slices.Equal(refused.Lines, want) {
 		t.Errorf("tokens of users: %v, %+v", err, refused)
 	}
-	wrong := storetest.VelImport(storetest.OldLines(1, nil))
+	wrong := storetest.VelImport(storetest.ProductLines(1, nil))
 	wrong.API = "a b"
-	_, err = tokenimport.Store(t.Context(), f.Registry, wrong)
+	_, err = tokenimport.Run(t.Context(), f.Registry, wrong)
 	if !errors.Is(err, database.ErrInvalid) || strings.Contains(err.Error(), "pq:") {
 		t.Errorf("an invalid API: %v", err)
 	}
 	wrong.Format.BodyLength = 20
-	if _, err := tokenimport.Store(t.Context(), f.Registry, wrong); !errors.Is(err, database.ErrInvalid) {
+	if _, err := tokenimport.Run(t.Context(), f.Registry, wrong); !errors.Is(err, database.ErrInvalid) {
 		t.Errorf("an invalid format: %v", err)
 	}
 }
 
 func TestImportReportsTheFirstBadLinesAndCountsTheRest(t *testing.T) {
 	f := storetest.NewFixture(t)
-	_, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(200, func(l *tokenimport.Line) {
+	_, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(200, func(l *tokenimport.Line) {
 		switch l.Number % 4 {
 		case 1:
 			l.Key = "" // keywicket detects this mistake before it sends the line to the database
@@ -230,9 +230,9 @@ func TestLastLineIsCheckedLikeTheFirst(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for _, last := range []func(*tokenimport.Line){
 		func(l *tokenimport.Line) { l.Name = "" },
-		func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 1) },
+		func(l *tokenimport.Line) { l.Key = storetest.ProductKey(storetest.Vel, 1) },
 	} {
-		_, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(3000, func(l *tokenimport.Line) {
+		_, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(3000, func(l *tokenimport.Line) {
 			if l.Number == 3000 {
 				last(l)
 			}
@@ -241,11 +241,11 @@ func TestLastLineIsCheckedLikeTheFirst(t *testing.T) {
 			t.Errorf("%v, and %d tokens", err, tokens(t, f))
 		}
 	}
-	n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(3000, nil)))
+	n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(3000, nil)))
 	if n != 3000 || err != nil || tokens(t, f) != 3000 {
 		t.Errorf("imported %d, %v", n, err)
 	}
-	if n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(0, nil))); n != 0 || err != nil {
+	if n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(0, nil))); n != 0 || err != nil {
 		t.Errorf("imported %d tokens of an empty input, %v", n, err)
 	}
 }
@@ -253,8 +253,8 @@ func TestLastLineIsCheckedLikeTheFirst(t *testing.T) {
 func TestTruncatedImportStoresNothing(t *testing.T) {
 	f := storetest.NewFixture(t)
 	broken := errors.New("the disk is broken")
-	_, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(func(yield func(tokenimport.Line, error) bool) {
-		for l, err := range storetest.OldLines(2000, nil) {
+	_, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(func(yield func(tokenimport.Line, error) bool) {
+		for l, err := range storetest.ProductLines(2000, nil) {
 			yield(l, err)
 		}
 		yield(tokenimport.Line{}, broken)
@@ -263,7 +263,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 		t.Errorf("an input error: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err = tokenimport.Store(ctx, f.Registry, storetest.VelImport(storetest.OldLines(2000, func(l *tokenimport.Line) {
+	_, err = tokenimport.Run(ctx, f.Registry, storetest.VelImport(storetest.ProductLines(2000, func(l *tokenimport.Line) {
 		if l.Number == 1000 {
 			cancel()
 		}
@@ -278,7 +278,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 	ctx, cancel = context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := tokenimport.Store(ctx, f.Registry, storetest.VelImport(storetest.OldLines(10, nil)))
+		_, err := tokenimport.Run(ctx, f.Registry, storetest.VelImport(storetest.ProductLines(10, nil)))
 		done <- err
 	}()
 	storetest.Eventually(t, "the import waits for a lock", func() bool { return lockWaiters(t, f) == 1 })
@@ -289,7 +289,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(10, nil))); n != 10 || err != nil || tokens(t, f) != 10 {
+	if n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(10, nil))); n != 10 || err != nil || tokens(t, f) != 10 {
 		t.Errorf("after the canceled import: %d, %v", n, err)
 	}
 }
@@ -298,13 +298,13 @@ func TestImportDuringCreationOfTheSameToken(t *testing.T) {
 	f := storetest.NewFixture(t)
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
-	digest := storetest.OldKey(storetest.Vel, 5).Digest()
+	digest := storetest.ProductKey(storetest.Vel, 5).Digest()
 	storetest.Must(tx.ExecContext(t.Context(), `INSERT INTO keywicket.tokens
 			(api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
 		VALUES ('velocity', 'workspace_key', 'live', 'vel_', $1, 't', '{}', $2)`, digest[:], f.Acme.ID))
 	done := make(chan error)
 	go func() {
-		_, err := tokenimport.Store(context.Background(), f.Registry, storetest.VelImport(storetest.OldLines(10, nil)))
+		_, err := tokenimport.Run(context.Background(), f.Registry, storetest.VelImport(storetest.ProductLines(10, nil)))
 		done <- err
 	}()
 	storetest.Eventually(t, "the import waits for the other transaction", func() bool { return lockWaiters(t, f) == 1 })
@@ -326,7 +326,7 @@ func TestImportKeepsOneLineInMemory(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	var early, late int64
-	n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(lines, func(l *tokenimport.Line) {
+	n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(lines, func(l *tokenimport.Line) {
 		l.Name = strings.Repeat("n", 100)
 		switch l.Number {
 		case 1000:
@@ -349,9 +349,9 @@ func TestImportUpdatesQueryPlans(t *testing.T) {
 	f := storetest.NewFixture(t)
 	// When a connection creates its first temporary table, all connections make new plans as a side effect. This first import
 	// causes the side effect now, so that the import below cannot cause it.
-	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(storetest.OldLine(9999)))))
+	storetest.Must(tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(storetest.ProductLine(9999)))))
 	f.Exec(t, `VACUUM ANALYZE keywicket.tokens`)
-	sidecar := storetest.OpenDB(t, storetest.With(f.URL, "plan_cache_mode", "force_generic_plan"))
+	sidecar := storetest.OpenDB(t, storetest.WithOption(f.URL, "plan_cache_mode", "force_generic_plan"))
 	sidecar.SetMaxOpenConns(1)
 	storetest.Must(sidecar.ExecContext(t.Context(), `PREPARE q AS `+lookup.TokenQuery))
 	plan := func() string {
@@ -365,7 +365,7 @@ func TestImportUpdatesQueryPlans(t *testing.T) {
 	if p := plan(); !strings.Contains(p, wrong) {
 		t.Fatalf("with one token the plan already uses an index, so the test proves nothing:\n%s", p)
 	}
-	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(5000, nil))))
+	storetest.Must(tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(5000, nil))))
 	if p := plan(); strings.Contains(p, wrong) {
 		t.Errorf("after the import the plan is still\n%s", p)
 	}
@@ -376,10 +376,10 @@ func TestImportUsesTheDatabaseClock(t *testing.T) {
 	f.Exec(t, `CREATE SCHEMA ahead`)
 	f.Exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
 		AS $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$`)
-	r := storetest.Must(registry.Open(t.Context(), storetest.With(f.URL, "search_path", "ahead, pg_catalog")))
+	r := storetest.Must(registry.Open(t.Context(), storetest.WithOption(f.URL, "search_path", "ahead, pg_catalog")))
 	defer func() { _ = r.Close() }()
 	later := time.Now().Add(time.Hour)
-	_, err := tokenimport.Store(t.Context(), r, storetest.VelImport(storetest.OldLines(1, func(l *tokenimport.Line) { l.CreatedAt = &later })))
+	_, err := tokenimport.Run(t.Context(), r, storetest.VelImport(storetest.ProductLines(1, func(l *tokenimport.Line) { l.CreatedAt = &later })))
 	if err != nil {
 		t.Errorf("a time in one hour, which is an hour ago by the database's clock: %v", err)
 	}
@@ -397,15 +397,15 @@ func TestBackslashesAreKept(t *testing.T) {
 	if err := raw.QueryRowContext(t.Context(), `SHOW standard_conforming_strings`).Scan(&setting); err != nil || setting != "off" {
 		t.Fatalf("the setting is %s: the test proves nothing; %v", setting, err)
 	}
-	for _, url := range []string{url, storetest.With(url, "options", "-c standard_conforming_strings=off"), storetest.With(url, "Standard_Conforming_Strings", "off")} {
+	for _, url := range []string{url, storetest.WithOption(url, "options", "-c standard_conforming_strings=off"), storetest.WithOption(url, "Standard_Conforming_Strings", "off")} {
 		f := &storetest.Fixture{DB: storetest.OpenDB(t, url)}
 		storetest.Must(schema.Migrate(t.Context(), f.DB))
 		f.Registry = storetest.Must(registry.Open(t.Context(), url))
 		slug := fmt.Sprintf("w%d", storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.workspaces`))
 		storetest.Must(f.CreateWorkspace(t.Context(), registry.Workspace{Slug: slug, Name: "ordinary"}))
-		line := storetest.OldLine(1 + tokens(t, f))
+		line := storetest.ProductLine(1 + tokens(t, f))
 		line.Workspace, line.Name = slug, `a \b name`
-		if n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(line))); n != 1 || err != nil {
+		if n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(line))); n != 1 || err != nil {
 			t.Errorf("imported %d, %v", n, err)
 		}
 		_ = f.Close()

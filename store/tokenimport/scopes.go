@@ -6,10 +6,10 @@ import (
 	"slices"
 )
 
-// Scopes validates the scopes of lines. It is separate from Store, because Store does not know the API's scopes.
+// Scopes validates the scopes of lines. It is separate from Run, because Run does not know the API's scopes.
 type Scopes struct {
-	Valid []string // all scopes that a token of the import may have
-	Bad   bool     // true if a line had a scope that is not in Valid, or no scopes
+	Valid        []string // all scopes that a token of the import may have
+	FoundInvalid bool     // true if a line had a scope that is not in Valid, or no scopes
 }
 
 // Check returns the parsed lines after it has validated their scopes.
@@ -29,13 +29,13 @@ func (s *Scopes) Check(parsed iter.Seq2[Line, error]) iter.Seq2[Line, error] {
 // unique returns the scopes without duplicates, or a description of the problem.
 func (s *Scopes) unique(scopeNames []string) ([]string, string) {
 	if len(scopeNames) == 0 {
-		s.Bad = true
+		s.FoundInvalid = true
 		return nil, "it has no scopes"
 	}
 	scopes := make([]string, 0, len(scopeNames))
 	for i, scope := range scopeNames {
 		if !slices.Contains(s.Valid, scope) {
-			s.Bad = true
+			s.FoundInvalid = true
 			return nil, fmt.Sprintf("scope %d is not a scope for this kind of token", i+1)
 		}
 		if !slices.Contains(scopes, scope) {

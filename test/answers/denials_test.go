@@ -58,17 +58,17 @@ func TestDeniedRequestsDoNotReachTheUpstream(t *testing.T) {
 		{harness.NewRequest("velaflows", "PUT /api/v1/secrets", good, home.ID), "FORBIDDEN no_route", nil},
 		{harness.NewRequest("velaflows", "POST /api/v1/crm/leads", good, home.ID), "FORBIDDEN missing_scope", []string{"crm:create"}},
 	} {
-		before := deployment.Reached()
+		before := deployment.UpstreamRequests()
 		client.Expect(t, denied.Request, denied.outcome, denied.required...)
-		if got := deployment.Reached() - before; got != 0 {
+		if got := deployment.UpstreamRequests() - before; got != 0 {
 			t.Errorf("%s: %d requests reached an upstream", denied.outcome, got)
 		}
 		client.Expect(t, allowed, "allow")
-		if got := deployment.Reached() - before; got != 1 {
+		if got := deployment.UpstreamRequests() - before; got != 1 {
 			t.Errorf("after %s: %d requests reached an upstream, not 1", denied.outcome, got)
 		}
 	}
-	if got := client.Opened(); got != 1 {
+	if got := client.OpenedConnections(); got != 1 {
 		t.Errorf("the requests went over %d connections, not one", got)
 	}
 }

@@ -44,12 +44,12 @@ func newFixture(t *testing.T, api string) *fixture {
 		{"empty", []string{""}}, {"repeated", []string{f.home, f.home}}, {"upper-case", []string{strings.ToUpper(f.home)}},
 	}
 	f.credentials = []credential{{name: "no token", denial: "missing"}}
-	for other, d := range product.Documented {
+	for other, d := range product.DocumentedAPIs {
 		if other != api {
 			f.add(t, d.Prefixes[0], "unknown", d.Override)
 		}
 	}
-	d := product.Documented[api]
+	d := product.DocumentedAPIs[api]
 	all := slices.Sorted(maps.Keys(d.Workspace))
 	for _, prefix := range d.Prefixes {
 		_, format := product.FormatOf(prefix)

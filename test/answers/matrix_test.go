@@ -51,7 +51,7 @@ type target struct {
 // expect returns the outcome that the documents require. workspace is the workspace in which the request acts, as in the
 // API's header; "": none.
 func (p probe) expect() (outcome, workspace string) {
-	c, scope, override := p.credential, p.route.Scope, product.Documented[p.api].Override
+	c, scope, override := p.credential, p.route.Scope, product.DocumentedAPIs[p.api].Override
 	// "A public route is open without a credential, beside a bad one": it is open with an invalid credential too. This rule
 	// comes before all others.
 	if p.route.Level == product.LevelPublic {
@@ -159,8 +159,8 @@ func (p probe) identity(workspace registry.Workspace) map[string]string {
 func TestMatrix(t *testing.T) {
 	harness.SkipIfShort(t)
 	var checked, sent, allowed, unavailable, failed atomic.Int64
-	for _, api := range slices.Sorted(maps.Keys(product.Documented)) {
-		f, before, allowedBefore, start := newFixture(t, api), deployment.Reached(), allowed.Load(), time.Now()
+	for _, api := range slices.Sorted(maps.Keys(product.DocumentedAPIs)) {
+		f, before, allowedBefore, start := newFixture(t, api), deployment.UpstreamRequests(), allowed.Load(), time.Now()
 		client := harness.NewClient(t, deployment.Stack, workers)
 		probes := f.probes()
 		var taken atomic.Int64
@@ -191,7 +191,7 @@ func TestMatrix(t *testing.T) {
 			})
 		}
 		running.Wait()
-		if got, want := deployment.Reached()-before, allowed.Load()-allowedBefore; got != want {
+		if got, want := deployment.UpstreamRequests()-before, allowed.Load()-allowedBefore; got != want {
 			t.Errorf("%s: %d requests reached an upstream, but %d should be allowed", api, got, want)
 		}
 		t.Logf("%s in %v", api, time.Since(start).Round(time.Millisecond))
@@ -207,7 +207,7 @@ func TestMatrix(t *testing.T) {
 const workers = 4
 
 func (f *fixture) probes() (all []probe) {
-	for _, route := range product.Documented[f.api].Routes() {
+	for _, route := range product.DocumentedAPIs[f.api].Routes() {
 		for _, c := range f.credentials {
 			targets := f.targets
 			if c.user != "" && c.denial == "" {

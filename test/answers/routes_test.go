@@ -12,11 +12,11 @@ import (
 )
 
 func TestPoliciesContainExactlyTheDocumentedRoutes(t *testing.T) {
-	if got, want := slices.Sorted(maps.Keys(inProcess.Tables)), slices.Sorted(maps.Keys(product.Documented)); !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(inProcess.Tables)), slices.Sorted(maps.Keys(product.DocumentedAPIs)); !slices.Equal(got, want) {
 		t.Fatalf("the policies serve the APIs %v, not %v", got, want)
 	}
 	parameter := regexp.MustCompile(`\{[^}]*\}`)
-	for name, d := range product.Documented {
+	for name, d := range product.DocumentedAPIs {
 		t.Run(name, func(t *testing.T) {
 			remaining := make(map[product.Route]bool)
 			for _, r := range d.Routes() {
@@ -46,7 +46,7 @@ func TestPoliciesContainExactlyTheDocumentedRoutes(t *testing.T) {
 }
 
 func TestTablesListExactlyTheDocumentedScopes(t *testing.T) {
-	for name, d := range product.Documented {
+	for name, d := range product.DocumentedAPIs {
 		t.Run(name, func(t *testing.T) {
 			for level, routes := range map[table.Level]map[string][]string{
 				table.LevelWorkspace: d.Workspace, table.LevelUser: d.User,

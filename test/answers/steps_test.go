@@ -116,13 +116,13 @@ func (p *caseRun) request(t *testing.T, st step, line string) error {
 	if err := inProcess.Check(t, q).HasOutcome(outcome, st.RequiredScopes...); err != nil {
 		return err
 	}
-	before := deployment.Reached()
+	before := deployment.UpstreamRequests()
 	a, _ := p.client.SendWithRetry(t, q)
 	p.sent++
 	if err := a.HasOutcome(outcome, st.RequiredScopes...); err != nil {
 		return fmt.Errorf("through Envoy: %w", err)
 	}
-	switch got := deployment.Reached() - before; {
+	switch got := deployment.UpstreamRequests() - before; {
 	case strconv.Itoa(a.Status) != status:
 		return fmt.Errorf("through Envoy: the status is %d, not %s", a.Status, status)
 	case got != reached:

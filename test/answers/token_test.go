@@ -68,7 +68,7 @@ func TestLastUse(t *testing.T) {
 	const keys, uses = 20, 5
 	home := harness.CreateWorkspace(t, deployment.Stack)
 	client := harness.NewClient(t, deployment.Stack, 1)
-	counted := harness.Statements(t, deployment.Stack)
+	counted := harness.StatementCounter(t, deployment.Stack)
 	writes := func() int { return counted(`query LIKE 'INSERT INTO keywicket.token_usage%'`) }
 	tokens := func() map[string]harness.ListedToken {
 		byID := make(map[string]harness.ListedToken)

@@ -473,7 +473,7 @@ const dumpFile = "keywicket.dump"
 // denied in the dump, and then restores the dump.
 func (d *deployment) restore(ctx context.Context) {
 	n := d.cluster.currentPrimary()
-	if !n.Has("pg_restore") {
+	if !n.HasProgram("pg_restore") {
 		return
 	}
 	if d.lastDump.node != n {
@@ -482,7 +482,7 @@ func (d *deployment) restore(ctx context.Context) {
 		states := d.history.current()
 		limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		err := n.Program(limited, "pg_dump", "--format=custom", "--schema=keywicket", "--file="+dumpFile, "--dbname="+n.URL("postgres"))
+		err := n.RunProgram(limited, "pg_dump", "--format=custom", "--schema=keywicket", "--file="+dumpFile, "--dbname="+n.URL("postgres"))
 		if err != nil {
 			d.log("dump: %v", err)
 			return
@@ -513,7 +513,7 @@ func (d *deployment) restore(ctx context.Context) {
 		if n != d.lastDump.node {
 			return errors.New("the dump belongs to another server")
 		}
-		return n.Program(ctx, "pg_restore", "--clean", "--if-exists", "--single-transaction", "--dbname="+n.URL("postgres"), dumpFile)
+		return n.RunProgram(ctx, "pg_restore", "--clean", "--if-exists", "--single-transaction", "--dbname="+n.URL("postgres"), dumpFile)
 	}
 	if ctx.Err() == nil {
 		d.perform(ctx, p)

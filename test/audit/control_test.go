@@ -39,7 +39,7 @@ var controls = []control{
 	},
 	{
 		name: "the lease counts from the reply", file: "store/cache/feed.go",
-		old:   `c.lease.extend(p.sent - r.Verified)`,
+		old:   `c.lease.extend(p.sent - r.FingerprintAge)`,
 		new:   `c.lease.extend(c.now())`,
 		fault: slowReplies, way: "SQL",
 	},
@@ -51,7 +51,7 @@ var controls = []control{
 	},
 	{
 		name: "a change of the catalogs is not detected", file: "store/cache/feed.go",
-		old:   `case r.World != c.log.world:`,
+		old:   `case r.Fingerprint != c.log.world:`,
 		new:   `case false:`,
 		fault: noFault, way: "disabled triggers",
 	},

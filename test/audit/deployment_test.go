@@ -96,7 +96,7 @@ func newDeployment(ctx context.Context, o options) (_ *deployment, err error) {
 		return nil, err
 	}
 	primary := d.cluster.currentPrimary()
-	if o.replicated && !primary.Has("pg_basebackup") {
+	if o.replicated && !primary.HasProgram("pg_basebackup") {
 		o.log("the server has no pg_basebackup: the audit runs without a standby and without failovers")
 		d.replicated, o.replicated = false, false
 	}

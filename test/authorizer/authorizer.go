@@ -47,7 +47,7 @@ func Start(d *harness.Deployment) (*Authorizer, error) {
 	}
 	apis := maps.Clone(product.APIs)
 	velocity := apis["velocity"]
-	velocity.Session = authz.SessionFormat{Issuer: supabase.Name, JWKSURL: d.Sessions.URL, HS256Secret: authz.Secret(d.Sessions.Secret)}
+	velocity.Session = authz.SessionFormat{Issuer: supabase.IssuerClaim, JWKSURL: d.Sessions.URL, HS256Secret: authz.Secret(d.Sessions.Secret)}
 	apis["velocity"] = velocity
 	sessions, err := session.New(session.Config{APIs: apis}, slog.New(slog.DiscardHandler))
 	if err != nil {

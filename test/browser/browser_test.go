@@ -162,7 +162,7 @@ func TestBrowser(t *testing.T) {
 		p.Visit(site.URL + "/good")
 		p.Check("#box")
 		p.Check("#box")
-		if got := p.Follow("#send"); got != http.StatusTeapot {
+		if got := p.ClickAndLoad("#send"); got != http.StatusTeapot {
 			t.Errorf("status %d", got)
 		}
 		if got, want := p.URL(), site.URL+"/sent?box=ticked"; got != want {

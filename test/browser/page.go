@@ -106,8 +106,8 @@ func (p *Page) Visit(url string) int {
 	return status(do(p, "visit "+url, chromedp.NavigateResponse(url)))
 }
 
-// Follow clicks on the element, waits until the next page is loaded, and returns the status of the last response.
-func (p *Page) Follow(selector string) int {
+// ClickAndLoad clicks on the element, waits until the next page is loaded, and returns the status of the last response.
+func (p *Page) ClickAndLoad(selector string) int {
 	p.t.Helper()
 	return p.load("follow "+selector, chromedp.Click(chromedp.CSS(selector)))
 }

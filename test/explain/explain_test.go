@@ -39,7 +39,7 @@ var (
 // For each denied request, explain prints the cause and a fix. After the fix, the request is allowed.
 func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	harness.SkipIfShort(t)
-	dir := rego.Folder(t)
+	dir := rego.CopyBuiltin(t)
 	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir, harness.ShortStaleness}})
 	client := harness.NewClient(t, s, 1)
 	home, other := harness.CreateWorkspace(t, s), harness.CreateWorkspace(t, s)

@@ -25,8 +25,8 @@ func NewClient(t testing.TB, s *demo.Stack, connections int) *Client {
 	return &Client{stack: s, http: http.Client{Transport: transport, Timeout: 30 * time.Second}}
 }
 
-// Opened returns how many connections the client has opened.
-func (c *Client) Opened() int64 { return c.opened.Load() }
+// OpenedConnections returns how many connections the client has opened.
+func (c *Client) OpenedConnections() int64 { return c.opened.Load() }
 
 // Send sends the request. It does not change the case of header names, because one test checks that the case makes no
 // difference.

@@ -34,8 +34,8 @@ const (
 	ShortStaleness = "KEYWICKET_CACHE_STALENESS_BOUND=100ms"
 )
 
-// SlowMachine is an environment variable that almost doubles the time limit of a look-up, for slow machines.
-const SlowMachine = "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"
+// LongLookupTimeout is an environment variable that almost doubles the time limit of a look-up, for slow machines.
+const LongLookupTimeout = "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"
 
 func startDeployment(ctx context.Context) (_ *Deployment, err error) {
 	d := &Deployment{Sessions: supabase.Start()}
@@ -46,7 +46,7 @@ func startDeployment(ctx context.Context) (_ *Deployment, err error) {
 		}
 	}()
 	stack, end, err := startRace(ctx, demo.Config{
-		Environ:          append(d.Sessions.Environ(), SlowMachine, ShortStaleness),
+		Environ:          append(d.Sessions.Environ(), LongLookupTimeout, ShortStaleness),
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
 	if err != nil {
@@ -75,8 +75,8 @@ func (d *Deployment) close() (err error) {
 	return err
 }
 
-// Reached returns how many requests have reached an upstream.
-func (d *Deployment) Reached() int64 { return d.Live.Count() + d.Sandbox.Count() }
+// UpstreamRequests returns how many requests have reached an upstream.
+func (d *Deployment) UpstreamRequests() int64 { return d.Live.Count() + d.Sandbox.Count() }
 
 // CreateToken creates a token with the prefix, and returns it with its secret.
 func (d *Deployment) CreateToken(t testing.TB, prefix string, n registry.NewToken) (registry.Token, string) {
@@ -120,7 +120,7 @@ func (d *Deployment) CreateOwner(t testing.TB) (user, workspace string) {
 
 // Grant makes the user consent to an app, and returns the app's tokens. It bypasses the issuer's pages, which other tests
 // cover.
-func (d *Deployment) Grant(t testing.TB, user string, scopes []string, workspaces ...string) issuer.Issued {
+func (d *Deployment) Grant(t testing.TB, user string, scopes []string, workspaces ...string) issuer.TokenPair {
 	t.Helper()
 	const callback = "https://planner.example/cb"
 	app, _, err := d.Registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{callback}})

@@ -119,9 +119,9 @@ func OpenDatabase(t testing.TB, s *demo.Stack) *sqlx.DB {
 	return db
 }
 
-// Statements returns a function that counts executed statements of the sidecar's login. The parameter `condition` is a
+// StatementCounter returns a function that counts executed statements of the sidecar's login. The parameter `condition` is a
 // condition for rows of pg_stat_statements, in SQL. Postgres must run with shared_preload_libraries=pg_stat_statements.
-func Statements(t *testing.T, s *demo.Stack) (counted func(condition string) int) {
+func StatementCounter(t *testing.T, s *demo.Stack) (counted func(condition string) int) {
 	t.Helper()
 	db := OpenDatabase(t, s)
 	if _, err := db.ExecContext(t.Context(), `CREATE EXTENSION IF NOT EXISTS pg_stat_statements`); err != nil {

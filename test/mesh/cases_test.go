@@ -75,7 +75,7 @@ func (m *mesh) cases(t *testing.T) []meshCase {
 			identity: anonymous("velocity")},
 	}
 	// Envoy Gateway refuses names with underscores.
-	refusedByGateway := map[string]string{threats.Gateway: "400", threats.Gateway + " HTTP/2": "reset"}
+	refusedByGateway := map[string]string{threats.EnvoyGateway: "400", threats.EnvoyGateway + " HTTP/2": "reset"}
 	for _, name := range []string{
 		"x_keywicket_subject", "x-keywicket_subject", "X_Keywicket_Scopes", "x_keywicket_role", "x_workspace_id",
 		"x_original_url", "x_rewrite_url", "x-http_method_override", "x_http_method", "x_method_override", "x_envoy_original_path",
@@ -105,9 +105,9 @@ func hostCases(live, key principal, home [2]string) []meshCase {
 		{name: "a key of VelaFlows at Velocity", Request: atVelocity, want: unknown},
 		{name: "a key of Velocity at VelaFlows", Request: atVelaflows, want: unknown},
 		{name: "two hosts", Request: wire.Request{Host: velaflowsHost, Target: publicPath, Header: [][2]string{{"Host", velocityHost}}},
-			want: map[string]string{"HTTP/1.1": wire.NoHost}, identity: anonymous("velaflows")}, // over HTTP/2 only :authority counts
+			want: map[string]string{"HTTP/1.1": wire.UnknownHost}, identity: anonymous("velaflows")}, // over HTTP/2 only :authority counts
 		{name: "one host twice", Request: wire.Request{Host: velaflowsHost, Target: publicPath, Header: [][2]string{{"Host", velaflowsHost}}},
-			want: map[string]string{"HTTP/1.1": wire.NoHost}, identity: anonymous("velaflows")},
+			want: map[string]string{"HTTP/1.1": wire.UnknownHost}, identity: anonymous("velaflows")},
 		{name: "no :authority", Request: wire.Request{Host: "-", Target: publicPath, Header: [][2]string{{"Host", velocityHost}}},
 			identity: anonymous("velocity"), upstreamHost: velocityHost},
 		{name: "another host in X-Forwarded-Host", identity: anonymous("velaflows"),
@@ -118,7 +118,7 @@ func hostCases(live, key principal, home [2]string) []meshCase {
 		{name: "an absolute URL to another host, with a key", Request: wire.Request{Host: velaflowsHost, Target: "http://" + velocityHost + inboxPath,
 			Header: live.request("", home).Header}, want: map[string]string{"": "401 UNAUTHORIZED unknown", "HTTP/2": "closed"}},
 		{name: "an absolute URL to a host of no API", Request: wire.Request{Host: velaflowsHost, Target: "http://evil.test" + publicPath},
-			want: map[string]string{"": wire.NoHost, "HTTP/2": "closed"}},
+			want: map[string]string{"": wire.UnknownHost, "HTTP/2": "closed"}},
 	}
 	for _, host := range []string{
 		"velaflows.test", "VELAFLOWS.TEST", "VelaFlows.Test:8000", "velaflows.test:80", "velaflows.test:", "velaflows.test:0", "velaflows.test:080",
@@ -131,10 +131,10 @@ func hostCases(live, key principal, home [2]string) []meshCase {
 		"velaflows.test:80,velocity.test", "velaflows.test:80:80", "velaflows.test::80", "velaflows.test:+80", "velaflows.test:0x50",
 		"velaflows%2etest", "velaflows.test%20", "[velaflows.test]", "[::1]", "*", "*.velaflows.test",
 	} {
-		cases = append(cases, meshCase{name: "host " + host, Request: to(host), want: map[string]string{"": wire.NoHost}})
+		cases = append(cases, meshCase{name: "host " + host, Request: to(host), want: map[string]string{"": wire.UnknownHost}})
 	}
 	for _, host := range []string{"velaflows.test@velocity.test", "velocity.test@velaflows.test"} {
-		cases = append(cases, meshCase{name: "host " + host, Request: to(host), want: map[string]string{"": wire.NoHost, "HTTP/2": "closed"}})
+		cases = append(cases, meshCase{name: "host " + host, Request: to(host), want: map[string]string{"": wire.UnknownHost, "HTTP/2": "closed"}})
 	}
 	for _, host := range []string{"velaflows.test/", "velaflows.test#", "velaflows.test?", `velaflows.test\`, "velaflows.te\u017ft"} {
 		cases = append(cases, meshCase{name: "host " + host, Request: to(host), want: map[string]string{"": "400", "HTTP/2": "closed"}})

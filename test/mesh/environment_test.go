@@ -30,9 +30,9 @@ func TestMeshRouteByEnvironment(t *testing.T) {
 	}{
 		{"Istio", threats.Istio, []edit{{domain + attempts + routes, domain + attempts + routes + route}},
 			map[string]string{"live": "live", "live, sandbox": "sandbox", "sandbox": "live", "sandbox, live": "live"}},
-		{"Envoy Gateway", threats.Gateway, []edit{{domain + routes, domain + routes + route + enabled}},
+		{"Envoy Gateway", threats.EnvoyGateway, []edit{{domain + routes, domain + routes + route + enabled}},
 			map[string]string{"live": "live", "live, sandbox": "sandbox", "sandbox": "live", "sandbox, live": "live"}},
-		{"Envoy Gateway with recomputeRoute", threats.Gateway, []edit{{domain + routes, domain + routes + route + enabled},
+		{"Envoy Gateway with recomputeRoute", threats.EnvoyGateway, []edit{{domain + routes, domain + routes + route + enabled},
 			{"              failure_mode_allow: false\n", "              failure_mode_allow: false\n              clear_route_cache: true\n"}},
 			map[string]string{"live": "live", "live, sandbox": "live", "sandbox": "sandbox", "sandbox, live": "sandbox"}},
 	} {
@@ -40,7 +40,7 @@ func TestMeshRouteByEnvironment(t *testing.T) {
 			t.Parallel()
 			m := newMesh(t, variant.mesh, variant.edits...)
 			keys := map[string]principal{"live": m.principal(t, "sk_live_", "inbox:read"), "sandbox": m.principal(t, "sk_test_", "inbox:read")}
-			for _, protocol := range wire.HTTP {
+			for _, protocol := range wire.HTTPProtocols {
 				s := m.sender(protocol)
 				for asked, upstream := range variant.chosen {
 					key, forged, _ := strings.Cut(asked, ", ")

@@ -21,20 +21,20 @@ func TestMeshes(t *testing.T) {
 		sendsEveryHeader bool // Envoy sends every header with the check
 	}{
 		{name: threats.Istio, mesh: threats.Istio, sendsEveryHeader: true},
-		{name: threats.Gateway, mesh: threats.Gateway, edits: []edit{everyHeader}, sendsEveryHeader: true},
-		{name: threats.Gateway + " with headersToExtAuth", mesh: threats.Gateway},
+		{name: threats.EnvoyGateway, mesh: threats.EnvoyGateway, edits: []edit{everyHeader}, sendsEveryHeader: true},
+		{name: threats.EnvoyGateway + " with headersToExtAuth", mesh: threats.EnvoyGateway},
 	} {
 		t.Run(variant.name, func(t *testing.T) {
 			t.Parallel()
 			m := newMesh(t, variant.mesh, variant.edits...)
 			token := func(scope string) string { return m.principal(t, "sk_live_", scope).token }
 			h := threats.Inputs{
-				Inbox: token("inbox:read"), Contacts: token("contacts:read"), All: token("admin:all"), Home: m.home.ID, Other: m.other.ID,
+				Inbox: token("inbox:read"), Contacts: token("contacts:read"), Admin: token("admin:all"), Home: m.home.ID, Other: m.other.ID,
 			}
 			good := wire.Request{Host: velaflowsHost, Target: inboxPath,
 				Header: [][2]string{{"Authorization", "Bearer " + h.Inbox}, {"x-workspace-id", h.Home}}}
 			cases := m.cases(t)
-			for _, protocol := range wire.HTTP {
+			for _, protocol := range wire.HTTPProtocols {
 				t.Run(protocol, func(t *testing.T) {
 					s := m.sender(protocol)
 					defer s.Close()
@@ -42,14 +42,14 @@ func TestMeshes(t *testing.T) {
 						c.check(t, s, variant.mesh, variant.sendsEveryHeader)
 					}
 					for _, threat := range h.Threats() {
-						want := threat.Under(variant.mesh, protocol)
+						want := threat.OutcomeInMesh(variant.mesh, protocol)
 						if want == "-" {
 							continue
 						}
-						seen := threat.Seen
-						if threat.Hidden != nil && !variant.sendsEveryHeader {
+						seen := threat.Received
+						if threat.ReceivedWithoutAllHeaders != nil && !variant.sendsEveryHeader {
 							seen = maps.Clone(seen)
-							maps.Copy(seen, threat.Hidden)
+							maps.Copy(seen, threat.ReceivedWithoutAllHeaders)
 						}
 						threat.Host = cmp.Or(threat.Host, velaflowsHost)
 						s.Expect(t, threat.String(), threat.Request, want).CheckUpstream(t, threat.String(), seen)
@@ -61,7 +61,7 @@ func TestMeshes(t *testing.T) {
 			if err := m.Sidecar.Stop(); err != nil {
 				t.Fatal(err)
 			}
-			for _, protocol := range wire.HTTP {
+			for _, protocol := range wire.HTTPProtocols {
 				s := m.sender(protocol)
 				s.Expect(t, "no sidecar, "+protocol, good, "403")
 				s.Expect(t, "no sidecar, a public route, "+protocol, wire.Request{Host: velaflowsHost, Target: publicPath}, "403")
@@ -76,7 +76,7 @@ func TestMeshes(t *testing.T) {
 // may treat them as equal.
 func TestMeshThatHidesHeaders(t *testing.T) {
 	t.Parallel()
-	m := newMesh(t, threats.Gateway, noWorkspaceHeader, underscores)
+	m := newMesh(t, threats.EnvoyGateway, noWorkspaceHeader, underscores)
 	live, key := m.principal(t, "sk_live_", "inbox:read"), m.principal(t, "vel_", "issues:read")
 	personal := m.principal(t, "velu_", "issues:read", "user:read")
 	home, other := [2]string{"x-workspace-id", m.home.ID}, [2]string{"x-workspace-slug", m.other.Slug}
@@ -96,10 +96,10 @@ func TestMeshThatHidesHeaders(t *testing.T) {
 		cases = append(cases, meshCase{name: name, Request: key.request(issuesPath, forged(name)...), identity: key.inWorkspace(m.home),
 			hidden: map[string]string{name: "forged"}})
 	}
-	for _, protocol := range wire.HTTP {
+	for _, protocol := range wire.HTTPProtocols {
 		s := m.sender(protocol)
 		for _, c := range cases {
-			c.check(t, s, threats.Gateway, false)
+			c.check(t, s, threats.EnvoyGateway, false)
 		}
 		s.Close()
 	}
@@ -112,7 +112,7 @@ func TestMeshTestsDetectForgedHeaders(t *testing.T) {
 	m := newMesh(t, threats.Istio, edit{"              failure_mode_allow: false\n",
 		"              failure_mode_allow: false\n              decoder_header_mutation_rules: {disallow_all: true}\n"})
 	cases := m.cases(t)
-	for _, protocol := range wire.HTTP {
+	for _, protocol := range wire.HTTPProtocols {
 		s := m.sender(protocol)
 		for _, c := range cases {
 			if c.outcome(threats.Istio, protocol) != "allow" {

@@ -25,7 +25,7 @@ const velaflowsHost = "velaflows.test"
 
 const velocityHost = "velocity.test"
 
-var meshFiles = map[string]string{threats.Istio: "testdata/istio.yaml", threats.Gateway: "testdata/envoy-gateway.yaml"}
+var meshFiles = map[string]string{threats.Istio: "testdata/istio.yaml", threats.EnvoyGateway: "testdata/envoy-gateway.yaml"}
 
 // mesh is a stack whose Envoy has the configuration of a mesh. Its route for VelaFlows has the upstream "live". Its route
 // for Velocity also serves every unknown host, and has the upstream "sandbox".
@@ -135,7 +135,7 @@ func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 
 // sender returns a client of the mesh's only listener.
 func (m *mesh) sender(protocol string) *wire.Client {
-	return &wire.Client{Stack: m.Stack, Protocol: protocol, API: "velaflows", Foreign: true}
+	return &wire.Client{Stack: m.Stack, Protocol: protocol, API: "velaflows", MeshEnvoy: true}
 }
 
 // principal is a credential, with the identity headers that the sidecar sets for it.

@@ -28,7 +28,7 @@ func TestMessageTooLargeIsDeniedThroughAMesh(t *testing.T) {
 	}
 	const denied = "431 REQUEST_TOO_LARGE too_large"
 	count := 0
-	for _, protocol := range wire.HTTP {
+	for _, protocol := range wire.HTTPProtocols {
 		s := m.sender(protocol)
 		for _, c := range []struct {
 			name string

@@ -47,7 +47,7 @@ func (c *consentStack) openSignedIn(t *testing.T, email, address string) *browse
 	}
 	var name string
 	p.Eval(`[...document.querySelectorAll("button")].findIndex(b => b.textContent === "Sign in as `+email+`") + 1 + ""`, &name)
-	p.Follow(`p:nth-of-type(` + name + `) > button`)
+	p.ClickAndLoad(`p:nth-of-type(` + name + `) > button`)
 	if p.URL() != address+"&returned=1" {
 		t.Fatalf("after the sign-in the browser is at %s", p.URL())
 	}
@@ -99,11 +99,11 @@ func TestConsentPageInChromium(t *testing.T) {
 				t.Errorf("%q is missing in %s", want, text)
 			}
 		}
-		if status := p.Follow(allow); status != http.StatusUnprocessableEntity || p.Text(`[role="alert"]`) != "Choose at least one workspace." {
+		if status := p.ClickAndLoad(allow); status != http.StatusUnprocessableEntity || p.Text(`[role="alert"]`) != "Choose at least one workspace." {
 			t.Errorf("without a workspace: %d %s", status, p.Text("main"))
 		}
 		p.Check(box(2))
-		if q := c.appQuery(t, p, p.Follow(allow)); q.Get("code") == "" || q.Get("error") != "" {
+		if q := c.appQuery(t, p, p.ClickAndLoad(allow)); q.Get("code") == "" || q.Get("error") != "" {
 			t.Errorf("%v", q)
 		}
 	})
@@ -111,7 +111,7 @@ func TestConsentPageInChromium(t *testing.T) {
 		before := c.grants(t)
 		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Check(box(1))
-		if q := c.appQuery(t, p, p.Follow(deny)); q.Get("error") != "access_denied" || q.Has("code") {
+		if q := c.appQuery(t, p, p.ClickAndLoad(deny)); q.Get("error") != "access_denied" || q.Has("code") {
 			t.Errorf("%v", q)
 		}
 		if c.grants(t) != before {
@@ -144,21 +144,21 @@ func TestConsentPageInChromium(t *testing.T) {
 		defer c.native.Close()
 		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Check(box(1))
-		if status := p.Follow(allow); status != http.StatusOK || p.URL() != elsewhere {
+		if status := p.ClickAndLoad(allow); status != http.StatusOK || p.URL() != elsewhere {
 			t.Errorf("the user is at %s, %d", p.URL(), status)
 		}
 	})
 	t.Run("signed out meanwhile", func(t *testing.T) {
 		p := c.openSignedIn(t, ada, c.requestURL())
 		p.SetCookie("sb-demo-auth-token", "over", c.Velocity)
-		if status := p.Follow(deny); status != http.StatusOK && status != http.StatusForbidden {
+		if status := p.ClickAndLoad(deny); status != http.StatusOK && status != http.StatusForbidden {
 			t.Errorf("%d at %s", status, p.URL())
 		}
 		if text := p.Text("main"); !strings.Contains(text, "not with an account that is known here") {
 			t.Errorf("the page shows %s", text)
 		}
-		p.Follow("main a")
-		p.Follow("button")
+		p.ClickAndLoad("main a")
+		p.ClickAndLoad("button")
 		if text := p.Text("main"); !strings.Contains(text, "Allow Planner") {
 			t.Errorf("after another sign-in the page shows %s", text)
 		}
@@ -189,7 +189,7 @@ func TestConsentPageInChromium(t *testing.T) {
 		for host, want := range map[string]string{"127.0.0.1": "403 /oauth/consent", "evil.localhost": "200 /login"} {
 			p := p.Tab()
 			p.Visit(c.servePage(t, host, form))
-			status := p.Follow("button")
+			status := p.ClickAndLoad("button")
 			at, err := url.Parse(p.URL())
 			if err != nil || fmt.Sprint(status, " ", at.Path) != want {
 				t.Errorf("from %s: %d at %s", host, status, p.URL())
@@ -212,7 +212,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			"ada": c.openSignedIn(t, ada, c.requestURL()), "grace": c.openSignedIn(t, grace.Email, c.requestURL("scope", all)),
 		} {
 			requireAccessible(t, p, "asked-"+who)
-			if status := p.Follow(allow); status != http.StatusUnprocessableEntity {
+			if status := p.ClickAndLoad(allow); status != http.StatusUnprocessableEntity {
 				t.Errorf("%s: %d", who, status)
 			}
 			requireAccessible(t, p, "missing-"+who)

@@ -68,7 +68,7 @@ func startDecodedStack(t *testing.T, config string) *decodedStack {
 // newSpelledPolicy creates a policy folder with spelledAPIs, and a configuration that serves them.
 func newSpelledPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
-	dir, config = rego.Folder(t), filepath.Join(t.TempDir(), "keywicket.yaml")
+	dir, config = rego.CopyBuiltin(t), filepath.Join(t.TempDir(), "keywicket.yaml")
 	var table, configuration strings.Builder
 	table.WriteString("scopes: {workspace: {inbox:read: Read, admin:all: Everything}}\n")
 	table.WriteString("overrides: {workspace: [admin:all]}\nroutes:\n")

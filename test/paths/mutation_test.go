@@ -49,7 +49,7 @@ func mutatedPath(r *rand.Rand, p string) string {
 // same seed results in the same paths. Hostile paths beyond Envoy's size limit are left out: when Envoy refuses such a
 // path, it may close the connection before the client has read the response.
 func mutatedPaths(seed uint64, n int) []string {
-	r, routes := rand.New(rand.NewPCG(seed, 0)), product.Documented["velaflows"].Routes()
+	r, routes := rand.New(rand.NewPCG(seed, 0)), product.DocumentedAPIs["velaflows"].Routes()
 	paths := slices.DeleteFunc(slices.Clone(threats.HostilePaths), func(p string) bool { return len(p) > 8<<10 })
 	for len(paths) < n {
 		p := strings.ReplaceAll(routes[r.IntN(len(routes))].Path, "{}", "Ada_7")

@@ -85,7 +85,7 @@ func (s pathResult) String() string {
 // finds the same route.
 var routePaths = sync.OnceValue(func() *regexp.Regexp {
 	var forms []string
-	for _, r := range product.Documented["velaflows"].Routes() {
+	for _, r := range product.DocumentedAPIs["velaflows"].Routes() {
 		if r.Method == http.MethodGet && r.Level != product.LevelUnlisted {
 			forms = append(forms, strings.ReplaceAll(regexp.QuoteMeta(r.Path), `\{\}`, `[^/]+`))
 		}

@@ -28,10 +28,10 @@ test_reading_drafts_needs_inbox_read if {
 
 func TestRouteAddedAsData(t *testing.T) {
 	t.Parallel()
-	dir := rego.Folder(t)
+	dir := rego.CopyBuiltin(t)
 	harness.AppendFile(t, filepath.Join(dir, "apis", "velaflows", "data.yaml"), drafts)
 	harness.AppendFile(t, filepath.Join(dir, "apis", "velaflows", "velaflows_test.rego"), draftsTest)
-	if err := rego.Test(t, dir); err != nil {
+	if err := rego.RunTests(t, dir); err != nil {
 		t.Error(err)
 	}
 	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir}})
@@ -94,10 +94,10 @@ apis:
 
 func TestThirdAPIAddedAsData(t *testing.T) {
 	t.Parallel()
-	dir := rego.Folder(t)
+	dir := rego.CopyBuiltin(t)
 	harness.AppendFile(t, filepath.Join(dir, "apis", "zoo", "data.yaml"), zooTable)
 	harness.AppendFile(t, filepath.Join(dir, "apis", "zoo", "zoo_test.rego"), zooTest)
-	if err := rego.Test(t, dir); err != nil {
+	if err := rego.RunTests(t, dir); err != nil {
 		t.Error(err)
 	}
 	config := filepath.Join(t.TempDir(), "keywicket.yaml")
@@ -152,7 +152,7 @@ func TestPolicyRefusedAtStart(t *testing.T) {
 			`apis/velaflows/data.yaml:`},
 	} {
 		t.Run(broken.name, func(t *testing.T) {
-			dir := rego.Folder(t)
+			dir := rego.CopyBuiltin(t)
 			harness.AppendFile(t, filepath.Join(dir, filepath.FromSlash(broken.file)), broken.text)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

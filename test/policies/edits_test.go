@@ -77,7 +77,7 @@ apis:
 // ownPolicy writes the edited policy and a configuration that uses it.
 func ownPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
-	dir = rego.Folder(t)
+	dir = rego.CopyBuiltin(t)
 	file := filepath.Join(dir, "keywicket", "decision.rego")
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -3,8 +3,8 @@ package product
 // WorkspaceHeaders maps an API to the header that selects a workspace, with the spelling of the document.
 var WorkspaceHeaders = map[string]string{"velaflows": "x-workspace-id", "velocity": "X-Workspace-Slug"}
 
-// Documented contains the routes and scopes of each API, as its document lists them.
-var Documented = map[string]API{
+// DocumentedAPIs contains the routes and scopes of each API, as its document lists them.
+var DocumentedAPIs = map[string]API{
 	"velaflows": {
 		Prefixes: []string{"sk_live_", "sk_test_"}, Override: "admin:all",
 		base: "/api/v1/",

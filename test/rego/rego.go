@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/test/program"
 )
 
-// Folder returns a copy of the built-in policy.
-func Folder(t testing.TB) string {
+// CopyBuiltin returns a copy of the built-in policy.
+func CopyBuiltin(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "policies")
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -21,8 +21,8 @@ func Folder(t testing.TB) string {
 	return dir
 }
 
-// Test runs the folder's tests as a policy's author does.
-func Test(t testing.TB, dir string) error {
+// RunTests runs the folder's tests as a policy's author does.
+func RunTests(t testing.TB, dir string) error {
 	t.Helper()
 	opa, err := program.OPA()
 	if err != nil {

@@ -31,7 +31,7 @@ func TestRevokedGrants(t *testing.T) {
 	}
 	// warm returns an access token whose answer the sidecar has cached. The user granted one workspace, so requests with the token
 	// need no workspace header.
-	warm := func(a app) (code authz.Secret, issued issuer.Issued, r harness.Request) {
+	warm := func(a app) (code authz.Secret, issued issuer.TokenPair, r harness.Request) {
 		approved, err := grants.Approve(t.Context(), issuer.Approval{
 			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},
 			RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43),

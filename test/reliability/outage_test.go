@@ -117,7 +117,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 	if err := syscall.Kill(pid, 0); err != nil || s.Sidecar.PID() != pid {
 		t.Errorf("the sidecar was restarted: %v", err)
 	}
-	if got := client.Opened(); got != 1 {
+	if got := client.OpenedConnections(); got != 1 {
 		t.Errorf("the requests went over %d connections, not one", got)
 	}
 }

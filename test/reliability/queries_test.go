@@ -65,7 +65,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 		workers.Wait()
 	}
 
-	counted := harness.Statements(t, s)
+	counted := harness.StatementCounter(t, s)
 	before, othersBefore, opensBefore := lookups(counted), others(counted), counted(opens)
 	send(checks, []mixed{
 		{harness.NewRequest("velaflows", harness.Conversations, good, home.ID), "allow", nil},
@@ -120,7 +120,7 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 		_, text := harness.Probe(t, s, "/metrics")
 		return regexp.MustCompile(`(?m)^keywicket_cache_changes_total [2-9]`).MatchString(text)
 	})
-	counted := harness.Statements(t, s)
+	counted := harness.StatementCounter(t, s)
 	c := wire.Protocols["direct"](t, s, "")
 	defer func() { _ = c.Close() }()
 	check := wire.Request{Target: "/api/v1/inbox/conversations", Header: [][2]string{

@@ -47,7 +47,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		token := f.warm(t)
 		done := harness.Keywicket[struct {
 			Status  string
-			Barrier registry.Barrier
+			Barrier registry.WaitResult
 		}](t, f.Stack, "token", "revoke", token.ID, "--wait")
 		f.client.Expect(t, requestWith(token), revoked)
 		if done.Status != "revoked" || len(done.Barrier.Confirmed) != 1 || len(done.Barrier.Silent) != 0 {

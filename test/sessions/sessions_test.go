@@ -76,7 +76,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 		{"too long", tokenWith(supabase.Fields{"x": strings.Repeat("x", 6200)}), "UNAUTHORIZED malformed"},
 		{"a user who does not exist", issuer.Token("nobody", nil), "UNAUTHORIZED unknown"},
 	} {
-		before := deployment.Reached()
+		before := deployment.UpstreamRequests()
 		q := harness.NewRequest("velocity", "POST /api/issues", c.token, workspace)
 		if got := inProcess.Check(t, q).Outcome; got != c.outcome {
 			t.Errorf("%s, in process: %s, not %s", c.name, got, c.outcome)
@@ -85,7 +85,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 		if got.Outcome != c.outcome {
 			t.Errorf("%s: %s, not %s", c.name, got.Outcome, c.outcome)
 		}
-		if reached := deployment.Reached() - before; (reached == 1) != (c.outcome == "allow") {
+		if reached := deployment.UpstreamRequests() - before; (reached == 1) != (c.outcome == "allow") {
 			t.Errorf("%s: %d requests reached the upstream", c.name, reached)
 		}
 	}
@@ -107,7 +107,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 		return harness.NewRequest("velocity", "GET /api/user", issuer.Token(user.ID, nil), "")
 	}
 	client.Expect(t, profile(), "allow")
-	issuer.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	issuer.SetHandler(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
 	harness.Await(t, "/readyz reports the failed fetch", func() bool {
 		code, body := harness.Probe(t, s, "/readyz")
 		return code == http.StatusOK && strings.Contains(body, "apis.velocity.session: the keys of sessions are") &&
@@ -127,7 +127,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	if code, body := harness.Probe(t, s, "/readyz"); code != http.StatusOK || !strings.Contains(body, "too old") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
-	issuer.ServeInstead(nil)
+	issuer.SetHandler(nil)
 	harness.Await(t, "sessions are accepted again", func() bool { return client.Send(t, profile()).Outcome == "allow" })
 }
 

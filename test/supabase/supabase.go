@@ -31,13 +31,13 @@ type Issuer struct {
 	handler http.HandlerFunc // serves requests instead of the keys; nil: the keys
 }
 
-// Name is the claim iss of the issuer's tokens.
-const Name = "https://auth.example/auth/v1"
+// IssuerClaim is the claim iss of the issuer's tokens.
+const IssuerClaim = "https://auth.example/auth/v1"
 
 // Start creates keys and serves them. The caller must Close the issuer.
 func Start() *Issuer {
 	i := &Issuer{EC: NewEC(), RSA: must(rsa.GenerateKey(rand.Reader, 2048)), Secret: "shared " + rand.Text() + rand.Text()}
-	i.Publish(Public("ec", &i.EC.PublicKey), Public("rsa", &i.RSA.PublicKey))
+	i.Publish(PublicJWK("ec", &i.EC.PublicKey), PublicJWK("rsa", &i.RSA.PublicKey))
 	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		i.fetches.Add(1)
 		i.mu.Lock()
@@ -55,7 +55,7 @@ func Start() *Issuer {
 // Environ returns environment variables that make a sidecar accept the issuer's sessions for Velocity.
 func (i *Issuer) Environ() []string {
 	const session = "KEYWICKET_APIS_VELOCITY_SESSION_"
-	return []string{session + "ISSUER=" + Name, session + "JWKS_URL=" + i.URL, session + "HS256_SECRET=" + i.Secret}
+	return []string{session + "ISSUER=" + IssuerClaim, session + "JWKS_URL=" + i.URL, session + "HS256_SECRET=" + i.Secret}
 }
 
 // Fetches returns how often the keys were fetched.
@@ -68,9 +68,9 @@ func (i *Issuer) Publish(keys ...jose.JSONWebKey) {
 	i.keys = keys
 }
 
-// ServeInstead makes the issuer serve requests with the handler instead of the keys. With nil, the issuer serves the keys
+// SetHandler makes the issuer serve requests with the handler instead of the keys. With nil, the issuer serves the keys
 // again.
-func (i *Issuer) ServeInstead(handler http.HandlerFunc) {
+func (i *Issuer) SetHandler(handler http.HandlerFunc) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.handler = handler
@@ -81,8 +81,8 @@ func (i *Issuer) Token(user string, change Fields) string {
 	return Sign(jose.ES256, i.EC, "ec", Claims(user, change))
 }
 
-// Public returns a public key as an issuer publishes it.
-func Public(id string, key any) jose.JSONWebKey {
+// PublicJWK returns a public key as an issuer publishes it.
+func PublicJWK(id string, key any) jose.JSONWebKey {
 	alg := jose.ES256
 	if _, ok := key.(*rsa.PublicKey); ok {
 		alg = jose.RS256
@@ -96,15 +96,15 @@ func NewEC() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), 
 // Fields are the fields of a JSON object.
 type Fields = map[string]any
 
-// Session is the ID of the session in Claims.
-const Session = "0b5a2b3c-1111-2222-3333-444455556666"
+// SessionID is the ID of the session in Claims.
+const SessionID = "0b5a2b3c-1111-2222-3333-444455556666"
 
 // Claims returns the claims of a Supabase access token, with changes. A change to nil removes the claim.
 func Claims(user string, change Fields) Fields {
 	now := time.Now().Unix()
 	c := Fields{
-		"iss": Name, "aud": "authenticated", "exp": now + 3600, "iat": now, "sub": user, "role": "authenticated",
-		"session_id": Session, "aal": "aal1", "email": "ada@example.com", "phone": "", "is_anonymous": false,
+		"iss": IssuerClaim, "aud": "authenticated", "exp": now + 3600, "iat": now, "sub": user, "role": "authenticated",
+		"session_id": SessionID, "aal": "aal1", "email": "ada@example.com", "phone": "", "is_anonymous": false,
 		"amr": []Fields{{"method": "password", "timestamp": now}},
 	}
 	maps.Copy(c, change)

@@ -49,7 +49,7 @@ func TestRouteWithoutACheck(t *testing.T) {
 // are not affected.
 func TestPolicyThatFails(t *testing.T) {
 	t.Parallel()
-	dir := rego.Folder(t)
+	dir := rego.CopyBuiltin(t)
 	file := filepath.Join(dir, "keywicket", "decision.rego")
 	text, err := os.ReadFile(file)
 	if err != nil {

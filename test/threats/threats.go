@@ -13,30 +13,31 @@ import (
 
 // The meshes of package mesh.
 const (
-	Istio   = "Istio"
-	Gateway = "Envoy Gateway"
+	Istio        = "Istio"
+	EnvoyGateway = "Envoy Gateway"
 )
 
 // Threat is one input of a row of docs/security.md, with its expected result.
 type Threat struct {
 	row int
 	wire.Request
-	envoy  string              // the outcome over HTTP/1.1 and HTTP/2
-	h1, h2 string              // the outcome over HTTP/1.1 alone and HTTP/2 alone, if the two differ; "-": the protocol cannot send the request
-	direct string              // the outcome of a direct check; empty: the same as through Envoy
-	Seen   map[string][]string // what the upstream receives with an allowed request: header, :path or :host → values
+	envoy    string              // the outcome over HTTP/1.1 and HTTP/2
+	h1, h2   string              // the outcome over HTTP/1.1 alone and HTTP/2 alone, if the two differ; "-": the protocol cannot send the request
+	direct   string              // the outcome of a direct check; empty: the same as through Envoy
+	Received map[string][]string // what the upstream receives with an allowed request: header, :path or :host → values
 
 	// The outcomes through Envoy with the configuration of a mesh (package mesh), if they differ from deploy/envoy.
 	istio, gateway string
-	// Hidden is what the upstream receives instead of Seen if Envoy does not send every header with the check.
-	Hidden map[string][]string
+	// ReceivedWithoutAllHeaders is what the upstream receives instead of Received if Envoy does not send every header with the
+	// check.
+	ReceivedWithoutAllHeaders map[string][]string
 }
 
 // Inputs are the credentials and the workspaces of the threats.
 type Inputs struct {
 	Inbox    string // a token with only inbox:read
 	Contacts string // a token with only contacts:read
-	All      string // a token with admin:all
+	Admin    string // a token with admin:all
 	Home     string // the workspace of these tokens
 	Other    string
 }
@@ -50,7 +51,7 @@ func (h Inputs) Threats() []Threat {
 		return wire.Request{Target: target, Header: [][2]string{bearer(h.Inbox), home}}
 	}
 	withAdminToken := func(target string) wire.Request {
-		return wire.Request{Target: target, Header: [][2]string{bearer(h.All), home}}
+		return wire.Request{Target: target, Header: [][2]string{bearer(h.Admin), home}}
 	}
 	withHeader := func(header ...[2]string) wire.Request { return wire.Request{Target: inbox, Header: header} }
 	withExtraHeader := func(header ...[2]string) wire.Request { return withHeader(append(header, bearer(h.Inbox), home)...) }
@@ -66,37 +67,37 @@ func (h Inputs) Threats() []Threat {
 
 	all := []Threat{
 		{row: 1, Request: withAdminToken("/api/v1/inbox/../admin/audit"), envoy: "allow", direct: wire.NoRoute,
-			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+			Received: map[string][]string{":path": {"/api/v1/admin/audit"}}},
 		{row: 1, Request: withAdminToken("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "allow", direct: wire.NoRoute,
-			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+			Received: map[string][]string{":path": {"/api/v1/admin/audit"}}},
 		{row: 1, Request: withInboxToken("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "403 FORBIDDEN missing_scope", direct: wire.NoRoute},
 		{row: 1, Request: withAdminToken("/api/v1/inbox/..;/admin/audit"), envoy: "allow", direct: wire.NoRoute,
-			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+			Received: map[string][]string{":path": {"/api/v1/admin/audit"}}},
 		{row: 1, Request: withAdminToken("/api/v1/inbox/..;a=b/admin/audit"), envoy: "allow", direct: wire.NoRoute,
-			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+			Received: map[string][]string{":path": {"/api/v1/admin/audit"}}},
 		{row: 1, Request: withAdminToken("/api/v1/tags/../inbox/./conversations"), envoy: "allow", direct: wire.NoRoute,
-			Seen: map[string][]string{":path": {inbox}}},
+			Received: map[string][]string{":path": {inbox}}},
 		{row: 2, Request: withAdminToken("/api/v1//inbox/conversations"), envoy: "allow", direct: wire.NoRoute, istio: wire.NoRoute,
-			Seen: map[string][]string{":path": {inbox}}},
+			Received: map[string][]string{":path": {inbox}}},
 		{row: 2, Request: withAdminToken("//api/v1/inbox/conversations"), envoy: "allow", direct: wire.NoRoute, istio: wire.NoRoute,
-			Seen: map[string][]string{":path": {inbox}}},
+			Received: map[string][]string{":path": {inbox}}},
 		{row: 2, Request: withAdminToken("//admin/x"), envoy: wire.NoRoute},
 		{row: 5, Request: withAdminToken("/api/v1/contacts/%72oot"), envoy: "allow",
-			Seen: map[string][]string{":path": {"/api/v1/contacts/root"}}},
+			Received: map[string][]string{":path": {"/api/v1/contacts/root"}}},
 		{row: 5, Request: withAdminToken("/api/v1/%69nbox/%63onversations"), envoy: "allow",
-			Seen: map[string][]string{":path": {inbox}}},
+			Received: map[string][]string{":path": {inbox}}},
 		{row: 5, Request: withInboxToken("/api/v1/%61dmin/audit"), envoy: "403 FORBIDDEN missing_scope"},
 		{row: 7, Request: withAdminToken(`/api/v1\inbox\conversations`), envoy: "allow", direct: wire.NoRoute,
-			Seen: map[string][]string{":path": {inbox}}},
+			Received: map[string][]string{":path": {inbox}}},
 		{row: 7, Request: withAdminToken("*"), envoy: wire.Refused, h2: "closed", direct: wire.NoRoute},
 		{row: 7, Request: withAdminToken("api/v1/contacts"), envoy: wire.Refused, h2: "closed", direct: wire.NoRoute},
 		{row: 7, Request: withAdminToken("/api/v1/contacts/\u00e9"), h1: wire.Refused, h2: "allow", direct: wire.NoRoute,
-			Seen: map[string][]string{":path": {"/api/v1/contacts/%C3%A9"}}},
-		{row: 8, Request: withAdminToken("http://evil.test/api/v1/admin"), envoy: wire.NoRoute, h2: "closed", istio: wire.NoHost, gateway: wire.NoHost},
-		{row: 8, Request: withAdminToken("http://evil.test" + inbox), envoy: "allow", h2: "closed", direct: wire.NoRoute, istio: wire.NoHost, gateway: wire.NoHost,
-			Seen: map[string][]string{":path": {inbox}, ":host": {"evil.test"}}},
+			Received: map[string][]string{":path": {"/api/v1/contacts/%C3%A9"}}},
+		{row: 8, Request: withAdminToken("http://evil.test/api/v1/admin"), envoy: wire.NoRoute, h2: "closed", istio: wire.UnknownHost, gateway: wire.UnknownHost},
+		{row: 8, Request: withAdminToken("http://evil.test" + inbox), envoy: "allow", h2: "closed", direct: wire.NoRoute, istio: wire.UnknownHost, gateway: wire.UnknownHost,
+			Received: map[string][]string{":path": {inbox}, ":host": {"evil.test"}}},
 		{row: 9, Request: withInboxToken(inbox + "?x=/../admin"), envoy: "allow",
-			Seen: map[string][]string{":path": {inbox + "?x=/../admin"}}},
+			Received: map[string][]string{":path": {inbox + "?x=/../admin"}}},
 		{row: 9, Request: withInboxToken("/api/v1/admin?x=" + inbox), envoy: wire.NoRoute},
 		{row: 9, Request: wire.Request{Target: inbox + "?access_token=" + h.Inbox, Header: [][2]string{home}}, envoy: wire.Missing},
 
@@ -139,29 +140,29 @@ func (h Inputs) Threats() []Threat {
 			direct: "-"},
 		{row: 19, Request: withExtraHeader([2]string{"X-Keywicket-Subject", "evil"}, [2]string{"x-keywicket-subject", "worse"},
 			[2]string{"x-keywicket-kind", ""}, [2]string{"x-keywicket-role", "owner"}, [2]string{"x-keywicket-else", "x"}), envoy: "allow",
-			Seen:   map[string][]string{"x-keywicket-scopes": {"inbox:read"}, "x-keywicket-kind": {"workspace_token"}, "x-keywicket-role": nil, "x-keywicket-else": nil},
-			Hidden: map[string][]string{"x-keywicket-role": {"owner"}, "x-keywicket-else": {"x"}}},
+			Received:                  map[string][]string{"x-keywicket-scopes": {"inbox:read"}, "x-keywicket-kind": {"workspace_token"}, "x-keywicket-role": nil, "x-keywicket-else": nil},
+			ReceivedWithoutAllHeaders: map[string][]string{"x-keywicket-role": {"owner"}, "x-keywicket-else": {"x"}}},
 		{row: 20, Request: withExtraHeader([2]string{"x-envoy-original-path", "/healthz"}, [2]string{"x-original-url", "/healthz"},
 			[2]string{"x-rewrite-url", "/healthz"}, [2]string{"x-http-method-override", "DELETE"}), envoy: "allow",
-			Seen: map[string][]string{"x-envoy-original-path": nil, "x-original-url": nil, "x-rewrite-url": nil, "x-http-method-override": nil}},
+			Received: map[string][]string{"x-envoy-original-path": nil, "x-original-url": nil, "x-rewrite-url": nil, "x-http-method-override": nil}},
 		{row: 20, Request: withExtraHeader([2]string{"x-http-method", "DELETE"}, [2]string{"X-Method-Override", "DELETE"}), envoy: "allow",
-			Seen: map[string][]string{"x-http-method": nil, "x-method-override": nil}},
+			Received: map[string][]string{"x-http-method": nil, "x-method-override": nil}},
 		{row: 20, Request: wire.Request{Target: inbox, Header: [][2]string{{"x-envoy-original-path", "/healthz"}, {"x-original-url", "/healthz"}}}, envoy: wire.Missing},
 		{row: 21, Request: method("get", inbox), envoy: wire.Refused, h2: wire.NoRoute, direct: wire.NoRoute},
 		{row: 21, Request: method("FOO", inbox), envoy: wire.Refused, h2: wire.NoRoute, direct: wire.NoRoute},
 		{row: 21, Request: method("TRACE", inbox), envoy: wire.NoRoute},
 		{row: 21, Request: wire.Request{Method: "OPTIONS", Target: inbox, Header: [][2]string{{"Origin", "https://evil.test"}, {"Access-Control-Request-Method", "GET"}}}, envoy: wire.Missing},
 		{row: 22, Request: wire.Request{Target: inbox, Host: "A.TEST.:80", Header: withInboxToken(inbox).Header}, envoy: "allow",
-			istio: wire.NoHost, gateway: wire.NoHost, Seen: map[string][]string{":host": {"A.TEST"}}},
+			istio: wire.UnknownHost, gateway: wire.UnknownHost, Received: map[string][]string{":host": {"A.TEST"}}},
 		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test", Header: append([][2]string{{"Host", "b.test"}}, withInboxToken(inbox).Header...)}, envoy: wire.NoRoute, h2: "allow", direct: "-",
-			istio: wire.NoHost, gateway: wire.NoHost, Seen: map[string][]string{":host": {"a.test"}}},
-		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test,b.test", Header: withInboxToken(inbox).Header}, envoy: wire.NoRoute, istio: wire.NoHost, gateway: wire.NoHost},
+			istio: wire.UnknownHost, gateway: wire.UnknownHost, Received: map[string][]string{":host": {"a.test"}}},
+		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test,b.test", Header: withInboxToken(inbox).Header}, envoy: wire.NoRoute, istio: wire.UnknownHost, gateway: wire.UnknownHost},
 		{row: 23, Request: wire.Request{Method: "CONNECT", Target: "api.test:443", Host: "api.test:443", Header: withInboxToken("").Header}, envoy: wire.NotFound, direct: wire.NoRoute},
 		{row: 23, Request: wire.Request{Method: "CONNECT", Protocol: "websocket", Target: inbox, Header: withInboxToken("").Header}, h1: "-", h2: "closed", direct: wire.NoRoute},
 		{row: 23, Request: withExtraHeader([2]string{"Connection", "Upgrade"}, [2]string{"Upgrade", "websocket"}), h1: "403 ERROR error", h2: "closed", direct: "allow",
 			istio: "200", gateway: "200"},
-		{row: 24, Request: wire.Request{Method: "POST", Target: inbox, Header: [][2]string{home}, Body: "{}", Trailer: [][2]string{bearer(h.All)}}, envoy: wire.Missing, direct: wire.Missing},
-		{row: 24, Request: wire.Request{Method: "PATCH", Target: "/api/v1/tags/7", Header: withInboxToken("").Header, Trailer: [][2]string{bearer(h.All)}, Body: "{}"}, envoy: "403 FORBIDDEN missing_scope"},
+		{row: 24, Request: wire.Request{Method: "POST", Target: inbox, Header: [][2]string{home}, Body: "{}", Trailer: [][2]string{bearer(h.Admin)}}, envoy: wire.Missing, direct: wire.Missing},
+		{row: 24, Request: wire.Request{Method: "PATCH", Target: "/api/v1/tags/7", Header: withInboxToken("").Header, Trailer: [][2]string{bearer(h.Admin)}, Body: "{}"}, envoy: "403 FORBIDDEN missing_scope"},
 		{row: 29, Request: withAdminToken("/%2fevil.example"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /evil.example"},
 		{row: 29, Request: withAdminToken("/%5c%5cevil.example/%2e%2e"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 //"},
 		{row: 29, Request: withAdminToken("/x%2f..%5c%2fevil.example"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /evil.example"},
@@ -173,7 +174,7 @@ func (h Inputs) Threats() []Threat {
 		{row: 32, Request: withHeader(bearer(h.Inbox), [2]string{"x-workspace-id", h.Other}), envoy: wire.Mismatch},
 		{row: 32, Request: withHeader(bearer(h.Contacts), home), envoy: "403 FORBIDDEN missing_scope"},
 		{row: 38, Request: withExtraHeader([2]string{"x-keywicket-environment", "sandbox"}, [2]string{"X-Keywicket-Environment", "sandbox"}), envoy: "allow",
-			Seen: map[string][]string{":upstream": {"live"}, "x-keywicket-environment": {"live"}}},
+			Received: map[string][]string{":upstream": {"live"}, "x-keywicket-environment": {"live"}}},
 	}
 	// Envoy passes these targets on unchanged, so the policies must refuse them.
 	for row, targets := range map[int][]string{
@@ -194,7 +195,7 @@ func (h Inputs) Threats() []Threat {
 	all = append(all,
 		Threat{row: 5, Request: withAdminToken("/api/v1/contacts/a%00b"), envoy: wire.Refused, direct: wire.NoRoute},
 		Threat{row: 7, Request: withAdminToken("/api/v1/contacts/a#f"), envoy: wire.Refused, direct: wire.NoRoute, istio: "allow",
-			Seen: map[string][]string{":path": {"/api/v1/contacts/a"}}},
+			Received: map[string][]string{":path": {"/api/v1/contacts/a"}}},
 	)
 	for _, target := range []string{"/api/v1/contacts/..", "/api/v1/contacts/%2e%2e", "/api/v1/contacts/%zz"} {
 		all = append(all, Threat{row: 39, Request: wire.Request{Target: target, Header: [][2]string{bearer(h.Contacts), home}}, envoy: wire.NoRoute})
@@ -209,14 +210,14 @@ func (h Inputs) Threats() []Threat {
 	} {
 		for _, name := range names {
 			all = append(all, Threat{row: row, Request: withExtraHeader([2]string{name, "forged"}), h1: wire.Refused, h2: "reset", direct: "allow", istio: "allow",
-				Seen: map[string][]string{strings.ToLower(name): nil}, Hidden: map[string][]string{strings.ToLower(name): {"forged"}}})
+				Received: map[string][]string{strings.ToLower(name): nil}, ReceivedWithoutAllHeaders: map[string][]string{strings.ToLower(name): {"forged"}}})
 		}
 	}
 	return all
 }
 
-// On returns the outcome over the protocol, or "-" if the protocol cannot send the threat.
-func (h Threat) On(protocol string) string {
+// Outcome returns the outcome over the protocol, or "-" if the protocol cannot send the threat.
+func (h Threat) Outcome(protocol string) string {
 	switch protocol {
 	case "HTTP/1.1":
 		return cmp.Or(h.h1, h.envoy)
@@ -226,23 +227,23 @@ func (h Threat) On(protocol string) string {
 	return cmp.Or(h.direct, h.envoy)
 }
 
-// Under returns the outcome over the protocol through the Envoy of a mesh. There, Envoy's own responses have another body. If
-// HTTP/2 itself forbids a request, every Envoy closes the connection.
-func (h Threat) Under(mesh, protocol string) string {
-	other := map[string]string{Istio: h.istio, Gateway: h.gateway}[mesh]
-	if other != "" && h.On(protocol) != "closed" {
+// OutcomeInMesh returns the outcome over the protocol through the Envoy of a mesh. There, Envoy's own responses have another
+// body. If HTTP/2 itself forbids a request, every Envoy closes the connection.
+func (h Threat) OutcomeInMesh(mesh, protocol string) string {
+	other := map[string]string{Istio: h.istio, EnvoyGateway: h.gateway}[mesh]
+	if other != "" && h.Outcome(protocol) != "closed" {
 		return other
 	}
-	return strings.NewReplacer(wire.Refused, "400", wire.NotFound, "404", wire.TooLarge, "431").Replace(h.On(protocol))
+	return strings.NewReplacer(wire.Refused, "400", wire.NotFound, "404", wire.TooLarge, "431").Replace(h.Outcome(protocol))
 }
 
 // onlyMeshServes reports whether the Envoy of a mesh serves a request that deploy/envoy refuses. It returns false for a threat
-// with Seen, because the upstream then receives the form that the sidecar checked.
+// with Received, because the upstream then receives the form that the sidecar checked.
 func (h Threat) onlyMeshServes() bool {
-	return slices.ContainsFunc([]string{Istio, Gateway}, func(mesh string) bool {
-		return slices.ContainsFunc(wire.HTTP, func(protocol string) bool {
+	return slices.ContainsFunc([]string{Istio, EnvoyGateway}, func(mesh string) bool {
+		return slices.ContainsFunc(wire.HTTPProtocols, func(protocol string) bool {
 			served := []string{"allow", "200"}
-			return !slices.Contains(served, h.On(protocol)) && slices.Contains(served, h.Under(mesh, protocol)) && h.Seen == nil
+			return !slices.Contains(served, h.Outcome(protocol)) && slices.Contains(served, h.OutcomeInMesh(mesh, protocol)) && h.Received == nil
 		})
 	})
 }

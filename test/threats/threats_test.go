@@ -28,11 +28,11 @@ func TestThreats(t *testing.T) {
 			c := &wire.Client{Stack: deployment.Stack, Protocol: protocol, API: "velaflows"}
 			defer c.Close()
 			for _, threat := range h.Threats() {
-				want := threat.On(protocol)
+				want := threat.Outcome(protocol)
 				if want == "-" {
 					continue
 				}
-				c.Expect(t, threat.String(), threat.Request, want).CheckUpstream(t, threat.String(), threat.Seen)
+				c.Expect(t, threat.String(), threat.Request, want).CheckUpstream(t, threat.String(), threat.Received)
 				c.Expect(t, "after "+threat.String(), good, "allow").CheckUpstream(t, threat.String(), nil)
 			}
 		})
@@ -72,9 +72,9 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 	for _, h := range (Inputs{Home: strings.Repeat("a", 24), Inbox: "sk_live_"}).Threats() {
 		row := strconv.Itoa(h.row)
 		r := tested[row]
-		r.envoy += " " + h.envoy + " " + h.On("HTTP/1.1") + " " + h.On("HTTP/2")
-		r.direct += " " + h.On("direct")
-		r.needsAllHeaders = r.needsAllHeaders || h.Hidden != nil
+		r.envoy += " " + h.envoy + " " + h.Outcome("HTTP/1.1") + " " + h.Outcome("HTTP/2")
+		r.direct += " " + h.Outcome("direct")
+		r.needsAllHeaders = r.needsAllHeaders || h.ReceivedWithoutAllHeaders != nil
 		// Row 38 needs deploy/envoy too: TestMeshRouteByEnvironment tests it.
 		r.needsDeployEnvoy = r.needsDeployEnvoy || h.onlyMeshServes() || h.row == 38
 		tested[row] = r

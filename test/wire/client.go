@@ -36,10 +36,10 @@ func (l *Reconnecting) Send(t *testing.T, m Request) (s Response) {
 
 // Client sends one request after the other. If the other end has closed the connection, the client opens a new one.
 type Client struct {
-	Stack    *demo.Stack
-	Protocol string
-	API      string // the API whose listener is used
-	Foreign  bool   // the stack's Envoy does not have the configuration of deploy/envoy
+	Stack     *demo.Stack
+	Protocol  string
+	API       string // the API whose listener is used
+	MeshEnvoy bool   // the stack's Envoy does not have the configuration of deploy/envoy
 
 	conn Conn // nil: not yet opened, or closed
 }
@@ -49,9 +49,9 @@ func (c *Client) open(t *testing.T) {
 	c.conn = Protocols[c.Protocol](t, c.Stack, c.API)
 	switch connection := c.conn.(type) {
 	case *HTTP1:
-		connection.foreign = c.Foreign
+		connection.foreign = c.MeshEnvoy
 	case *HTTP2:
-		connection.foreign = c.Foreign
+		connection.foreign = c.MeshEnvoy
 	}
 }
 

@@ -12,14 +12,14 @@ var Punctuation = regexp.MustCompile(`[^a-z0-9]`)
 
 // Outcomes of requests, with the status.
 const (
-	Malformed = "401 UNAUTHORIZED malformed"
-	Missing   = "401 UNAUTHORIZED missing"
-	NoRoute   = "403 FORBIDDEN no_route"
-	Mismatch  = "403 WORKSPACE_ACCESS_DENIED workspace_mismatch"
-	Refused   = "400 BAD_REQUEST bad_request" // by Envoy itself
-	NotFound  = "404 NOT_FOUND not_found"     // by Envoy itself
-	TooLarge  = "431 HEADERS_TOO_LARGE too_large"
-	NoHost    = "503 UNAVAILABLE unavailable" // for a request to a host that no API has
+	Malformed   = "401 UNAUTHORIZED malformed"
+	Missing     = "401 UNAUTHORIZED missing"
+	NoRoute     = "403 FORBIDDEN no_route"
+	Mismatch    = "403 WORKSPACE_ACCESS_DENIED workspace_mismatch"
+	Refused     = "400 BAD_REQUEST bad_request" // by Envoy itself
+	NotFound    = "404 NOT_FOUND not_found"     // by Envoy itself
+	TooLarge    = "431 HEADERS_TOO_LARGE too_large"
+	UnknownHost = "503 UNAVAILABLE unavailable" // for a request to a host that no API has
 )
 
 // CheckUpstream compares what the upstream received with the expected headers. It fails the test if the upstream received a

@@ -23,8 +23,8 @@ import (
 	"github.com/keywicket/keywicket/demo/upstream"
 )
 
-// HTTP are the names of the protocols of Envoy's listeners.
-var HTTP = []string{"HTTP/1.1", "HTTP/2"}
+// HTTPProtocols are the names of the protocols of Envoy's listeners.
+var HTTPProtocols = []string{"HTTP/1.1", "HTTP/2"}
 
 // Request is a request, independent of the protocol.
 type Request struct {
