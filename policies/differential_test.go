@@ -17,6 +17,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/internal/sample"
 	"github.com/keywicket/keywicket/policies/route"
 	"github.com/keywicket/keywicket/policies/source"
 	"github.com/keywicket/keywicket/policies/table"
@@ -37,14 +38,6 @@ var (
 	requestMethods = []string{"GET", "POST", "HEAD", "*", "M-SEARCH", "get", "PURGE"}
 	scopeNames     = []string{"a:read", "a:write", "a:*", "b:read", "root"}
 )
-
-// rounds returns the number of repetitions of a random comparison: n, or a quarter of n with -short.
-func rounds(n int) int {
-	if testing.Short() {
-		return n / 4
-	}
-	return n
-}
 
 // pick returns a random element.
 func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
@@ -170,7 +163,7 @@ func TestIndexAgreesWithRego(t *testing.T) {
 	}
 	found := make(map[string]int)
 	decisions := make(map[bool]int)
-	for seed := range uint64(rounds(60)) {
+	for seed := range uint64(60 / sample.Part()) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		table, rows := randomTable(r, 30)
 		s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
@@ -203,11 +196,11 @@ func TestIndexAgreesWithRego(t *testing.T) {
 	}
 	t.Logf("found %v, allowed %v", found, decisions)
 	for _, form := range []string{"...}", "*", "}.", "{x}", "POST /a.B/", "none"} {
-		if found[form] < rounds(20) {
+		if found[form] < 20/sample.Part() {
 			t.Errorf("only %d decisions are on a row with %s: the comparison covers too little", found[form], form)
 		}
 	}
-	if min(decisions[true], decisions[false]) < rounds(100) {
+	if min(decisions[true], decisions[false]) < 100/sample.Part() {
 		t.Errorf("%v decisions: the comparison covers too little", decisions)
 	}
 }

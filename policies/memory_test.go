@@ -15,6 +15,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/clientcert"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/internal/sample"
 	"github.com/keywicket/keywicket/policies/analysis"
 	"github.com/keywicket/keywicket/policies/document"
 	"github.com/keywicket/keywicket/policies/source"
@@ -209,7 +210,7 @@ func TestRememberedDecisions(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
 	hits := uint64(0)
-	seeds := rounds(40)
+	seeds := 40 / sample.Part()
 	for seed := range uint64(seeds) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		table, rows := randomTable(r, 8)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/internal/sample"
 	"github.com/keywicket/keywicket/policies/document"
 	"github.com/keywicket/keywicket/policies/source"
 )
@@ -158,7 +159,7 @@ func TestSharedDecisions(t *testing.T) {
 	race.Skip(t)
 	hits, decisions := uint64(0), 0
 	for i, condition := range slices.Concat(sharingConditions, otherConditions) {
-		for seed := range uint64(max(1, rounds(2))) {
+		for seed := range uint64(max(1, 2/sample.Part())) {
 			r := rand.New(rand.NewPCG(seed, uint64(i)))
 			table, rows := tableWithRole(r)
 			plain, engine := withMemory(t, withHeaderIf(t, table, strings.ReplaceAll(condition, "; ", "\n\t")))

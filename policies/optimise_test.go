@@ -22,6 +22,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/internal/sample"
 	"github.com/keywicket/keywicket/policies/analysis"
 	"github.com/keywicket/keywicket/policies/source"
 	"github.com/keywicket/keywicket/policies/table"
@@ -123,7 +124,7 @@ func compareDecisions(t *testing.T, a, b *Engine) {
 	for _, api := range slices.Sorted(maps.Keys(tables)) {
 		for _, route := range tables[api].Routes {
 			for _, in := range inputs(api, tables[api], route) {
-				if tried++; testing.Short() && tried%7 != 0 {
+				if tried++; tried%sample.Part() != 0 {
 					continue
 				}
 				want, err1 := a.Decide(t.Context(), in)
