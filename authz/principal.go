@@ -71,7 +71,8 @@ type LookupResult struct {
 	Principal Principal
 	// Workspace depends on the owner of the credential. For a workspace's credential, it is the workspace that owns the credential,
 	// even if the request names another workspace. For a user's credential, it is the workspace that the request names. It is zero
-	// if the request names no workspace, or if the user is not a member.
+	// if the request names no workspace, or if the user is not a member. Exception: if the request names no workspace, and an app's
+	// access token is granted exactly one workspace, it is this workspace.
 	Workspace Membership
 	// MFAEnrolled means that the user of a session has enrolled a second factor.
 	MFAEnrolled bool

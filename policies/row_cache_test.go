@@ -14,6 +14,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/clientcert"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/internal/sample"
 	"github.com/keywicket/keywicket/policies/document"
 	"github.com/keywicket/keywicket/policies/source"
 )
@@ -329,7 +330,7 @@ func TestPartsOfTheInput(t *testing.T) {
 			{"in another package", fmt.Sprintf("v := data[[\"keywicket\"][0]].w\n\nw := %s", ref)},
 			{"as a default", fmt.Sprintf("default v := 0\n\nv := %s", ref)},
 		} {
-			if testing.Short() && (i+int(p))%4 != 0 {
+			if (i+int(p))%sample.Part() != 0 {
 				continue
 			}
 			_, indexed := bothEngines(t, withRules(t, "headers[\"x\"] := json.marshal(v)\n\n"+c.rules))

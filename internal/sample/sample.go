@@ -1,7 +1,10 @@
-// Package sample makes comparisons of many cases shorter with -short.
+// Package sample makes long comparisons and loads shorter with -short.
 package sample
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // Part returns 7 with -short, otherwise 1. A comparison takes only one of Part cases. 7 has no common factor with the numbers of
 // kinds, roles and paths, so the selected cases differ in all of these.
@@ -10,4 +13,12 @@ func Part() int {
 		return 7
 	}
 	return 1
+}
+
+// Duration returns the duration of a load: d, or half of d with -short.
+func Duration(d time.Duration) time.Duration {
+	if testing.Short() {
+		return d / 2
+	}
+	return d
 }

@@ -22,8 +22,9 @@ type Config struct {
 	// StalenessBound is the time after the commit of a change during which a look-up may still get an answer from before the
 	// change. The default is 1s.
 	StalenessBound time.Duration
-	// MaxAge is the maximum age of a cached answer, also of the answer that a token is unknown. So if a change is missing from the
-	// log because a trigger was disabled, an old answer is used for at most this time. The default is 60s.
+	// MaxAge is the maximum age of a cached answer, also of the answer that a token is unknown. It is the bound for a
+	// change that is missing from the log because a trigger was disabled. While look-ups fail, the maximum is
+	// MaxAge + StaleIfError. The default is 60s.
 	MaxAge time.Duration
 	// LoadTimeout is the maximum duration of a load. A caller whose deadline is more than LoadTimeout away, or who has no
 	// deadline, runs the load itself. For any other caller, a new goroutine runs the load. Without the new goroutine, a load is

@@ -19,6 +19,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/sample"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/directory"
 	"github.com/keywicket/keywicket/store/issuer"
@@ -91,8 +92,7 @@ func (p *pooled) sidecar(c directory.Config) (*directory.Directory, error) {
 // load runs all functions concurrently, each of them repeatedly, for some seconds.
 func load(t *testing.T, functions ...func(context.Context)) {
 	t.Helper()
-	const duration = 4 * time.Second
-	ctx, cancel := context.WithTimeout(t.Context(), duration)
+	ctx, cancel := context.WithTimeout(t.Context(), sample.Duration(4*time.Second))
 	defer cancel()
 	var all sync.WaitGroup
 	for _, f := range functions {

@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// A lane sends one query per laneInterval. After a pause without queries, it sends up to laneBurst queries immediately.
+	// A lane sends one query per laneInterval. After a pause without queries, up to laneBurst queries need not keep this interval.
+	// At most Config.MaxOpenConnections queries are in progress.
 	// Further look-ups share the next query. The lane sends this query earlier if batchTrigger look-ups wait. A query for many
 	// look-ups takes little longer than a query for one. So a flood of unknown tokens hardly delays other look-ups.
 	laneInterval = 2 * time.Millisecond

@@ -28,8 +28,9 @@ const (
 	badDigest   = "the digest is not 64 hex digits"
 )
 
-// importFields are the fields of one line of CSV or NDJSON. A new column needs a field here, a case in set, and its name in
-// importFieldNames. Error messages never quote the line, because the line may contain a secret.
+// importFields are the fields of one line of CSV or NDJSON. A new column needs a field here, a case in set, its name in
+// importFieldNames, and its value in line. In import.go, it needs a field of Line, a column of the temporary table, and a place in
+// COPY and INSERT. Error messages never quote the line, because the line may contain a secret.
 type importFields struct {
 	Token     string   `json:"token"`
 	Digest    string   `json:"digest"`
