@@ -132,7 +132,10 @@ func TestWaitAfterACrash(t *testing.T) {
 	p.Redirect("postgres://127.0.0.1:1")
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
 	storetest.Eventually(t, "the server has recovered", func() bool { _, err := f.DB.Exec(`SELECT 1`); return err == nil })
-	storetest.Must(f.RevokeToken(t.Context(), token.ID))
+	storetest.Eventually(t, "the token is revoked, on a new connection", func() bool {
+		_, err := f.RevokeToken(t.Context(), token.ID)
+		return err == nil
+	})
 	b := storetest.Must(f.WaitForSidecars(t.Context()))
 	if d.CacheStats().LeaseLeft > 0 {
 		t.Errorf("after %v the sidecar uses its cache", b)
