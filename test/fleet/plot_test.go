@@ -48,7 +48,7 @@ func TestDocsShowTheFigures(t *testing.T) {
 
 func table(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| sidecars | bound | hints | Postgres, cores | bare polls: cores | CPU per poll | polls/s | connections per sidecar | delay of a change: p50, p99 | bare listeners: p99 | missed | Postgres, cores, with 3 changes/s |\n")
+	b.WriteString("| sidecars | bound | hints | Postgres, cores | only `SELECT 1`: cores | CPU per poll | polls/s | connections per sidecar | delay of a change: p50, p99 | only LISTEN: p99 | missed | Postgres, cores, with 3 changes/s |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range all {
 		hints, bare := "off", ""
@@ -56,7 +56,7 @@ func table(all []figure) string {
 			hints, bare = "on", fmt.Sprintf("%.0f ms", m.BareP99)
 		}
 		polls := ""
-		if m.BareCores > 0 { // only the largest fleets are compared with bare polls
+		if m.BareCores > 0 { // only the largest fleets are compared with connections that run SELECT 1
 			polls = fmt.Sprintf("%.2f", m.BareCores)
 		}
 		staleness := m.Bound
@@ -101,7 +101,7 @@ func draw(all []figure) string {
 	var b strings.Builder
 	put := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	put(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 400" font-family="sans-serif" font-size="12">`)
-	put(`<title>Processors of Postgres by the number of sidecars</title>`)
+	put(`<title>Cores that Postgres uses at rest, by number of sidecars</title>`)
 	put(`<rect width="780" height="400" fill="white"/>`)
 	for _, n := range []float64{10, 50, 100, 200, 500, 1000} {
 		put(`<path d="M%.1f %.1fV%.1f" stroke="#ddd"/><text x="%.1f" y="%.1f" text-anchor="middle">%v</text>`, x(n), top, bottom, x(n), bottom+18, n)
@@ -110,7 +110,7 @@ func draw(all []figure) string {
 		put(`<path d="M%.1f %.1fH%.1f" stroke="#ddd"/><text x="%.1f" y="%.1f" text-anchor="end">%v</text>`, left, y(c), right, left-6, y(c)+4, c)
 	}
 	put(`<text x="%.1f" y="%.1f" text-anchor="middle">sidecars</text>`, (left+right)/2, bottom+42)
-	put(`<text transform="translate(22 %.1f) rotate(-90)" text-anchor="middle">processors of Postgres at rest</text>`, (top+bottom)/2)
+	put(`<text transform="translate(22 %.1f) rotate(-90)" text-anchor="middle">cores of Postgres at rest</text>`, (top+bottom)/2)
 
 	line := func(name, color, dash string, figures []figure, label float64) {
 		var path strings.Builder
@@ -136,7 +136,7 @@ func draw(all []figure) string {
 	}
 	line("log, hints on", "#d55e00", "none", on, 40)
 	line("log, hints off", "#0072b2", "none", off, 60)
-	line("nonces, before", "#777", "6 4", earlierDesign, 80)
+	line("earlier: nonces", "#777", "6 4", earlierDesign, 80)
 	// With more sidecars, the nonces of the earlier design arrived late. The cost of this design was at least all available
 	// processors.
 	put(`<path d="M%.1f %.1fL%.1f %.1fH%.1f" fill="none" stroke="#777" stroke-width="2" stroke-dasharray="2 4"/>`,
