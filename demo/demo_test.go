@@ -93,7 +93,7 @@ func start(t *testing.T) (d *demo.Demo, wantGone func()) {
 		t.Helper()
 		for _, pid := range pids {
 			if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-				t.Errorf("the process %d is left: %v", pid, err)
+				t.Errorf("the process %d still exists: %v", pid, err)
 			}
 		}
 		for _, address := range addresses {
@@ -107,10 +107,10 @@ func start(t *testing.T) (d *demo.Demo, wantGone func()) {
 
 func TestDemo(t *testing.T) {
 	d, wantGone := start(t)
-	t.Run("its tour passes", func(t *testing.T) { tourPasses(t, d) })
-	t.Run("it prints everything that a user needs", func(t *testing.T) { printIsComplete(t, d) })
-	t.Run("the steps of OAuth that it prints work", func(t *testing.T) { stepsWork(t, d) })
-	t.Run("it leaves nothing", func(t *testing.T) {
+	t.Run("the tour passes", func(t *testing.T) { tourPasses(t, d) })
+	t.Run("Print writes everything that a user needs", func(t *testing.T) { printIsComplete(t, d) })
+	t.Run("the printed OAuth steps work", func(t *testing.T) { stepsWork(t, d) })
+	t.Run("Close leaves no process, listener or file", func(t *testing.T) {
 		cancelled, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := d.Wait(cancelled); err != nil {
@@ -261,7 +261,7 @@ func TestDemoThatCannotStart(t *testing.T) {
 		want   string
 	}{
 		{"a port in use", demo.Config{Velocity: address}, [2]string{},
-			"envoy's listener velocity cannot listen on " + address + ": stop what listens there: "},
+			"envoy's listener velocity cannot listen on " + address + ": stop the process that listens there: "},
 		{"no Envoy", demo.Config{}, [2]string{"ENVOY", "/nowhere/envoy"},
 			`ENVOY=/nowhere/envoy cannot be run: no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy `},
 		{"no Postgres", demo.Config{}, [2]string{"PG_BIN", "/nowhere"},

@@ -10,16 +10,17 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// folder contains every file of a stack. The folder is removed even if this process is killed: a shell waits for the end of a
-// pipe that only this process keeps open, and then removes the folder.
+// folder contains every file of a stack. The shell `remover` removes the folder even if this process is killed. The shell reads
+// from a pipe until no process has the other end open, and only this process has that end open.
 type folder struct {
 	path    string
 	pipe    io.Closer
 	remover *exec.Cmd
 }
 
-// removeScript waits until its standard input is closed. Then it removes the folder in its argument. It tries several times: the
-// servers are killed with their parent, but may still write for a moment. It ignores the signals of the terminal and of a shutdown.
+// removeScript waits until its standard input is closed. Then it removes the folder in its argument. It tries several times,
+// because the servers may still write for a moment after this process was killed. It ignores the signals of the terminal and of a
+// shutdown.
 const removeScript = `trap '' HUP INT TERM
 cat > /dev/null
 for try in 1 2 3 4 5; do

@@ -101,7 +101,7 @@ const noLameDuck = "KEYWICKET_LISTEN_LAME_DUCK=0s"
 
 // start starts a keywicket command and returns when the command is ready. Each try calls the function settings again, because
 // another process may take a free port before this command listens on it.
-func start(ctx context.Context, c Config, command string, settings func() (probe string, environ []string)) (*process.Process, error) {
+func start(ctx context.Context, c Config, command string, settings func() (readyAddress string, environ []string)) (*process.Process, error) {
 	binary := c.Keywicket
 	if binary == "" {
 		self, err := os.Executable()
@@ -112,14 +112,14 @@ func start(ctx context.Context, c Config, command string, settings func() (probe
 	}
 	const tries = 3
 	for try := 1; ; try++ {
-		probe, variables := settings()
+		readyAddress, variables := settings()
 		p, err := process.Start(process.Config{
 			Path: binary, Args: []string{command}, Env: environ(slices.Concat([]string{noLameDuck}, c.Environ, variables)...), Output: c.Log,
 		})
 		if err != nil {
 			return nil, err
 		}
-		if err = ready(ctx, p, command, probe); err == nil {
+		if err = ready(ctx, p, command, readyAddress); err == nil {
 			return p, nil
 		}
 		err = errors.Join(err, p.Stop(10*time.Second))
@@ -129,14 +129,14 @@ func start(ctx context.Context, c Config, command string, settings func() (probe
 	}
 }
 
-// ready requests /readyz until the response is 200, the process ends, or 30 seconds have passed.
-func ready(ctx context.Context, p *process.Process, command, probe string) error {
+// ready requests /readyz at the address until the response is 200, the process ends, or 30 seconds have passed.
+func ready(ctx context.Context, p *process.Process, command, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+probe+"/readyz", nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
 		if err != nil {
 			return err
 		}

@@ -62,9 +62,9 @@ func TestKilledDemoLeavesNoProcess(t *testing.T) {
 		}
 		for !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 			if time.Now().After(deadline) {
-				t.Fatalf("the process %d is left", pid)
+				t.Fatalf("the process %d still exists", pid)
 			}
-			time.Sleep(10 * time.Millisecond) // the kernel reports the end of a process only to its parent
+			time.Sleep(10 * time.Millisecond) // poll, because the kernel reports the end of a process only to the parent of the process
 		}
 	}
 	for {

@@ -13,10 +13,10 @@ import (
 
 // The workspaces of the demo. Acme's id and the last two slugs come from the examples of the API documents.
 const (
-	Acme     = "64f1a2b3c4d5e6f7a8b9c0d1"
-	acmeSlug = "acme"
-	yours    = "your-workspace"
-	target   = "target-workspace"
+	Acme       = "64f1a2b3c4d5e6f7a8b9c0d1"
+	acmeSlug   = "acme"
+	yourSlug   = "your-workspace"
+	targetSlug = "target-workspace"
 )
 
 // key is a credential of the demo, with its API, owner and scopes.
@@ -56,9 +56,9 @@ var keys = []key{
 	{name: "sandbox", format: skTest, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}},
 	{name: "expired", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, expiresIn: 100 * time.Millisecond},
 	{name: "revoked", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, revoked: true},
-	{name: "read-only", format: vel, api: "velocity", workspace: yours, scopes: readScopes, imported: "vel_your_api_key_here"},
-	{name: "read-write", format: vel, api: "velocity", workspace: yours, scopes: writeScopes},
-	{name: "settings", format: vel, api: "velocity", workspace: yours, scopes: []string{"workspace:admin"}},
+	{name: "read-only", format: vel, api: "velocity", workspace: yourSlug, scopes: readScopes, imported: "vel_your_api_key_here"},
+	{name: "read-write", format: vel, api: "velocity", workspace: yourSlug, scopes: writeScopes},
+	{name: "settings", format: vel, api: "velocity", workspace: yourSlug, scopes: []string{"workspace:admin"}},
 	{name: "ada's", format: velu, api: "velocity", user: "ada@example.com",
 		scopes: []string{"user:read", "workspaces:list", "issues:read", "issues:write"}, imported: "velu_your_personal_key_here"},
 	{name: "ada's admin", format: velu, api: "velocity", user: "ada@example.com", scopes: []string{"admin"}},
@@ -76,8 +76,8 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 	defer func() { _ = r.Close() }()
 	for _, w := range []registry.Workspace{
 		{ID: Acme, Slug: acmeSlug, Name: "Acme"},
-		{Slug: yours, Name: "Your workspace"},
-		{Slug: target, Name: "Target workspace"},
+		{Slug: yourSlug, Name: "Your workspace"},
+		{Slug: targetSlug, Name: "Target workspace"},
 	} {
 		if _, err := r.CreateWorkspace(ctx, w); err != nil {
 			return nil, err
@@ -87,7 +87,7 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 	if err != nil {
 		return nil, err
 	}
-	for workspace, role := range map[string]string{yours: "owner", target: "guest"} {
+	for workspace, role := range map[string]string{yourSlug: "owner", targetSlug: "guest"} {
 		if _, err := r.SetMember(ctx, workspace, "ada@example.com", role); err != nil {
 			return nil, err
 		}

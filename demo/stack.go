@@ -32,8 +32,8 @@ type Config struct {
 	Environ []string
 	// Sidecars is the number of sidecars behind Envoy. Default: 1.
 	Sidecars int
-	// If Issuer is true, the stack includes the OAuth issuer, and Environ must contain the issuer's sign-in settings. Without
-	// an issuer, Envoy routes the issuer's paths to the live upstream, which shows the requests that an issuer would get.
+	// If Issuer is true, the stack includes the OAuth issuer, and Environ must contain the issuer's sign-in settings. Without an
+	// issuer, Envoy routes the issuer's paths to the live upstream. The live upstream returns each request in its response.
 	Issuer bool
 	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
 	VelaFlows, Velocity string
@@ -84,7 +84,7 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	sidecar, issuer, err := s.migrate(ctx)
+	sidecarURL, issuerURL, err := s.migrate(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -95,14 +95,14 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 		return nil, err
 	}
 	for range cmp.Or(c.Sidecars, 1) {
-		running, err := startSidecar(ctx, c, sidecar)
+		running, err := startSidecar(ctx, c, sidecarURL)
 		if err != nil {
 			return nil, err
 		}
 		s.Sidecars = append(s.Sidecars, running)
 	}
 	s.Sidecar = s.Sidecars[0]
-	return s, s.startEnvoy(ctx, c, issuer)
+	return s, s.startEnvoy(ctx, c, issuerURL)
 }
 
 // DatabaseURL returns the database URL of an operator, who has all rights.
@@ -154,7 +154,7 @@ func (s *Stack) Wait(ctx context.Context) error {
 
 // migrate creates the schema and two logins, for the sidecar and for the issuer. Each login has only the rights of one role.
 // migrate returns the database URLs of the logins.
-func (s *Stack) migrate(ctx context.Context) (sidecar, issuer string, err error) {
+func (s *Stack) migrate(ctx context.Context) (sidecarURL, issuerURL string, err error) {
 	db, err := database.Open(s.DatabaseURL())
 	if err != nil {
 		return "", "", err
@@ -163,12 +163,12 @@ func (s *Stack) migrate(ctx context.Context) (sidecar, issuer string, err error)
 	if _, err := schema.Migrate(ctx, db); err != nil {
 		return "", "", err
 	}
-	sidecar, err = s.login(ctx, db, "demo_sidecar", "keywicket_sidecar")
+	sidecarURL, err = s.login(ctx, db, "demo_sidecar", "keywicket_sidecar")
 	if err != nil {
 		return "", "", err
 	}
-	issuer, err = s.login(ctx, db, "demo_issuer", "keywicket_issuer")
-	return sidecar, issuer, err
+	issuerURL, err = s.login(ctx, db, "demo_issuer", "keywicket_issuer")
+	return sidecarURL, issuerURL, err
 }
 
 func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (string, error) {
@@ -186,10 +186,10 @@ func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (stri
 
 // startEnvoy starts the issuer and then Envoy. The issuer needs Envoy's address, because users and apps reach the issuer through
 // Envoy.
-func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) error {
-	var checks []string
+func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) error {
+	var sidecarAddresses []string
 	for _, sidecar := range s.Sidecars {
-		checks = append(checks, sidecar.GRPC)
+		sidecarAddresses = append(sidecarAddresses, sidecar.GRPC)
 	}
 	for {
 		free := freeAddresses(3)
@@ -200,14 +200,14 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 				"velocity":  cmp.Or(c.Velocity, free[2]),
 			},
 			Clusters: map[string]string{
-				"keywicket": strings.Join(checks, ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
+				"keywicket": strings.Join(sidecarAddresses, ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
 				"issuer": s.Live.Addr(),
 			},
 		}
 		velaflows, velocity := "http://"+a.Listeners["velaflows"], "http://"+a.Listeners["velocity"]
 		if c.Issuer {
 			var err error
-			if s.Issuer, err = startIssuer(ctx, c, issuerLogin, velocity); err != nil {
+			if s.Issuer, err = startIssuer(ctx, c, issuerURL, velocity); err != nil {
 				return err
 			}
 			a.Clusters["issuer"] = s.Issuer.Addr
@@ -224,8 +224,8 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 			s.VelaFlows, s.Velocity = velaflows, velocity
 			return nil
 		}
-		// Another process may take a free port before Envoy listens on it. Then try other ports. But a configured port that is in
-		// use does not become free by itself. Then return the error.
+		// If another process has taken a free port before Envoy listened on it, try other ports. If a configured port is in use,
+		// return the error, because other ports are not allowed.
 		configuredInUse := c.VelaFlows != "" && !isFree(c.VelaFlows) || c.Velocity != "" && !isFree(c.Velocity)
 		if !errors.Is(err, syscall.EADDRINUSE) || configuredInUse || ctx.Err() != nil {
 			return err

@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// User is a user with a browser. The user signs in where the issuer redirects the browser, and approves every request.
+// User is a user with a browser. The user signs in at the page to which the issuer redirects the browser, and approves every
+// request.
 type User struct {
 	email  string
 	client *http.Client

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The demo's app and its authorization request come from the example in the API document. Only the app's address differs. The
+// The demo's app and its authorization request come from the example in the API document. Only the redirect URI differs. The
 // verifier is the example of RFC 7636, appendix B.
 const (
 	clientID  = "your_client_id"
@@ -53,7 +53,7 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 	if p.next != nil {
 		code = p.next.Query().Get("code")
 	}
-	line("POST /oauth/consent", "", yours, "303 code", statusAndText(p.status, code != "", "code"), "Ada allows it, in one workspace")
+	line("POST /oauth/consent", "", yourSlug, "303 code", statusAndText(p.status, code != "", "code"), "Ada allows it, in one workspace")
 
 	token := func(why, want string, parameters map[string]string) (tokens, error) {
 		t, err := d.token(ctx, parameters)
@@ -80,7 +80,7 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 		err = call("GET /api/issues", "", "200 live", "the app acts for Ada in that workspace", first)
 	}
 	if err == nil {
-		err = call("GET /api/issues", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "but not in another workspace", first)
+		err = call("GET /api/issues", targetSlug, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "but not in another workspace", first)
 	}
 	if err == nil {
 		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "Ada did not grant this scope", first)

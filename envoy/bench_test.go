@@ -34,7 +34,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// noop is a server that allows every check. It shows the cost of gRPC and the client alone.
+// noop is a server that allows every check. It shows the cost of gRPC and the client, without a decision.
 type noop struct {
 	authv3.UnimplementedAuthorizationServer
 }
@@ -260,8 +260,8 @@ func BenchmarkBytes(b *testing.B) {
 
 const allowedCheck authz.Reason = "allow"
 
-// warmServer returns a server with the built-in policies and a warm cache, and messages with different ids in their paths. All
-// messages get the answer in the parameter.
+// warmServer returns a server with the built-in policies and a warm cache, and messages with different ids in their paths. Every
+// message gets the answer in the parameter `answer`.
 func warmServer(t testing.TB, answer authz.Reason) (*envoy.Server, [][]byte) {
 	t.Helper()
 	engine, err := policies.Load(t.Context(), policies.Config{})

@@ -45,7 +45,8 @@ func handle(s any, ctx context.Context, decode func(any) error, _ grpc.UnaryServ
 	return mem.NewBuffer(buffer, pool), nil
 }
 
-// codec is gRPC's codec for protobuf. It handles only the two messages of a check itself.
+// codec replaces gRPC's codec for protobuf. It encodes and decodes the two messages of a check itself, and passes all other
+// messages to gRPC's codec.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }

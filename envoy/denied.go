@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// statuses maps a code to the status for an HTTP client, and to the status for a gRPC client. The gRPC status follows gRPC's own
-// mapping of HTTP statuses.
+// statuses maps a code to the HTTP status of the denial, and to the gRPC status in the CheckResponse. Envoy sends a gRPC client the
+// gRPC status that corresponds to the HTTP status.
 var statuses = map[authz.Code]struct {
 	http typev3.StatusCode
 	grpc codes.Code
@@ -36,10 +36,10 @@ var messages = map[authz.Reason]string{
 	authz.ReasonUnsupportedAlgorithm: "The token is signed with an algorithm that is not accepted here.",
 	authz.ReasonAppToken:             "The token was issued to an app. It is not accepted as the user's own session.",
 	authz.ReasonSecondFactorRequired: "Sign in with a second factor.",
-	authz.ReasonWorkspaceRequired:    "Name the workspace in the API's workspace header.",
+	authz.ReasonWorkspaceRequired:    "Send the id or slug of a workspace in the API's workspace header.",
 	authz.ReasonWorkspaceMismatch:    "The token has no access to the requested workspace.",
 	authz.ReasonNoRoute:              "No token may use this method and path.",
-	authz.ReasonMissingScope:         "The token may not use this route: all of its required scopes are needed.",
+	authz.ReasonMissingScope:         "The token may not use this route. The route requires all scopes in required_scopes.",
 	authz.ReasonTooLarge:             "The request is too large to be checked: send fewer or shorter headers.",
 	authz.ReasonUnavailable:          "Access could not be decided. Try again.",
 }
@@ -81,8 +81,8 @@ func appendChallenge(b []byte, answer *authz.Answer) []byte {
 			`error_description="a second factor is required", acr_values="`+authz.AAL2+`"`...)
 	case authz.ReasonMissingScope, authz.ReasonNoRoute:
 		b = append(b, `Bearer error="insufficient_scope"`...)
-		// The attribute scope lists scopes that are needed together. One scope of any_of suffices, so the attribute contains only
-		// the first of them.
+		// The attribute `scope` of the challenge contains scopes that a token needs together. One scope of any_of suffices, so the
+		// attribute contains only the first scope of any_of.
 		separator, end := `, scope="`, ""
 		for _, scopes := range [...][]string{answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))]} {
 			for _, scope := range scopes {
@@ -103,7 +103,7 @@ func appendBody(b []byte, answer *authz.Answer) []byte {
 	message := cmp.Or(answer.Message, messages[answer.Reason])
 	missingScope := answer.Reason == authz.ReasonMissingScope
 	if missingScope && len(answer.AnyOf) > 0 {
-		message = "The token may not use this route: all of required_scopes and one of any_of are needed."
+		message = "The token may not use this route. The route requires all scopes in required_scopes and one of any_of."
 	}
 	b = appendQuoted(append(b, `{"error":{"code":`...), string(answer.Code))
 	b = appendQuoted(append(b, `,"reason":`...), string(answer.Reason))

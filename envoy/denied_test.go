@@ -63,11 +63,12 @@ func TestDenial(t *testing.T) {
 
 func declaredDenial(status int, code authz.Code, reason authz.Reason, retryAfter int) authz.Answer {
 	a := denial(code, reason, "a")
-	a.Status, a.Message, a.RetryAfter = status, "Text of the configuration.", retryAfter
+	a.Status, a.Message, a.RetryAfter = status, "The declared message.", retryAfter
 	return a
 }
 
-// The client gets a declared denial with the declared values. A 401 has a challenge. The gRPC status of a denial is never OK.
+// An API's configuration can declare denials. The client gets the status, the message and the Retry-After that the configuration
+// declares. A 401 has a challenge. The gRPC status of a denial is never OK.
 func TestDeclaredDenial(t *testing.T) {
 	for _, c := range []struct {
 		answer           authz.Answer
@@ -90,7 +91,7 @@ func TestDeclaredDenial(t *testing.T) {
 			set["www-authenticate"] != c.challenge || set["retry-after"] != c.retry {
 			t.Errorf("%s: got %v", c.answer.Code, check)
 		}
-		want := fmt.Sprintf(`{"error":{"code":"%s","reason":"%s","message":"Text of the configuration.","decision_id":"D1"}}`+"\n", c.answer.Code, c.answer.Reason)
+		want := fmt.Sprintf(`{"error":{"code":"%s","reason":"%s","message":"The declared message.","decision_id":"D1"}}`+"\n", c.answer.Code, c.answer.Reason)
 		if denied.GetBody() != want {
 			t.Errorf("body %s, not %s", denied.GetBody(), want)
 		}

@@ -18,7 +18,7 @@ var overridingHeaders = []string{
 // forgedHeaders returns the names of request headers that a server may mistake for one of the headers that an allow sets or
 // removes. These are the headers of the sidecar and of the API's policy, the workspace header, and overridingHeaders. Many servers
 // read x_keywicket_subject as x-keywicket-subject, and some servers replace any punctuation by a dash. The names are in lower case,
-// sorted and unique. The headers that an allow sets or removes in any case are not included.
+// sorted and unique. The headers that every allow sets or removes are not included.
 func forgedHeaders(header, apiHeaders authz.Fields) []string {
 	var names []string
 	for _, h := range header {

@@ -22,7 +22,7 @@ func TestForgedHeadersAreRemoved(t *testing.T) {
 	}) {
 		send(name)
 	}
-	answer := ada
+	answer := allowForAda
 	answer.WorkspaceHeader = authz.HeaderValue{Name: "x-workspace-slug", Value: "acme"}
 	// A client may send identity headers too. Every allow removes or sets these headers, so forgedHeaders does not return them.
 	for _, name := range identityHeaders {

@@ -18,8 +18,8 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// patterns are the routes of the policy tables, as regular expressions that match "METHOD path". They read the tables in a second
-// way, independent of Rego.
+// patterns are the routes of the policy tables, as regular expressions that match "METHOD path". The function patternsOf reads the
+// tables without Rego.
 type patterns struct{ public, others []*regexp.Regexp }
 
 func patternsOf(t table.Table) patterns {

@@ -88,8 +88,8 @@ func (c *limitedContext) Err() error {
 	return nil
 }
 
-// Value implements [context.Context]. If the timer has been started, Value calls the context with the timer. Package context uses
-// Value to attach a derived context to its parent without a goroutine.
+// Value implements [context.Context]. If the timer has been started, Value returns the value from timerContext. Package context
+// uses Value to attach a derived context to its parent without a goroutine.
 func (c *limitedContext) Value(key any) any {
 	c.mu.Lock()
 	defer c.mu.Unlock()

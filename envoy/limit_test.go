@@ -31,8 +31,8 @@ func TestCheckEndsBeforeTheCallersDeadline(t *testing.T) {
 	})
 }
 
-// A limitedContext behaves like a context of the standard library. This is so for every way in which a caller can wait for it, and
-// if no caller waits.
+// A limitedContext behaves like a context of the standard library. The cases are the ways in which a caller can wait for the
+// context. The test also covers a context for which no caller waits.
 func TestLimitedContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}
@@ -51,7 +51,7 @@ func TestLimitedContext(t *testing.T) {
 				detached := context.WithoutCancel(l)
 				time.Sleep(2 * checkTimeout)
 				if detached.Err() != nil || detached.Value(key{}) != "value" {
-					t.Errorf("it is done: %v, %v", detached.Err(), detached.Value(key{}))
+					t.Errorf("the child is done: %v, %v", detached.Err(), detached.Value(key{}))
 				}
 				return l.Err()
 			},
@@ -64,7 +64,7 @@ func TestLimitedContext(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 			if elapsed := time.Since(started); elapsed < checkTimeout {
-				t.Errorf("%s: it was done after %v", name, elapsed)
+				t.Errorf("%s: the context was done after %v", name, elapsed)
 			}
 			l.cancel()
 		}

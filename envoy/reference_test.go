@@ -155,7 +155,7 @@ func referenceDenied(answer *authz.Answer) *authv3.DeniedHttpResponse {
 	if answer.Reason == authz.ReasonMissingScope {
 		e.RequiredScopes, e.AnyOf = answer.RequiredScopes, answer.AnyOf
 		if len(e.AnyOf) > 0 {
-			e.Message = "The token may not use this route: all of required_scopes and one of any_of are needed."
+			e.Message = "The token may not use this route. The route requires all scopes in required_scopes and one of any_of."
 		}
 	}
 	text, err := json.Marshal(referenceBody{e})
@@ -236,8 +236,8 @@ func challenge(answer *authz.Answer) string {
 		return `Bearer realm="keywicket", error="insufficient_user_authentication", ` +
 			`error_description="a second factor is required", acr_values="` + authz.AAL2 + `"`
 	case authz.ReasonMissingScope, authz.ReasonNoRoute:
-		// The attribute scope lists scopes that are needed together. One scope of any_of suffices, so the attribute contains only
-		// the first of them.
+		// The attribute `scope` of the challenge contains scopes that a token needs together. One scope of any_of suffices, so the
+		// attribute contains only the first scope of any_of.
 		scopes := slices.Concat(answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))])
 		if len(scopes) == 0 {
 			return `Bearer error="insufficient_scope"`

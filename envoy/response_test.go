@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-var ada = authz.Answer{
+var allowForAda = authz.Answer{
 	Decision:  authz.Decision{Allow: true, Route: "GET /api/issues", RequiredScopes: []string{"issues:read"}},
 	ID:        "D1",
 	API:       "velocity",
@@ -22,7 +22,7 @@ var ada = authz.Answer{
 }
 
 func denial(code authz.Code, reason authz.Reason, scopes ...string) authz.Answer {
-	a := ada
+	a := allowForAda
 	a.Decision = authz.Decision{Code: code, Reason: reason, RequiredScopes: scopes}
 	return a
 }
@@ -35,12 +35,12 @@ func headersOf(ok *authv3.OkHttpResponse) map[string]string {
 	return set
 }
 
-// removedHeaders returns the given names and overridingHeaders. A server may read another method or path from the latter, so every
-// allow removes them.
+// removedHeaders returns the given names and overridingHeaders. Every allow removes overridingHeaders, because a server may read
+// another method or path from these headers.
 func removedHeaders(names ...string) []string { return slices.Concat(names, overridingHeaders) }
 
 func TestAllowSetsIdentityHeaders(t *testing.T) {
-	ok := checkedResponse(t, ada, false, nil).GetOkResponse()
+	ok := checkedResponse(t, allowForAda, false, nil).GetOkResponse()
 	want := map[string]string{
 		"x-keywicket-subject":        "t1",
 		"x-keywicket-kind":           "personal_key",
@@ -61,7 +61,7 @@ func TestAllowSetsIdentityHeaders(t *testing.T) {
 }
 
 func TestUnsetHeadersAreRemoved(t *testing.T) {
-	workspaceKey := ada
+	workspaceKey := allowForAda
 	workspaceKey.Principal = &authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey, Environment: authz.Live}
 	public := authz.Answer{Decision: authz.Decision{Allow: true}, ID: "D1", API: "velocity", Public: true}
 	for name, c := range map[string]struct {
@@ -70,7 +70,7 @@ func TestUnsetHeadersAreRemoved(t *testing.T) {
 		removed []string
 	}{
 		"a workspace's key":      {workspaceKey, false, append(removedHeaders("x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal"), "authorization")},
-		"a forwarded credential": {ada, true, removedHeaders("x-keywicket-aal")},
+		"a forwarded credential": {allowForAda, true, removedHeaders("x-keywicket-aal")},
 		"a public route": {public, false, removedHeaders(
 			"x-keywicket-subject", "x-keywicket-kind", "x-keywicket-workspace-id", "x-keywicket-workspace-slug",
 			"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal", "x-keywicket-environment",
@@ -100,7 +100,7 @@ func TestZeroAnswerIsADenial(t *testing.T) {
 }
 
 func TestMetadata(t *testing.T) {
-	got := checkedResponse(t, ada, false, nil).GetDynamicMetadata().AsMap()
+	got := checkedResponse(t, allowForAda, false, nil).GetDynamicMetadata().AsMap()
 	want := map[string]any{
 		"decision_id": "D1", "code": "", "reason": "", "subject": "t1", "kind": "personal_key", "environment": "live",
 		"scopes": "admin issues:read", "workspace_id": "64f1a2b3c4d5e6f7a8b9c0d1",
@@ -117,7 +117,7 @@ func TestMetadata(t *testing.T) {
 
 // Each header that the API's policy may set is set or removed, and its other spellings are removed.
 func TestHeadersOfThePolicy(t *testing.T) {
-	answer := ada
+	answer := allowForAda
 	answer.UpstreamHeaders = []authz.HeaderValue{{Name: "x-plan", Value: "pro"}, {Name: "x-region"}}
 	answer.WorkspaceHeader = authz.HeaderValue{Name: "x-workspace-slug", Value: "acme"}
 	var sent authz.Fields
@@ -138,7 +138,7 @@ func TestHeadersOfThePolicy(t *testing.T) {
 }
 
 // FuzzResponse checks the function `response` with any answer. `response` must write the same CheckResponse as referenceResponse,
-// which uses the types of go-control-plane. The status of the CheckResponse is OK if and only if the answer allows.
+// which uses the types of go-control-plane. The status of the CheckResponse is OK if and only if the answer is an allow.
 func FuzzResponse(f *testing.F) {
 	f.Add(true, "", "", "D1", "velocity", "t1", "personal_key", "ada", "a b", "acme", "x_keywicket_subject", 0, 0, false)
 	f.Add(false, "FORBIDDEN", "missing_scope", "D1", "velocity", "t1", "session", "ada", "a", "acme", "x-plan", 403, 30, true)

@@ -57,7 +57,7 @@ func TestStopWaitsForActiveChecks(t *testing.T) {
 	r.stop()
 	for h, err := watch.Recv(); h.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING; h, err = watch.Recv() {
 		if err != nil {
-			t.Fatalf("while it drains, its health is not NOT_SERVING: %v", err)
+			t.Fatalf("the draining server did not report NOT_SERVING: %v", err)
 		}
 	}
 	stopWatching() // the server waits for this stream too
@@ -82,7 +82,7 @@ func TestStopDoesNotWaitForIdleConnections(t *testing.T) {
 		if _, err := c.Write([]byte(sent)); err != nil {
 			t.Fatal(err)
 		}
-		check(t, r, validRequest) // accepted after c, so c has been accepted too
+		check(t, r, validRequest) // the server accepts connections in order, so it has accepted c before this one
 		r.stop()
 		select {
 		case err := <-r.stopped:

@@ -16,7 +16,7 @@ import (
 // session returns a token that represents a new session of the user.
 func (x *Explainer) session(ctx context.Context, c Request) (registry.Token, error) {
 	candidates := authz.MatchingAPIs(x.cfg.APIs, c.API, func(a authz.API) bool { return a.Session.Issuer != "" })
-	if len(candidates) == 0 { // perhaps only the sidecar's configuration has the issuer
+	if len(candidates) == 0 { // perhaps only the sidecar's configuration contains the issuer of sessions
 		candidates = authz.MatchingAPIs(x.cfg.APIs, c.API, func(a authz.API) bool {
 			return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() })
 		})
@@ -49,7 +49,7 @@ func (x *Explainer) apiOf(scopes []string) (string, error) {
 			}
 		}
 		if len(owners) == 0 {
-			return "", fmt.Errorf("no API has the scope %q; %s", scope, catalogues(names, tables))
+			return "", fmt.Errorf("no API has the scope %q; %s", scope, scopeLists(names, tables))
 		}
 		places = append(places, scope+verb+strings.Join(owners, " and "))
 		verb = " of "
@@ -68,8 +68,8 @@ func (x *Explainer) apiOf(scopes []string) (string, error) {
 	return "", RequestError{fmt.Errorf("%s: %s", strings.Join(places, ", "), advice)}
 }
 
-// catalogues lists the scopes of each API, for error messages.
-func catalogues(apis []string, tables map[string]table.Table) string {
+// scopeLists lists the scopes of each API, for error messages.
+func scopeLists(apis []string, tables map[string]table.Table) string {
 	var list []string
 	for _, name := range apis {
 		scopes := tables[name].ScopeNames(table.LevelWorkspace, table.LevelUser)

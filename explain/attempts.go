@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// attempt is a changed version of the request.
+// attempt is the request with another credential, workspace header or role, or with several of these changes.
 type attempt struct {
 	steps []string // instructions for the user of explain
 	// cost orders the attempts: fewer steps first, and steps that grant no rights before steps that grant rights.
@@ -234,8 +234,8 @@ func nameOf(w authz.Membership) string {
 }
 
 // headerAttempts returns copies of the attempt with different workspace headers. The first copy has the current header. For a
-// user-level route, one copy has no header. For a workspace's token, one copy has the token's workspace. If the header of the
-// request contains no existing workspace, copies of a user's token have the workspaces of the user.
+// user-level route, one copy has no header. For a workspace's token, one copy has the token's workspace. For a user's token, if the
+// request has no header with an existing workspace, there are also copies with the workspaces of the user.
 func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) []attempt {
 	list := []attempt{a}
 	header := m.cfg.APIs[m.api].Workspace.Header
@@ -249,7 +249,7 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 		list = append(list, b)
 	}
 	if m.level() == table.LevelUser && a.header != "" {
-		b := a.step(costHeader, "send no "+header+" header: the route is about the user, in no workspace")
+		b := a.step(costHeader, "send no "+header+" header: the route is about the user, not about a workspace")
 		b.header = ""
 		if a.principal.Kind.OfUser() {
 			b.workspace = authz.Membership{}
@@ -276,8 +276,8 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 	return list
 }
 
-// roleAttempts returns copies of the attempt. The first copy has the current role of the user. The others have the roles that
-// imply more scopes, in increasing order of the number of scopes.
+// roleAttempts returns copies of the attempt. The first copy has the current role of the user. The others have the roles that imply
+// more scopes than the current role, in increasing order of the number of scopes.
 func (m *simulation) roleAttempts(a attempt) []attempt {
 	list := []attempt{a}
 	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {

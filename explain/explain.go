@@ -21,7 +21,7 @@ type Request struct {
 	Path   string // as a client sends it
 
 	TokenID string   // id of the token that the request has; it may be an app's access token
-	User    string   // id or email of the user whose session the request has; if a second factor is required, the session has one
+	User    string   // id or email of a user: the request has a session of this user; if the API requires a second factor, the session has it
 	Scopes  []string // scopes of a simulated token; if one of them is a user-level scope, the token belongs to a user with the role owner
 
 	Workspace string // id or slug; empty: the request has no workspace header

@@ -76,8 +76,8 @@ func TestExplanation(t *testing.T) {
 	}
 }
 
-// Another spelling of a path has the same explanation, and the same proposal of a row. A table must list some characters before
-// a parameter may contain them. The fix then contains the key of the table.
+// All spellings of a path have the same explanation and the same proposed row. A parameter may contain characters such as # only if
+// the table lists them. If the table does not list them, the fix contains the key to set in the table.
 func TestExplainedPaths(t *testing.T) {
 	x := builtin(t)
 	for path, want := range map[string]struct{ route, fix string }{ // route is exact, fix is a pattern; empty: not checked
@@ -88,7 +88,7 @@ func TestExplainedPaths(t *testing.T) {
 		"/api/v1/nothing/c%3F":       {fix: `parameters.may_hold: \["\?"\]  in .*; then add a row with a \{parameter\} there$`},
 		"/api/v1/contacts/%2e%2e":    {fix: `^the path has an empty segment or a dot segment, so it matches no route: correct the path$`},
 		"/api/v1/contacts/a%2Fb":     {fix: `^the path has an escaped slash, .*: correct the path$`},
-		"/api/v1/contacts/":          {fix: `^the table has GET /api/v1/contacts \(.*\): use exactly this case and these slashes$`},
+		"/api/v1/contacts/":          {fix: `^the table has GET /api/v1/contacts \(.*\): use exactly this letter case and these slashes$`},
 		"/api/issues":                {fix: `^velocity has this route \(.*\): use --api velocity$`},
 		"/api/v1/nothing/:id/100,25": {fix: `path: "/api/v1/nothing/%3Aid/100,25"`},
 	} {
@@ -259,7 +259,7 @@ func TestExplainWithSharedScopes(t *testing.T) {
 	}
 
 	one := apis["one"]
-	one.Hosts = []string{"*.one.test"} // the request has a host of its API
+	one.Hosts = []string{"*.one.test"} // explain simulates a request to a host of the API
 	request.API = "one"
 	e, err := explainer(t, explain.Config{APIs: map[string]authz.API{"one": one}}, policies.Config{Dir: dir}).Explain(t.Context(), request)
 	if err != nil || !strings.HasPrefix(e.Fix, "the path is listed for POST") {

@@ -12,8 +12,8 @@ import (
 )
 
 // fix returns the change that gets the request allowed: a header to send, a command to run, or a row to add. If one step is not
-// enough, it returns several steps in order. It checks that the steps help, except for a row to add. For an allowed request it
-// returns "".
+// enough, it returns several steps in order. For a header, credential or role to change, it evaluates the policy with the change.
+// It does not check a row to add, or the steps for a banned user or an app's token. For an allowed request it returns "".
 func (m *simulation) fix(ctx context.Context) (string, error) {
 	if m.explanation.Allow {
 		return "", nil
@@ -21,13 +21,13 @@ func (m *simulation) fix(ctx context.Context) (string, error) {
 	if step, err := m.bannedStep(ctx); step != "" || err != nil {
 		return step, err
 	}
-	var route []string
+	var routeSteps []string
 	if m.explanation.Route == "" {
 		step, otherAPI, err := m.fixRoute(ctx)
 		if err != nil || otherAPI {
 			return step, err
 		}
-		route = []string{step}
+		routeSteps = []string{step}
 	}
 	attempts, err := m.attempts(ctx)
 	if err != nil {
@@ -42,7 +42,7 @@ func (m *simulation) fix(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if changed.explanation.Allow || changed.explanation.Reason == authz.ReasonNoRoute {
-			return strings.Join(append(a.steps, route...), "; then "), nil
+			return strings.Join(append(a.steps, routeSteps...), "; then "), nil
 		}
 	}
 	if m.token.Kind == authz.KindOAuthToken {

@@ -26,8 +26,8 @@ type mistake struct{ why string }
 
 func (m *mistake) Error() string { return m.why }
 
-// authorization reads the request. The returned error is a [mistake], a [refusal] for the app, or a failure of the server. With
-// a refusal, the returned authorization contains the fields that the redirect to the app needs.
+// authorization reads the request. The returned error is a [mistake] for the user, a [refusal] (an error for the app), or a failure
+// of the server. With a refusal, the returned authorization contains the fields that the redirect to the app needs.
 func (s *Server) authorization(r *http.Request) (authorization, error) {
 	var a authorization
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -51,8 +51,8 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 	return s.readRequest(a, query)
 }
 
-// readRequest reads the other parameters. The app and the redirect URI are already known, so an error in these parameters is a
-// [refusal] for the app.
+// readRequest reads the other parameters. The app and the redirect URI are already known, so an error in these other parameters is
+// a [refusal], which a redirect sends to the app.
 func (s *Server) readRequest(a authorization, query url.Values) (authorization, error) {
 	if len(query["state"]) == 1 {
 		a.state = query.Get("state")

@@ -160,7 +160,7 @@ func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorizat
 	case errors.Is(err, errSignedOut) && r.URL.Query().Has(returnParameter):
 		s.config.Observe("consent", "not_known")
 		s.render(w, r, http.StatusForbidden, pageData{
-			Mistake: "You have signed in, but not with an account that is known here, or your session was ended.", SignIn: s.signIn(r, ""),
+			Mistake: "You have signed in, but your account is not known here, or your session has ended.", SignIn: s.signIn(r, ""),
 		})
 	case errors.Is(err, errSignedOut):
 		s.config.Observe("consent", "signed_out")
@@ -168,7 +168,7 @@ func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorizat
 	case errors.Is(err, errSecondFactor) && r.URL.Query().Has(returnParameter):
 		s.config.Observe("consent", "second_factor_required")
 		s.render(w, r, http.StatusForbidden, pageData{
-			Mistake: "You have signed in without a second factor. It is required here.", SignIn: s.signIn(r, authz.AAL2),
+			Mistake: "You have signed in without a second factor. A second factor is required here.", SignIn: s.signIn(r, authz.AAL2),
 		})
 	case errors.Is(err, errSecondFactor):
 		s.config.Observe("consent", "second_factor_required")

@@ -70,7 +70,7 @@ func TestSegments(t *testing.T) {
 		"/a%0d%0a":                nil,
 		"/a%7F":                   nil,
 		"/a%C2%85":                nil, // a control character of Latin-1
-		"/a%C0%AF":                nil, // an overlong slash
+		"/a%C0%AF":                nil, // a slash in an overlong UTF-8 encoding
 		"/a%ff":                   nil,
 		"http://evil.example/api": nil,
 	} {

@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// ParseQuery returns the values of a query in form encoding. It omits pairs that net/url cannot parse. The result ambiguous means
-// that other parsers may read the query differently. Such a query has one of these properties:
+// ParseQuery returns the values of a query in form encoding. It omits pairs that net/url cannot parse. If the result `ambiguous` is
+// true, other parsers may read the query differently. Such a query has at least one of these properties:
 //
 //   - a semicolon or a "#" that is not escaped, a broken escape, or a character that must be escaped;
 //   - a NUL, a name with a control character, or bytes that are not UTF-8;

@@ -12,11 +12,11 @@ import (
 type explainCommand struct {
 	Method    string   `arg:"" help:"HTTP method, such as GET."`
 	Path      string   `arg:"" help:"Path, as a client sends it."`
-	TokenID   string   `help:"Id of the token of the request. The decision log contains the id of an app's access token." name:"token-id" xor:"who" required:"" placeholder:"ID"`
-	User      string   `help:"User whose session the request has: id or email. If a second factor is required, the session has one." xor:"who" required:"" placeholder:"U"`
+	TokenID   string   `help:"Id of the token that the request has. For an app's access token, copy the id from the decision log." name:"token-id" xor:"who" required:"" placeholder:"ID"`
+	User      string   `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the session has it." xor:"who" required:"" placeholder:"U"`
 	Scope     []string `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" required:"" placeholder:"SCOPE"`
 	Workspace string   `help:"Workspace of the request: id or slug." placeholder:"W"`
-	API       string   `help:"API of the request. Default: the API of the token, the API with sessions, or the API with the scopes." name:"api" placeholder:"NAME"`
+	API       string   `help:"API of the request. Default: the API of the token, the API that accepts sessions, or the API that has the scopes." name:"api" placeholder:"NAME"`
 
 	PoliciesDir string `help:"Folder of policies. Default: the built-in policies." name:"policies-dir" placeholder:"DIR"`
 }

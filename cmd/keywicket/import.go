@@ -26,13 +26,13 @@ func (*tokenImport) Help() string {
 	return `Reads a product's existing tokens from standard input, and imports all of them or none. CSV starts with a row of
 column names. NDJSON has one object on each line. The columns or fields, in any order:
 
-  token                 the whole key; only its SHA-256 leaves this process
-  digest, prefix        instead of token: the SHA-256 of the whole key in hex, and the visible prefix of the key
+  token                 the whole key; this process stores only its SHA-256 and its visible prefix
+  digest, prefix        without the column token: the SHA-256 of the whole key in hex, and the visible prefix of the key
   name                  the name of the token
   scopes                CSV: separated by spaces; NDJSON: an array
   workspace | user      the owner: a workspace's id or slug, or a user's id or email
   created_at, expires_at, revoked_at      RFC 3339 times; optional
-  attributes            a JSON object for policies, in CSV as text; optional`
+  attributes            CSV: the text of a JSON object; NDJSON: a JSON object; policies can read it; optional`
 }
 
 func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
@@ -61,7 +61,7 @@ func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config
 			fmt.Fprintf(s.stderr, "and %d more\n", more)
 		}
 		if scopes.FoundInvalid {
-			fmt.Fprintf(s.stderr, "scopes are %s\n", strings.Join(valid, ", "))
+			fmt.Fprintf(s.stderr, "valid scopes: %s\n", strings.Join(valid, ", "))
 		}
 	}
 	if err != nil {

@@ -66,8 +66,8 @@ func variable(environ []string, name string) string {
 	return ""
 }
 
-// invocation contains the data that every command needs: context, output, environment and global flags. Other parameters of a Run method are
-// injected: the configuration, the database, the registry.
+// invocation contains the data that every command needs: context, output, environment and global flags. kong, the parser of the
+// command line, passes the other parameters of a Run method: the configuration, the database, the registry.
 type invocation struct {
 	ctx            context.Context
 	stdout, stderr io.Writer
@@ -138,7 +138,7 @@ func (s *invocation) loadConfig() (config.Config, error) {
 
 // openDatabase opens the database without a check of its schema, for migrations.
 func (s *invocation) openDatabase() (*sqlx.DB, error) {
-	url, err := s.configuredDatabase()
+	url, err := s.configuredDatabaseURL()
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func (s *invocation) openDatabase() (*sqlx.DB, error) {
 
 // openRegistry opens the store for the operator's commands.
 func (s *invocation) openRegistry() (*registry.Registry, error) {
-	url, err := s.configuredDatabase()
+	url, err := s.configuredDatabaseURL()
 	if err != nil {
 		return nil, err
 	}
@@ -162,9 +162,9 @@ func (s *invocation) openRegistry() (*registry.Registry, error) {
 	return r, err
 }
 
-// configuredDatabase returns the database URL of the configuration. It loads the configuration itself. If kong, the parser of
-// the command line, loaded it here, kong would add the name of a Go type to the error.
-func (s *invocation) configuredDatabase() (string, error) {
+// configuredDatabaseURL returns the database URL of the configuration. It calls loadConfig directly. If kong called loadConfig for
+// a parameter of this function, kong would add the name of a Go type to the error.
+func (s *invocation) configuredDatabaseURL() (string, error) {
 	c, err := s.loadConfig()
 	if err != nil {
 		return "", err

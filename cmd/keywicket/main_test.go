@@ -24,8 +24,8 @@ import (
 
 // The tests share a temporary Postgres server. Each test has its own database, which is a copy of a migrated template.
 var (
-	server    *postgres.Server
-	databases atomic.Int64
+	server        *postgres.Server
+	databaseCount atomic.Int64
 )
 
 const (
@@ -33,7 +33,8 @@ const (
 	emptyTemplate    = "template0"
 )
 
-// TestMain runs the tests with a Postgres server. In a script, `keywicket` runs this binary again as the command, without a server.
+// TestMain runs the tests with a Postgres server. In a script, the command `keywicket` starts this test binary again as keywicket.
+// That process starts no Postgres server.
 func TestMain(m *testing.M) {
 	testscript.Main(withPostgres{m}, map[string]func(){"keywicket": main})
 }
@@ -57,7 +58,7 @@ func (w withPostgres) run() (code int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	if err := administer(ctx, "CREATE DATABASE "+migratedTemplate); err != nil {
+	if err := executeStatement(ctx, "CREATE DATABASE "+migratedTemplate); err != nil {
 		return 0, err
 	}
 	db, err := database.Open(server.URL(migratedTemplate))
@@ -71,8 +72,8 @@ func (w withPostgres) run() (code int, err error) {
 	return w.tests.Run(), nil
 }
 
-// administer runs a statement in the database postgres.
-func administer(ctx context.Context, statement string) error {
+// executeStatement runs a statement in the database postgres.
+func executeStatement(ctx context.Context, statement string) error {
 	db, err := database.Open(server.URL("postgres"))
 	if err != nil {
 		return err
@@ -83,8 +84,8 @@ func administer(ctx context.Context, statement string) error {
 
 // newDatabase copies a database and returns the URL of the copy. No code drops the copy, because the server is temporary.
 func newDatabase(original string) (string, error) {
-	name := fmt.Sprintf("test_%d", databases.Add(1))
-	err := administer(context.Background(), "CREATE DATABASE "+name+" TEMPLATE "+original)
+	name := fmt.Sprintf("test_%d", databaseCount.Add(1))
+	err := executeStatement(context.Background(), "CREATE DATABASE "+name+" TEMPLATE "+original)
 	return server.URL(name), err
 }
 
@@ -92,9 +93,10 @@ func newDatabase(original string) (string, error) {
 // testscript:
 //
 //	refused STATUS args...   keywicket must exit with this status, print nothing to stdout, and print one error line
+//	                         (or one line for each policy error)
 //	database empty|migrated  switches to a new database
-//	keep NAME=key...         sets each variable NAME to the value of a key of the last printed object
-//	keep-token               sets $TOKEN, $ID, $PREFIX, and $SECRET: the part of the token that is shown only once
+//	keep NAME=key...         sets each variable NAME to the value of its key in the last printed object
+//	keep-token               sets $TOKEN, $ID, $PREFIX, and $SECRET, the part of the token after $PREFIX
 //	ready ADDRESS            waits until /readyz returns 200
 //
 // $ADDRESS is the host and port of the Postgres server, $TAKEN is an address in use, and $POLICIES is the folder of the built-in
@@ -116,18 +118,18 @@ func setup(e *testscript.Env) error {
 	if err != nil {
 		return err
 	}
-	usedAddress, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	e.Defer(func() { _ = usedAddress.Close() })
+	e.Defer(func() { _ = listener.Close() })
 	e.Setenv("KEYWICKET_DATABASE_URL", url)
-	e.Setenv("TAKEN", usedAddress.Addr().String())
-	source, err := filepath.Abs("../../policies")
+	e.Setenv("TAKEN", listener.Addr().String())
+	policies, err := filepath.Abs("../../policies")
 	if err != nil {
 		return err
 	}
-	e.Setenv("POLICIES", source)
+	e.Setenv("POLICIES", policies)
 	_, rest, _ := strings.Cut(url, "@")
 	address, _, _ := strings.Cut(rest, "/")
 	e.Setenv("ADDRESS", address)

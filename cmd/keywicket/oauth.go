@@ -21,10 +21,10 @@ type oauthAppCommand struct {
 
 type oauthAppCreate struct {
 	Name         string   `help:"The app's name on the consent page." required:"" placeholder:"NAME"`
-	RedirectURI  []string `help:"Redirect URI: https, http on 127.0.0.1 or [::1], or the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
+	RedirectURI  []string `help:"Redirect URI. Its scheme is https, or http on the host 127.0.0.1 or [::1], or the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
 	Confidential bool     `help:"The app runs on a server that can keep a secret. It must authenticate with its secret."`
 	ID           string   `help:"The client id. Default: a generated id." name:"id" placeholder:"ID"`
-	API          string   `help:"The API. Required if several APIs have access tokens." name:"api" placeholder:"NAME"`
+	API          string   `help:"The API of the app's access tokens. Required if several APIs have credentials of the kind oauth_token." name:"api" placeholder:"NAME"`
 }
 
 // appWithSecret is the output for an app with a new secret. No other output contains the secret.
@@ -61,7 +61,7 @@ func (c *oauthAppCreate) api(cfg config.Config) (string, error) {
 	case 1:
 		return names[0], nil
 	}
-	return "", usageError{fmt.Errorf("%s have access tokens: give --api", strings.Join(names, " and "))}
+	return "", usageError{fmt.Errorf("several APIs have credentials of the kind oauth_token: give --api, one of %s", strings.Join(names, ", "))}
 }
 
 func printApp(s *invocation, app registry.App, secret authz.Secret) error {
@@ -94,7 +94,7 @@ func (c *oauthAppList) Run(s *invocation, r *registry.Registry) error {
 }
 
 type oauthAppRotate struct {
-	ID string `arg:"" help:"The client id, as oauth-app list shows it." name:"id"`
+	ID string `arg:"" help:"The client id. The command 'keywicket oauth-app list' shows it." name:"id"`
 	waitFlag
 }
 
@@ -107,7 +107,7 @@ func (c *oauthAppRotate) Run(s *invocation, r *registry.Registry) error {
 }
 
 type oauthAppRevoke struct {
-	ID string `arg:"" help:"The client id, as oauth-app list shows it." name:"id"`
+	ID string `arg:"" help:"The client id. The command 'keywicket oauth-app list' shows it." name:"id"`
 	waitFlag
 }
 
@@ -141,7 +141,7 @@ func (c *grantList) Run(s *invocation, r *registry.Registry) error {
 }
 
 type grantRevoke struct {
-	ID string `arg:"" help:"The grant's id, as grant list shows it." name:"id"`
+	ID string `arg:"" help:"The grant's id. The command 'keywicket grant list' shows it." name:"id"`
 	waitFlag
 }
 

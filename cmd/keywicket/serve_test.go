@@ -146,7 +146,7 @@ func (s *sidecarProcess) check(t *testing.T, api, path string, header map[string
 	return answer
 }
 
-func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
+func TestOrderOfPrecedenceOfSettings(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "keywicket.yaml")
 	text := "listen: {grpc: file, drain: 1m}\npolicies: {dir: file}\nlog: {level: warn}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -193,7 +193,7 @@ func TestServeOnSockets(t *testing.T) {
 	runCommand(t, url, "workspace", "create", "--slug", "acme", "--name", "Acme")
 	key := runCommand(t, url, "token", "create", "--prefix", "vel_", "--workspace", "acme", "--name", "n", "--access", "read")
 
-	// The API is the default API, and the credential is not removed.
+	// Envoy sends no API, so the default API applies. The sidecar does not remove the credential.
 	answer := s.check(t, "", "/api/issues", map[string]string{"authorization": "Bearer " + key["token"].(string)})
 	if codes.Code(answer.GetStatus().GetCode()) != codes.OK {
 		t.Fatalf("got %v", answer)

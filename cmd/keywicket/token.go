@@ -118,7 +118,7 @@ func scopesFor(cfg config.Config, api string, kind authz.Kind) ([]string, table.
 }
 
 // findFormat returns the API that has a credential format with the prefix, and this format. If the parameter api is not empty,
-// findFormat considers only that API. It ignores the format of access tokens, which only the issuer creates.
+// findFormat considers only that API. It ignores the format of access tokens, because only the issuer creates access tokens.
 func findFormat(cfg config.Config, prefix, api string) (string, authz.CredentialFormat, error) {
 	var valid, names []string
 	var found authz.CredentialFormat
@@ -164,9 +164,9 @@ func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]
 	return scopes, nil
 }
 
-// accessScopes returns the scopes of read or read-write keys (see "Workspace API Keys" in the document velocity). These keys
-// have no administrative rights. So accessScopes omits overrides (scopes that satisfy every workspace-level route, such as
-// workspace:admin) and scopes that imply an override.
+// accessScopes returns the scopes for --access read or --access read-write (see "Workspace API Keys" in the API document of
+// Velocity). Keys with these scopes have no administrative rights. So accessScopes omits overrides (scopes that satisfy every
+// workspace-level route, such as workspace:admin) and scopes that imply an override.
 func accessScopes(valid []string, t table.Table, access string) []string {
 	var scopes []string
 	for _, scope := range valid {
@@ -249,7 +249,7 @@ func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 	return err
 }
 
-// command returns the command line with these flags.
+// command returns the command line of `keywicket token list` with the flags in c.
 func (c *tokenList) command() string {
 	words := []string{"keywicket token list"}
 	for _, f := range [][2]string{
@@ -264,7 +264,7 @@ func (c *tokenList) command() string {
 }
 
 type tokenSet struct {
-	ID string `arg:"" help:"The token's id, as token list shows it." name:"id"`
+	ID string `arg:"" help:"The token's id. The command 'keywicket token list' shows it." name:"id"`
 	setAttributes
 }
 
@@ -277,7 +277,7 @@ func (c *tokenSet) Run(s *invocation, r *registry.Registry) error {
 }
 
 type tokenRevoke struct {
-	ID string `arg:"" help:"The token's id, as token list shows it." name:"id"`
+	ID string `arg:"" help:"The token's id. The command 'keywicket token list' shows it." name:"id"`
 	waitFlag
 }
 

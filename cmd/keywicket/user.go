@@ -13,7 +13,7 @@ type userCommand struct {
 
 type userCreate struct {
 	Email string `help:"Email address." required:"" placeholder:"EMAIL"`
-	ID    string `help:"The user's id at the identity provider (Supabase: sub). Default: a generated id." name:"id" placeholder:"ID"`
+	ID    string `help:"The user's id at the identity provider (Supabase: the claim sub). Default: a generated id." name:"id" placeholder:"ID"`
 	newAttributes
 }
 

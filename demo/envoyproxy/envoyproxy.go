@@ -80,7 +80,7 @@ func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 		return nil, err
 	}
 	if addresses.Admin == "" {
-		return nil, errors.New("envoy: the configuration has no admin address, which reports when Envoy is ready: add one")
+		return nil, errors.New("envoy: the configuration has no admin address: add one, because only the admin interface reports whether Envoy is ready")
 	}
 	if err := checkFree(addresses); err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func checkFree(addresses bootstrap.Addresses) error {
 		address := places[place]
 		l, err := net.Listen("tcp", address)
 		if err != nil {
-			return fmt.Errorf("envoy's %s cannot listen on %s: stop what listens there: %w",
+			return fmt.Errorf("envoy's %s cannot listen on %s: stop the process that listens there: %w",
 				place, address, errors.Unwrap(err))
 		}
 		_ = l.Close()
@@ -180,7 +180,7 @@ func startError(err error) error {
 	case err == nil:
 		return errors.New("envoy ended before it was ready: is it really an Envoy 1.40?")
 	case addressInUse.MatchString(err.Error()): // the address was free in checkFree
-		return fmt.Errorf("envoy cannot listen on %s: stop what listens there: %w",
+		return fmt.Errorf("envoy cannot listen on %s: stop the process that listens there: %w",
 			addressInUse.FindStringSubmatch(err.Error())[1], syscall.EADDRINUSE)
 	}
 	return err

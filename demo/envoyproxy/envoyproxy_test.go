@@ -70,7 +70,7 @@ func TestStartAndStop(t *testing.T) {
 
 	t.Run("a second Envoy on the same ports", func(t *testing.T) {
 		_, err := envoyproxy.Start(t.Context(), envoyproxy.Config{Config: config(adminPort, frontPort), Dir: dir})
-		want := "envoy's admin interface cannot listen on " + admin + ": stop what listens there"
+		want := "envoy's admin interface cannot listen on " + admin + ": stop the process that listens there"
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v", err)
 		}
@@ -91,7 +91,7 @@ func TestStartAndStop(t *testing.T) {
 		t.Errorf("Err after Stop: %v", p.Err())
 	}
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-		t.Errorf("process %d is left: %v", pid, err)
+		t.Errorf("process %d still exists: %v", pid, err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)

@@ -32,9 +32,9 @@ func main() {
 	defer stop()
 	var a app
 	flag.StringVar(&a.issuer, "issuer", "http://127.0.0.1:8001", "the issuer's `URL`")
-	flag.StringVar(&a.ClientID, "client-id", "your_client_id", "the client id, as the command \"keywicket oauth-app list\" shows it")
+	flag.StringVar(&a.ClientID, "client-id", "your_client_id", "the client id; the command \"keywicket oauth-app list\" shows it")
 	scope := flag.String("scope", "issues:read issues:write", "the scopes to request")
-	flag.StringVar(&a.call, "call", "/api/issues", "the `path` to call with the access token")
+	flag.StringVar(&a.call, "call", "/api/issues", "the `path` of the API that the app requests with the access token")
 	flag.StringVar(&a.workspace, "workspace", "", "the slug of the workspace for the call, if the user chose several workspaces")
 	flag.StringVar(&a.browser, "browser", os.Getenv("BROWSER"), "`command` that opens an address in a browser; the variable $BROWSER sets the default")
 	flag.DurationVar(&a.patience, "patience", 5*time.Minute, "how long to wait for the user")
@@ -118,7 +118,7 @@ func discover(ctx context.Context, issuer string) (metadata, error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	if err := json.NewDecoder(response.Body).Decode(&m); err != nil || m.Issuer != issuer {
-		return m, fmt.Errorf("%s responds with %s, without its own metadata", issuer, response.Status)
+		return m, fmt.Errorf("%s responds with %s, but not with the metadata of an issuer with this URL", issuer, response.Status)
 	}
 	return m, nil
 }
@@ -150,7 +150,7 @@ func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, ver
 	defer func() { _ = server.Shutdown(context.WithoutCancel(ctx)) }()
 
 	address := a.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier))
-	fmt.Fprintf(w, "Open this URL, sign in, and choose:\n\n  %s\n", address)
+	fmt.Fprintf(w, "Open this URL, sign in, and allow or deny the request:\n\n  %s\n", address)
 	open(ctx, a.browser, address)
 	select {
 	case <-ctx.Done():

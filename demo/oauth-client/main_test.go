@@ -127,7 +127,7 @@ $`)
 		"another issuer's answer": {shortPatience, changed("iss", "https://evil.example"), "the user did not answer in time"},
 		"no answer":               {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "the user did not answer in time"},
 		"a wrong secret":          {func(a *app) { a.ClientSecret = "guessed" }, approve(), "invalid_client"},
-		"no issuer":               {func(a *app) { a.issuer = d.VelaFlows }, nil, "without its own metadata"},
+		"no issuer":               {func(a *app) { a.issuer = d.VelaFlows }, nil, "not with the metadata of an issuer"},
 		"no server":               {func(a *app) { a.issuer = "http://127.0.0.1:1" }, nil, "run make demo"},
 	} {
 		if out, err := runApp(c.change, c.browser); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -62,7 +62,7 @@ func fetch(version embedded.PostgresVersion, target string, log io.Writer) error
 	defer func() { _ = os.RemoveAll(work) }()
 
 	// The library has no function that only downloads. So this function starts a server once and discards its data. It moves the
-	// programs to the target in one step. So another process sees either all programs or none, even after an interruption.
+	// programs to the target in one step, so that another process sees either all programs or none, even after an interruption.
 	port, err := freePort()
 	if err != nil {
 		return err

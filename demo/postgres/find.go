@@ -13,9 +13,9 @@ import (
 	"strings"
 )
 
-// distribution lists the folders in which operating systems and Homebrew install servers. Debian and Red Hat do not put these
-// folders on PATH, because several versions can be installed together.
-var distribution = []string{
+// serverFolders contains patterns of the folders in which operating systems and Homebrew install servers. Debian and Red Hat do not
+// put these folders on PATH, because several versions can be installed together.
+var serverFolders = []string{
 	"/usr/lib/postgresql/*/bin",
 	"/usr/pgsql-*/bin",
 	"/opt/homebrew/opt/postgresql@*/bin",
@@ -24,14 +24,14 @@ var distribution = []string{
 	"/usr/local/opt/postgresql/bin",
 }
 
-// errNoServer contains the ways to get a server. For root, find does not download one: the server would run as another user, who
-// cannot enter root's cache folder.
+// errNoServer tells the user how to get a server. If this process runs as root, the function find downloads no server. The server
+// would run as another user, who cannot enter root's cache folder.
 var errNoServer = errors.New("no Postgres server: install one (for example: apt-get install postgresql), " +
 	"or set PG_BIN to the folder that contains initdb and postgres")
 
-// find returns the folder that contains initdb and postgres. It tries in this order: PG_BIN, the folder on PATH, the newest version
-// in the folders of distribution, and a download.
-func find(home string, distribution []string, log io.Writer) (string, error) {
+// find returns the folder that contains initdb and postgres. It tries in this order: PG_BIN; the folder of the program postgres on
+// PATH; for each pattern in serverFolders, the newest version that is complete; a download.
+func find(home string, serverFolders []string, log io.Writer) (string, error) {
 	if bin := os.Getenv("PG_BIN"); bin != "" {
 		if !complete(bin) {
 			return "", fmt.Errorf("no Postgres server in PG_BIN=%s: "+
@@ -45,7 +45,7 @@ func find(home string, distribution []string, log io.Writer) (string, error) {
 			return filepath.Dir(path), nil
 		}
 	}
-	for _, pattern := range distribution {
+	for _, pattern := range serverFolders {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			return "", fmt.Errorf("postgres: %s: %w", pattern, err)

@@ -54,7 +54,7 @@ func (s *Server) backup(ctx context.Context, f *Server) error {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	c, err := db.Conn(ctx) // a backup ends with its connection
+	c, err := db.Conn(ctx) // Postgres ends the backup when this connection is closed
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 // Package postgres runs a temporary Postgres: a real server that is ready in under a second and leaves nothing behind. The demo and
-// every test that touches the store use one. keywicket needs row locks, notifications, role grants and the error of a canceled
+// every test that touches the store use one. keywicket needs row locks, notifications, grants of roles and the error of a canceled
 // query. No imitation of Postgres has all of these.
 //
 // The server listens only on 127.0.0.1 and requires a random password. It is fast because its data need not survive a crash.
@@ -77,10 +77,10 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 			}
 		}
 	}
-	return start(ctx, config, distribution)
+	return start(ctx, config, serverFolders)
 }
 
-func start(ctx context.Context, config Config, distribution []string) (_ *Server, err error) {
+func start(ctx context.Context, config Config, serverFolders []string) (_ *Server, err error) {
 	if config.Port != 0 {
 		if err := checkFree(config.Port); err != nil {
 			return nil, err
@@ -98,12 +98,12 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 			_ = s.Close()
 		}
 	}()
-	if s.bin, err = find(s.dir, distribution, config.Log); err != nil {
+	if s.bin, err = find(s.dir, serverFolders, config.Log); err != nil {
 		return nil, err
 	}
 	if s.user != nil && checkReachable(s.bin) != nil {
-		// The user cannot reach the server's programs, so copy them. For example, make may have downloaded them into a folder that
-		// only root can enter.
+		// The user cannot reach the server's programs, so copy them. For example, the command `make` may have downloaded the
+		// programs into a folder that only root can enter.
 		programs := filepath.Join(s.dir, "programs")
 		if err := os.CopyFS(programs, os.DirFS(filepath.Dir(s.bin))); err != nil {
 			return nil, fmt.Errorf("postgres: copy the server's programs to a folder that its user can enter: %w", err)
@@ -300,7 +300,7 @@ func (s *Server) address() string { return net.JoinHostPort("127.0.0.1", strconv
 func checkFree(port int) error {
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
-		return fmt.Errorf("postgres: cannot listen on 127.0.0.1:%d: stop what listens there, or choose another port: %w",
+		return fmt.Errorf("postgres: cannot listen on 127.0.0.1:%d: stop the process that listens there, or choose another port: %w",
 			port, errors.Unwrap(err))
 	}
 	return l.Close()

@@ -112,7 +112,7 @@ func TestServer(t *testing.T) {
 	}
 	for _, pid := range []int{pid, last} {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-			t.Errorf("process %d is left: %v", pid, err)
+			t.Errorf("process %d still exists: %v", pid, err)
 		}
 	}
 }
@@ -170,7 +170,7 @@ func TestMissingServer(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
-	t.Run("none installed", func(t *testing.T) {
+	t.Run("no server is installed", func(t *testing.T) {
 		if os.Getuid() != 0 {
 			t.Log("for an ordinary user, Start downloads a server instead")
 			return
@@ -183,10 +183,10 @@ func TestMissingServer(t *testing.T) {
 	})
 }
 
-// make may download the programs into a folder that only root can enter. The server's user cannot run them there, so Start copies
-// them.
-func TestProgramsThatTheServersUserCannotReach(t *testing.T) {
-	bin, err := find("", distribution, nil)
+// The command `make` may download the programs into a folder that only root can enter. The server's user cannot run programs there,
+// so Start copies the programs.
+func TestStartCopiesProgramsThatItsUserCannotReach(t *testing.T) {
+	bin, err := find("", serverFolders, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func TestStandbyFromACopy(t *testing.T) {
 	}
 }
 
-func TestFolderThatTheServersUserCannotEnter(t *testing.T) {
+func TestStartRefusesAFolderThatItsUserCannotEnter(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func TestFolderThatTheServersUserCannotEnter(t *testing.T) {
 	}
 }
 
-func TestNewestVersionFirst(t *testing.T) {
+func TestFindPrefersTheNewestVersion(t *testing.T) {
 	root := t.TempDir()
 	for _, v := range []string{"9.6", "15", "18", "17"} {
 		bin := filepath.Join(root, "postgresql", v, "bin")

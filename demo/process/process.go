@@ -31,7 +31,7 @@ type Config struct {
 	// Output receives standard output and standard error, in order, from one goroutine. Nil: they are dropped.
 	Output io.Writer
 
-	// StopSignal asks the process to end. Nil: SIGTERM.
+	// StopSignal is the signal that asks the process to end. Nil: SIGTERM.
 	StopSignal os.Signal
 }
 
@@ -51,7 +51,7 @@ type Process struct {
 	err      error // set before done is closed
 }
 
-// tailBytes is the maximum size of the last output that is kept for the error of an early exit.
+// tailBytes is the maximum number of bytes of the last output that the error of an early exit contains.
 const tailBytes = 2048
 
 // Start starts the child and returns when its program runs. The child may not be ready then.
@@ -153,7 +153,7 @@ func (p *Process) Stop(grace time.Duration) error {
 	}
 	killGroup(p.cmd.Process)
 	<-p.done
-	return fmt.Errorf("%s was killed: it did not end within %s of %v", p.name, grace, p.stop)
+	return fmt.Errorf("%s was killed: it did not end within %s after the signal %v", p.name, grace, p.stop)
 }
 
 // output forwards the child's output and keeps its last tailBytes bytes.

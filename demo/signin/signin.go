@@ -54,22 +54,22 @@ var login = template.Must(template.New("login").Parse(loginHTML))
 func Start(addr string) (*Server, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("create the key of sessions: %w", err)
+		return nil, fmt.Errorf("create the key for session tokens: %w", err)
 	}
 	s := &Server{key: key, id: rand.Text()}
 	public, err := jwkset.NewJWKFromKey(&key.PublicKey, jwkset.JWKOptions{
 		Metadata: jwkset.JWKMetadataOptions{ALG: jwkset.AlgES256, KID: s.id, USE: jwkset.UseSig},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("publish the key of sessions: %w", err)
+		return nil, fmt.Errorf("publish the key for session tokens: %w", err)
 	}
 	keys, err := json.Marshal(jwkset.JWKSMarshal{Keys: []jwkset.JWKMarshal{public.Marshal()}})
 	if err != nil {
-		return nil, fmt.Errorf("publish the key of sessions: %w", err)
+		return nil, fmt.Errorf("publish the key for session tokens: %w", err)
 	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("the sign-in cannot listen on %s: %w", addr, errors.Unwrap(err))
+		return nil, fmt.Errorf("the sign-in server cannot listen on %s: %w", addr, errors.Unwrap(err))
 	}
 	s.base = "http://" + listener.Addr().String()
 	mux := http.NewServeMux()
@@ -112,8 +112,8 @@ func (s *Server) AddUser(id, email string) {
 	s.users = append(s.users, user{id, email})
 }
 
-// Token returns the token of a session that begins now, in the form that Supabase uses. The parameter lifetime is how long the
-// token is valid.
+// Token returns the token of a session that begins now, in the form that Supabase uses. The token expires after the duration in the
+// parameter lifetime.
 func (s *Server) Token(user, session string, lifetime time.Duration) (string, error) {
 	now := time.Now()
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
@@ -157,7 +157,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	http.SetCookie(w, &http.Cookie{ //nolint:gosec // the demo is served without TLS, on this machine alone
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // the demo is served without TLS, and only on this machine
 		Name: cookie, Value: "base64-" + base64.RawURLEncoding.EncodeToString(text), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
 	http.Redirect(w, r, returnTo.String(), http.StatusSeeOther)

@@ -40,7 +40,7 @@ type Server struct {
 func Start(name, addr string) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("upstream %s cannot listen on %s: stop what listens there: %w",
+		return nil, fmt.Errorf("upstream %s cannot listen on %s: stop the process that listens there: %w",
 			name, addr, errors.Unwrap(err))
 	}
 	s := &Server{name: name, addr: listener.Addr().String()}

@@ -22,16 +22,17 @@ import (
 //go:embed envoy.yaml
 var file []byte
 
-// Addresses are the addresses of the admin interface, the listeners and the clusters. Each address has the form host:port, and
-// the keys of the maps are names. The hosts must be IP addresses, because the clusters are static.
+// Addresses are the addresses of the admin interface, the listeners and the clusters. Each address has the form host:port. The keys
+// of the maps are the names of listeners and clusters. The hosts must be IP addresses, because the clusters are static.
 type Addresses struct {
 	Admin     string            // Envoy's admin interface; empty: the address in the file
 	Listeners map[string]string // velaflows and velocity
 	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox; several endpoints: "1.1.1.1:1,2.2.2.2:2"
 }
 
-// Render returns envoy.yaml with these addresses. A listener or cluster that is missing in the argument keeps its address from
-// the file. A name that the file does not contain is an error. Each address of a cluster becomes a copy of the file's endpoint.
+// Render returns envoy.yaml with these addresses. A listener or cluster that is missing in the argument keeps its address from the
+// file. A name that the file does not contain is an error. For each address of a cluster, the cluster gets a copy of the file's
+// endpoint.
 func Render(addresses Addresses) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(file, &document); err != nil {

@@ -46,7 +46,7 @@ func TestRenderReplacesOnlyAddresses(t *testing.T) {
 	if !reflect.DeepEqual(decode(t, render(t, bootstrap.Addresses{})), decode(t, file)) {
 		t.Error("without addresses, Render changes the configuration")
 	}
-	own, err := bootstrap.Read(file)
+	fileAddresses, err := bootstrap.Read(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +57,8 @@ func TestRenderReplacesOnlyAddresses(t *testing.T) {
 			"keywicket": "127.0.0.1:9001", "upstream_live": "127.0.0.1:8080", "upstream_sandbox": "127.0.0.1:8081",
 			"issuer": "127.0.0.1:9003",
 		},
-	}); !reflect.DeepEqual(own, want) {
-		t.Errorf("the file's own addresses: %+v", own)
+	}); !reflect.DeepEqual(fileAddresses, want) {
+		t.Errorf("the file's own addresses: %+v", fileAddresses)
 	}
 	rendered := render(t, otherAddresses)
 	if got, err := bootstrap.Read(rendered); err != nil || !reflect.DeepEqual(got, otherAddresses) {
@@ -67,12 +67,12 @@ func TestRenderReplacesOnlyAddresses(t *testing.T) {
 	if !bytes.Contains(rendered, []byte("# Row 3:")) {
 		t.Error("the comments are gone")
 	}
-	if back := render(t, own); !reflect.DeepEqual(decode(t, back), decode(t, file)) {
+	if back := render(t, fileAddresses); !reflect.DeepEqual(decode(t, back), decode(t, file)) {
 		t.Error("with the file's own addresses, Render changes the configuration")
 	}
 }
 
-func TestRenderRefuses(t *testing.T) {
+func TestRenderRefusesInvalidAddresses(t *testing.T) {
 	for want, addresses := range map[string]bootstrap.Addresses{
 		`there is no listener "velaflow"`:    {Listeners: map[string]string{"velaflow": "127.0.0.1:1"}},
 		`there is no cluster "velaflows"`:    {Clusters: map[string]string{"velaflows": "127.0.0.1:1"}},
@@ -85,6 +85,6 @@ func TestRenderRefuses(t *testing.T) {
 		}
 	}
 	if _, err := bootstrap.Read(nil); err == nil {
-		t.Error("an empty configuration was read")
+		t.Error("Read accepts an empty configuration")
 	}
 }

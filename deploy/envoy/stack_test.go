@@ -228,7 +228,7 @@ func (c *fakeSidecar) Check(ctx context.Context, request *authv3.CheckRequest) (
 		return deny(typev3.StatusCode_ServiceUnavailable), nil
 	case "invalid":
 		response := allow("live")
-		response.GetOkResponse().Headers = options("x-keywicket-subject", "a\r\nb")
+		response.GetOkResponse().Headers = headerOptions("x-keywicket-subject", "a\r\nb")
 		return response, nil
 	case "bare":
 		return &authv3.CheckResponse{
@@ -246,7 +246,7 @@ func allow(environment string) *authv3.CheckResponse {
 		Status:          &rpcstatus.Status{Code: int32(codes.OK)},
 		DynamicMetadata: metadata("OK", "allowed", "environment", environment),
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
-			Headers:         options("x-keywicket-subject", "token-1", "x-keywicket-environment", environment, "x-else", "no"),
+			Headers:         headerOptions("x-keywicket-subject", "token-1", "x-keywicket-environment", environment, "x-else", "no"),
 			HeadersToRemove: []string{"authorization", "x-workspace-slug", "x-kept"},
 		}},
 	}
@@ -259,13 +259,13 @@ func deny(code typev3.StatusCode) *authv3.CheckResponse {
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
 			Status: &typev3.HttpStatus{Code: code},
 			Body:   denial,
-			Headers: options(
+			Headers: headerOptions(
 				"content-type", "application/problem+json", "www-authenticate", `Bearer error="x"`, "retry-after", "7"),
 		}},
 	}
 }
 
-func options(pairs ...string) (headers []*corev3.HeaderValueOption) {
+func headerOptions(pairs ...string) (headers []*corev3.HeaderValueOption) {
 	for i := 0; i < len(pairs); i += 2 {
 		headers = append(headers, &corev3.HeaderValueOption{
 			Header:       &corev3.HeaderValue{Key: pairs[i], Value: pairs[i+1]},

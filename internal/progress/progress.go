@@ -41,7 +41,7 @@ func (p *Bar) Row() {
 	}
 }
 
-// DrawStoring draws the state after the whole input has been read, while the database checks and stores the rows.
+// DrawStoring draws the line for the last phase: the whole input has been read, and the database checks and stores the rows.
 func (p *Bar) DrawStoring() {
 	if p.w != nil {
 		p.draw(p.count() + "; checking and storing")

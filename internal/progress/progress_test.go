@@ -37,7 +37,7 @@ func TestProgressIsDrawnForATerminal(t *testing.T) {
 		t.Errorf("for an input of unknown size: got %q", got)
 	}
 	if terminal(&screen) != nil {
-		t.Error("a buffer is not a terminal")
+		t.Error("the function terminal accepts a buffer")
 	}
 	p = New(nil, 0, nil) // draws nothing
 	p.Row()

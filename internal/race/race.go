@@ -8,6 +8,6 @@ import "testing"
 func Skip(t *testing.T) {
 	t.Helper()
 	if Enabled {
-		t.Skip("make test runs this test, without the race detector")
+		t.Skip("`make test` runs this test, because that command does not use the race detector")
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Part returns 7 with -short, otherwise 1. A comparison takes only one of Part cases. 7 has no common factor with the numbers of
-// kinds, roles and paths, so the selected cases differ in all of these.
+// Part returns 7 with -short, and 1 without it. A comparison runs one of every Part cases. 7 has no common factor with the numbers
+// of kinds, roles and paths, so the selected cases differ in all of these.
 func Part() int {
 	if testing.Short() {
 		return 7

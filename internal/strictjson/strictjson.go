@@ -1,5 +1,5 @@
-// Package strictjson reads JSON objects from untrusted sources. A duplicate name is an error, because two parsers may use different
-// values of it.
+// Package strictjson reads JSON objects from untrusted sources. A duplicate name is an error, because one parser may use the first
+// value, and another parser the last value.
 package strictjson
 
 import (

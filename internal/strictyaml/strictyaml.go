@@ -63,22 +63,22 @@ func emptyItems(n *yaml.Node) []int {
 }
 
 var (
-	unknown  = regexp.MustCompile(`field (.*?) not found in type \S+`)
-	keyForm  = regexp.MustCompile(`^[a-z_]{1,32}$`)
-	mistyped = regexp.MustCompile("cannot unmarshal \\S+ (`[^`]*` )?into (\\S+)")
+	unknownKey = regexp.MustCompile(`field (.*?) not found in type \S+`)
+	keyForm    = regexp.MustCompile(`^[a-z_]{1,32}$`)
+	mistyped   = regexp.MustCompile("cannot unmarshal \\S+ (`[^`]*` )?into (\\S+)")
 )
 
-// rewrite replaces the Go types in the decoder's error by terms of the file.
+// rewrite replaces the Go types in the decoder's error by words for YAML values, such as "a list" or "a whole number".
 func rewrite(text string) string {
 	text = strings.TrimPrefix(text, "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
-	text = unknown.ReplaceAllStringFunc(text, func(s string) string {
+	text = unknownKey.ReplaceAllStringFunc(text, func(s string) string {
 		// In an unquoted text, YAML may read the part after a comma as a key. This part may be the end of a password, so the error
 		// must not quote it.
-		if name := unknown.FindStringSubmatch(s)[1]; keyForm.MatchString(name) {
+		if name := unknownKey.FindStringSubmatch(s)[1]; keyForm.MatchString(name) {
 			return `unknown key "` + name + `"`
 		}
-		return "unknown key; a text with a comma in it needs quotes"
+		return "unknown key, not shown because it may be a part of a secret; if a text contains a comma, put the text in quotes"
 	})
 	text = mistyped.ReplaceAllStringFunc(text, func(s string) string {
 		parts := mistyped.FindStringSubmatch(s)

@@ -37,7 +37,7 @@ func TestDecodeErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"name: a\ntitel: b":     `line 2: unknown key "titel"`,
 		"part:\n  nam: b":       `line 2: unknown key "nam"`,
-		"{name: a,b@c/d}":       "line 1: unknown key; a text with a comma in it needs quotes",
+		"{name: a,b@c/d}":       "line 1: unknown key, not shown because it may be a part of a secret; if a text contains a comma, put the text in quotes",
 		"wait: soon":            "line 1: `soon` is not a duration, such as 200ms or 5s",
 		"count: many":           "line 1: `many` is not a whole number",
 		"on: perhaps":           "line 1: `perhaps` is not true or false",

@@ -31,7 +31,7 @@ type explained struct {
 var (
 	fixCommand  = regexp.MustCompile(`keywicket (token create|member set) .*$`)
 	fixHeader   = regexp.MustCompile(`^send the header ([^:]+): (.*)$`)
-	fixNoHeader = regexp.MustCompile(`^send no \S+ header: the route is about the user, in no workspace$`)
+	fixNoHeader = regexp.MustCompile(`^send no \S+ header: the route is about the user, not about a workspace$`)
 	fixRow      = regexp.MustCompile(`- \{.*\}`)
 	sourceLine  = regexp.MustCompile(`/(decision\.rego|data\.yaml):[1-9][0-9]*$`)
 )

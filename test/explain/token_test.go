@@ -98,7 +98,7 @@ func TestExplainAccessToken(t *testing.T) {
 func TestExplainWithoutAToken(t *testing.T) {
 	const (
 		addRowFix   = `add the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/velocity/data.yaml of the policies`
-		spellingFix = `^the table has GET /api/issues \(.*data\.yaml:\d+\): use exactly this case`
+		spellingFix = `^the table has GET /api/issues \(.*data\.yaml:\d+\): use exactly this letter case`
 	)
 	addRow := func(method, path string) string { return regexp.QuoteMeta(fmt.Sprintf(addRowFix, method, path)) + "$" }
 	for _, c := range []struct {

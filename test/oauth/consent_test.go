@@ -154,7 +154,7 @@ func TestConsentPageInChromium(t *testing.T) {
 		if status := p.ClickAndLoad(deny); status != http.StatusOK && status != http.StatusForbidden {
 			t.Errorf("%d at %s", status, p.URL())
 		}
-		if text := p.Text("main"); !strings.Contains(text, "not with an account that is known here") {
+		if text := p.Text("main"); !strings.Contains(text, "your account is not known here") {
 			t.Errorf("the page shows %s", text)
 		}
 		p.ClickAndLoad("main a")
