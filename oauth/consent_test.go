@@ -27,17 +27,17 @@ func TestUserApproves(t *testing.T) {
 	if strings.Contains(p.text, "Read your own profile") || strings.Contains(p.text, "<script") {
 		t.Errorf("the page has more than the requested scopes: %s", p.text)
 	}
-	none := b.do(t, "POST", i.request(), p.form("approve"))
-	if none.status != http.StatusUnprocessableEntity || !strings.Contains(none.text, "Choose at least one workspace") {
-		t.Errorf("without a workspace: %d %s", none.status, none.text)
+	withoutWorkspace := b.do(t, "POST", i.request(), p.form("approve"))
+	if withoutWorkspace.status != http.StatusUnprocessableEntity || !strings.Contains(withoutWorkspace.text, "Choose at least one workspace") {
+		t.Errorf("without a workspace: %d %s", withoutWorkspace.status, withoutWorkspace.text)
 	}
-	q := expectRedirect(t, b.do(t, "POST", i.request(), none.form("approve", i.globex.ID, i.acme.ID, i.acme.ID)))
-	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public).withValue("code", q.Get("code")))
+	q := expectRedirect(t, b.do(t, "POST", i.request(), withoutWorkspace.form("approve", i.globex.ID, i.acme.ID, i.acme.ID)))
+	r := i.send(t, "/api/oauth/token", i.exchangeForm(t, i.public).withValue("code", q.Get("code")))
 	if q.Get("error") != "" || r.status != http.StatusOK || r.text("scope") != "issues:read issues:write" {
 		t.Fatalf("%v: %+v", q, r)
 	}
 	grants := must(i.registry.Grants(t.Context(), i.public.ID, i.ada.ID))
-	if len(grants) != 2 || strings.Join(grants[1].Workspaces, " ") != "acme globex" { // i.exchange created the newer grant
+	if len(grants) != 2 || strings.Join(grants[1].Workspaces, " ") != "acme globex" { // i.exchangeForm created the newer grant
 		t.Errorf("%+v", grants)
 	}
 	// The page separates scopes in the chosen workspaces from scopes of the whole account.
@@ -158,7 +158,7 @@ func TestMistakesAreShownToTheUser(t *testing.T) {
 		"another redirect URI":              i.request("redirect_uri", "https://evil.example/cb"),
 		"a redirect URI with a longer path": i.request("redirect_uri", callback+"/evil"),
 		"a redirect URI with dot segments":  i.request("redirect_uri", callback+"/../evil"),
-		"a redirect URI in another case":    i.request("redirect_uri", "https://planner.example/CB"),
+		"a redirect URI in capitals":        i.request("redirect_uri", "https://planner.example/CB"),
 		"a redirect URI on another host":    i.request("redirect_uri", "https://planner.example.evil.example/cb"),
 		"a redirect URI with a fragment":    i.request("redirect_uri", callback+"#x"),
 		"a redirect URI with another query": i.request("redirect_uri", callback+"?x=1"),
@@ -183,7 +183,7 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	for name, c := range map[string]struct{ query, want string }{
 		"no response type":                                  {i.request("response_type", ""), "unsupported_response_type"},
 		"the response type token":                           {i.request("response_type", "token"), "unsupported_response_type"},
-		"the response type id_token":                        {i.request("response_type", "code id_token"), "unsupported_response_type"},
+		"the response types code and id_token":              {i.request("response_type", "code id_token"), "unsupported_response_type"},
 		"no challenge":                                      {i.request("code_challenge", ""), "invalid_request"},
 		"no challenge method":                               {i.request("code_challenge_method", ""), "invalid_request"},
 		"the challenge method plain":                        {i.request("code_challenge_method", "plain"), "invalid_request"},
@@ -193,7 +193,7 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 		"an unknown scope":                                  {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
 		"the scope workspace:admin":                         {i.request("scope", "workspace:admin"), "invalid_scope"},
 		"the scope admin":                                   {i.request("scope", "admin"), "invalid_scope"},
-		"a scope in another case":                           {i.request("scope", "Issues:read"), "invalid_scope"},
+		"a scope with a capital letter":                     {i.request("scope", "Issues:read"), "invalid_scope"},
 		"a scope twice":                                     {i.request() + "&scope=issues:read", "invalid_request"},
 		"a request object":                                  {i.request("request", "x"), "request_not_supported"},
 		"the URI of a request object":                       {i.request("request_uri", "https://planner.example/r"), "request_uri_not_supported"},
@@ -209,8 +209,8 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	}
 }
 
-// RFC 6749, sections 10.2 and 10.12: after an approval, the next request asks the user again. A GET request never approves
-// anything.
+// RFC 6749, sections 10.2 and 10.12: after an approval, the server asks the user again at the next request. A GET request never
+// approves anything.
 func TestConsentIsAskedForEachTime(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()

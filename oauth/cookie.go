@@ -11,10 +11,10 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// sessionToken returns the token of the user's session from the cookie with the given name. The value of the cookie is either
-// the token itself, or the JSON that Supabase's libraries write. This JSON is an object that contains the access token. In old
-// versions, it is a list whose first element is the access token. The JSON is base64url after the prefix "base64-", or
-// percent-encoded. A value that is too long for one cookie is split into the cookies NAME.0, NAME.1 and so on.
+// sessionToken returns the token of the user's session from the cookie with the given name. The value of the cookie is either the
+// token itself, or the JSON that Supabase's libraries write. This JSON is an object that contains the access token. Old versions
+// of these libraries write a list whose first element is the access token. The JSON is percent-encoded, or it is base64url text
+// after the prefix "base64-". A value that is too long for one cookie is split into the cookies NAME.0, NAME.1 and so on.
 func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 	value, ok := cookieValue(r, name)
 	if !ok {
@@ -47,7 +47,7 @@ func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 func cookieValue(r *http.Request, name string) (string, bool) {
 	values := make(map[string]string)
 	for _, c := range r.Cookies() {
-		if _, twice := values[c.Name]; !twice {
+		if _, seen := values[c.Name]; !seen {
 			values[c.Name] = c.Value
 		}
 	}

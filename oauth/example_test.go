@@ -22,7 +22,7 @@ func Example() {
 		panic(err)
 	}
 	defer verifier.Close()
-	grants, err := issuer.Open("postgres://keywicket_issuer@127.0.0.1/keywicket") // connects when an app or a user first needs it
+	grants, err := issuer.Open("postgres://keywicket_issuer@127.0.0.1/keywicket") // Open does not connect: the first query connects
 	if err != nil {
 		panic(err)
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// RFC 9700, section 4.7: the form has an effect only if the same user sent it from the page, in the same browser.
+// RFC 9700, section 4.7: the server accepts the form only from the user and the browser that received the page. It refuses the
+// form from other sites.
 func TestForgedApprovals(t *testing.T) {
 	i := newFixture(t)
 	must(i.registry.SetMember(t.Context(), "acme", must(i.registry.CreateUser(t.Context(), registry.User{ID: "eve", Email: "eve@example.com"})).ID, "guest"))
@@ -62,8 +63,9 @@ func TestForgedApprovals(t *testing.T) {
 	}
 }
 
-// The consent page cannot be framed, loads nothing and is not cached. The page escapes text that comes from apps.
-func TestPageIsSafe(t *testing.T) {
+// Other pages cannot embed the consent page in a frame. The page loads no other files, no cache stores it, and it escapes text
+// that comes from apps.
+func TestConsentPageHeadersAndEscaping(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
 	for what, query := range map[string]string{"consent": i.request(), "mistake": i.request("client_id", "nobody")} {

@@ -25,9 +25,9 @@ var errorDescription = regexp.MustCompile(`^(?:` + strings.Join([]string{
 // logs nothing.
 func FuzzTokenRequest(f *testing.F) {
 	i := newFixture(f)
-	// The database creates new ids in each run. So the inputs contain placeholders for the ids, and an input means the same in the
-	// next run.
-	apps := strings.NewReplacer("PUBLIC", i.public.ID, "CONFIDENTIAL", i.confidential.ID, "SECRET", i.confidentialSecret.Reveal())
+	// The database creates new ids in each run. So the inputs contain placeholders instead of ids, and each input has the same
+	// effect in every run.
+	placeholders := strings.NewReplacer("PUBLIC", i.public.ID, "CONFIDENTIAL", i.confidential.ID, "SECRET", i.confidentialSecret.Reveal())
 	const formType, jsonType = "application/x-www-form-urlencoded", "application/json"
 	const exchange = "grant_type=authorization_code&client_id=PUBLIC&code=c&redirect_uri=https%3A%2F%2Fplanner.example%2Fcb&code_verifier=" + verifier
 	for _, body := range []string{
@@ -52,7 +52,7 @@ func FuzzTokenRequest(f *testing.F) {
 	f.Add(formType+"; charset", []byte(exchange))
 
 	f.Fuzz(func(t *testing.T, contentType string, body []byte) {
-		request := httptest.NewRequestWithContext(t.Context(), "POST", "/api/oauth/token", strings.NewReader(apps.Replace(string(body))))
+		request := httptest.NewRequestWithContext(t.Context(), "POST", "/api/oauth/token", strings.NewReader(placeholders.Replace(string(body))))
 		request.Header["Content-Type"] = []string{contentType}
 		w := httptest.NewRecorder()
 		i.Config.Handler.ServeHTTP(w, request)

@@ -27,7 +27,7 @@ func TestReuseEndsTheGrant(t *testing.T) {
 		"a refresh token, by another app":     func(_, refresh form) form { return refresh.withValue("client_id", stranger.ID) },
 		"a refresh token, with another scope": func(_, refresh form) form { return refresh.withValue("scope", "made-up") },
 	} {
-		exchange := i.exchange(t, i.public)
+		exchange := i.exchangeForm(t, i.public)
 		issued := []response{i.send(t, "/api/oauth/token", exchange)}
 		refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID}
 		for range 2 {
@@ -78,7 +78,7 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	// RFC 7636, section 4.1: a verifier has 43 to 128 characters that are not reserved.
+	// RFC 7636, section 4.1: a verifier has 43 to 128 unreserved characters.
 	const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 	long := unreserved + unreserved[:62]
 	for codeVerifier, status := range map[string]int{
@@ -106,7 +106,7 @@ func TestIssuedValuesCannotBeGuessed(t *testing.T) {
 	texts := map[string][]string{}
 	for range 32 {
 		app, secret := i.app(t, true)
-		exchange := i.exchange(t, app).withValue("client_secret", secret.Reveal())
+		exchange := i.exchangeForm(t, app).withValue("client_secret", secret.Reveal())
 		r := i.send(t, "/api/oauth/token", exchange)
 		texts["secret"] = append(texts["secret"], secret.Reveal())
 		texts["code"] = append(texts["code"], exchange["code"])
@@ -119,12 +119,12 @@ func TestIssuedValuesCannotBeGuessed(t *testing.T) {
 				t.Fatalf("a %s is %s", what, text)
 			}
 		}
-		for position := range 32 { // the first 32 characters are random; a checksum can only follow them
+		for position := range 32 { // the first 32 characters are random: a checksum follows after them
 			characters := map[byte]bool{}
 			for _, text := range texts[what] {
 				characters[text[position]] = true
 			}
-			if len(characters) < 8 { // 32 random characters of an alphabet of 32 or more contain about 20 different characters
+			if len(characters) < 8 { // 32 random characters from an alphabet of at least 32 contain about 20 different characters
 				t.Errorf("32 values of the kind %q have only %d different characters at position %d", what, len(characters), position)
 			}
 		}
@@ -134,7 +134,7 @@ func TestIssuedValuesCannotBeGuessed(t *testing.T) {
 // RFC 6749, sections 10.3 and 10.4: nothing in the database can be used as a credential.
 func TestStoredDigestIsNoCredential(t *testing.T) {
 	i := newFixture(t)
-	exchange := i.exchange(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal())
+	exchange := i.exchangeForm(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal())
 	r := i.send(t, "/api/oauth/token", exchange)
 	var tables []string
 	if err := i.db.Select(&tables, `SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'keywicket'`); err != nil {
@@ -160,8 +160,8 @@ func TestStoredDigestIsNoCredential(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 4.1.2: a code expires within ten minutes. This server's codes expire after one minute. Section 5.1:
-// expires_in is the real lifetime.
+// RFC 6749, section 4.1.2: a code expires within ten minutes. This server's codes expire after one minute. RFC 6749, section 5.1:
+// expires_in equals the lifetime of the access token.
 func TestLifetimes(t *testing.T) {
 	i := newFixture(t)
 	r := i.tokens(t)
@@ -171,13 +171,13 @@ func TestLifetimes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if left > want || left < want-60 {
-			t.Errorf("%s: %.0f seconds are left, of %.0f", table, left, want)
+			t.Errorf("%s: %.0f of %.0f seconds are left", table, left, want)
 		}
 	}
 	if r.body["expires_in"] != 3600.0 {
 		t.Errorf("%+v", r)
 	}
-	code := i.exchange(t, i.public)
+	code := i.exchangeForm(t, i.public)
 	if _, err := i.db.Exec(`UPDATE keywicket.oauth_codes SET expires_at = clock_timestamp() WHERE used_at IS NULL`); err != nil {
 		t.Fatal(err)
 	}
@@ -193,31 +193,31 @@ func TestInvalidTokensAreNotActive(t *testing.T) {
 	credentials := basic(i.public.ID, i.publicSecret.Reveal())
 	introspect := func(f form) response { return i.send(t, "/api/oauth/introspect", f, "Authorization", credentials) }
 	for name, invalidate := range map[string]func(r response, code form){
-		"it has expired": func(response, form) {
+		"the token has expired": func(response, form) {
 			must(i.db.Exec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp()`))
 		},
-		"it was revoked": func(r response, _ form) {
+		"the token was revoked": func(r response, _ form) {
 			i.send(t, "/api/oauth/revoke", form{"client_id": i.public.ID, "token": r.text("access_token")})
 		},
-		"its refresh token was revoked": func(r response, _ form) {
+		"the refresh token was revoked": func(r response, _ form) {
 			i.send(t, "/api/oauth/revoke", form{"client_id": i.public.ID, "token": r.text("refresh_token")})
 		},
-		"its grant was revoked": func(response, form) {
+		"the grant was revoked": func(response, form) {
 			newest := must(i.registry.Grants(t.Context(), "", ""))[0]
 			must(i.registry.RevokeGrant(t.Context(), newest.ID))
 		},
-		"its code is used a second time": func(_ response, code form) { i.send(t, "/api/oauth/token", code) },
-		"its user was deleted": func(response, form) {
+		"the code was used a second time": func(_ response, code form) { i.send(t, "/api/oauth/token", code) },
+		"the user was deleted": func(response, form) {
 			must(i.db.Exec(`DELETE FROM keywicket.users`))
 			i.ada = must(i.registry.CreateUser(t.Context(), registry.User{Email: "ada@example.com"}))
 			must(i.registry.SetMember(t.Context(), "acme", i.ada.ID, "member"))
 		},
 	} {
-		code := i.exchange(t, i.public)
+		code := i.exchangeForm(t, i.public)
 		r := i.send(t, "/api/oauth/token", code)
-		for _, hint := range []string{"", "access_token", "refresh_token", "made-up"} { // section 2.1: a wrong hint does not hide a token
+		for _, hint := range []string{"", "access_token", "refresh_token", "made-up"} { // section 2.1: the server finds the token even with a wrong hint
 			if found := introspect(form{"token": r.text("access_token"), "token_type_hint": hint}); found.body["active"] != true {
-				t.Errorf("before %s, with the hint %q: %+v", name, hint, found)
+				t.Errorf("before the case %q, with the hint %q: %+v", name, hint, found)
 			}
 		}
 		invalidate(r, code)

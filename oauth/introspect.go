@@ -22,8 +22,9 @@ type introspection struct {
 	Issuer    string `json:"iss,omitempty"`
 }
 
-// introspect is the introspection endpoint. The app must authenticate with a secret, because without this rule anybody could
-// test tokens (section 2.1). For a token of another app, the response is the same as for an unknown token: inactive.
+// introspect is the introspection endpoint. The app must authenticate with a secret. Otherwise anybody could use the endpoint to
+// search for valid tokens (RFC 7662, section 2.1). For a token of another app, the response is the same as for an unknown token:
+// inactive.
 func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error) {
 	if !c.authenticated {
 		return nil, invalidClient()

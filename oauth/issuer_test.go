@@ -60,8 +60,8 @@ func must[T any](v T, err error) T {
 
 const callback = "https://planner.example/cb"
 
-// fixture is an authorization server with its own database. The database contains the user Ada, Ada's two workspaces, and an
-// app of each kind.
+// fixture is an authorization server with its own database. The database contains the user Ada, Ada's two workspaces, a public
+// app and a confidential app.
 type fixture struct {
 	*httptest.Server
 	*issuer.Issuer
@@ -72,7 +72,7 @@ type fixture struct {
 	public, confidential             registry.App
 	publicSecret, confidentialSecret authz.Secret
 	log                              *syncbuffer.Buffer
-	db                               *sqlx.DB // login with all privileges
+	db                               *sqlx.DB // connection with all privileges
 	sessions                         authz.Sessions
 }
 
@@ -230,7 +230,7 @@ func (i *fixture) send(t *testing.T, path string, f form, header ...string) resp
 	return i.post(t, path, "application/x-www-form-urlencoded", values.Encode(), header...)
 }
 
-func (i *fixture) exchange(t *testing.T, app registry.App) form {
+func (i *fixture) exchangeForm(t *testing.T, app registry.App) form {
 	t.Helper()
 	return form{"grant_type": "authorization_code", "code": i.code(t, app), "redirect_uri": callback, "client_id": app.ID, "code_verifier": verifier}
 }
@@ -238,7 +238,7 @@ func (i *fixture) exchange(t *testing.T, app registry.App) form {
 // tokens returns the response with new tokens of the public app.
 func (i *fixture) tokens(t *testing.T) response {
 	t.Helper()
-	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public))
+	r := i.send(t, "/api/oauth/token", i.exchangeForm(t, i.public))
 	if r.status != http.StatusOK {
 		t.Fatalf("%+v", r)
 	}

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limits contains a rate limit for each key: an address or an app. A hash with a random seed assigns each key to one of a fixed
-// number of slots, so memory does not grow with the number of keys. Keys in the same slot share one limit.
+// limits contains a rate limit for each key. A key is an address or an app. A hash with a random seed assigns each key to one of
+// a fixed number of slots, so memory does not grow with the number of keys. Keys in the same slot share one limit.
 type limits struct {
 	seed  maphash.Seed
 	slots [1 << 14]*rate.Limiter
 }
 
-// newLimits returns limits of perMinute requests per minute for each key. If perMinute is 0, there is no limit, and newLimits
-// returns nil.
+// newLimits returns limits that allow each key a number of requests per minute: the parameter perMinute. If perMinute is 0, there
+// is no limit, and newLimits returns nil.
 func newLimits(perMinute int) *limits {
 	if perMinute == 0 {
 		return nil
@@ -44,10 +44,10 @@ func (l *limits) take(key string) (wait time.Duration) {
 	return wait
 }
 
-// address returns the client address of a request, from the header that Envoy sets. Envoy replaces a header of this name from
-// the client. So clients must be able to reach the issuer only through Envoy. Without the header, address returns the peer
-// address of the connection. For IPv6, it returns the /64 network of the address, because one client can use all addresses of
-// such a network.
+// address returns the client address of a request, from the header that Envoy sets. If a client sends this header, Envoy replaces
+// its value. Clients must be able to reach the issuer only through Envoy, because otherwise they could forge their address.
+// Without the header, address returns the peer address of the connection. For IPv6, it returns the /64 network of the address,
+// because one client can use all addresses of such a network.
 func address(r *http.Request) string {
 	text := r.Header.Get("X-Envoy-External-Address")
 	if text == "" {
@@ -61,6 +61,6 @@ func address(r *http.Request) string {
 	if a = a.Unmap(); a.Is4() {
 		bits = 32
 	}
-	network, _ := a.WithZone("").Prefix(bits) // an error is impossible: no address has fewer bits
+	network, _ := a.WithZone("").Prefix(bits) // an error is impossible: bits is never greater than the length of the address
 	return network.String()
 }

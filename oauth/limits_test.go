@@ -23,7 +23,7 @@ func TestAddressLimit(t *testing.T) {
 			t.Fatalf("%+v", r)
 		}
 	}
-	r := refresh("192.0.2.1", "another, or none")
+	r := refresh("192.0.2.1", "nobody")
 	wait, err := strconv.Atoi(r.header.Get("Retry-After"))
 	if r.status != http.StatusTooManyRequests || r.text("error") != "temporarily_unavailable" || err != nil || wait < 1 || wait > 20 {
 		t.Errorf("%+v: wait %d s, %v", r, wait, err)
@@ -49,8 +49,8 @@ func TestAddressLimit(t *testing.T) {
 	}
 }
 
-// The limit of an app applies to requests from all addresses. If another program sends requests with the app's id but without the
-// app's secret, these requests do not use up the app's own limit.
+// All requests of an app count toward one limit, whatever address they come from. If another program sends requests with the
+// app's id but without the app's secret, these requests do not use up the app's own limit.
 func TestClientLimit(t *testing.T) {
 	i := newFixture(t, func(c *oauth.Config) { c.ClientLimit = 3 })
 	introspect := func(f form, n int) response {
@@ -73,7 +73,7 @@ func TestClientLimit(t *testing.T) {
 	if r := introspect(unauthenticated.withValue("client_secret", i.publicSecret.Reveal()), 5); r.status != http.StatusTooManyRequests {
 		t.Errorf("with the secret, over the limit: %+v", r)
 	}
-	for n := range 5 { // requests with a wrong secret do not count either
+	for n := range 5 { // requests with a wrong secret do not count toward the app's limit either
 		if r := introspect(form{"token": "x", "client_id": i.confidential.ID, "client_secret": "guessed"}, n); r.status != http.StatusUnauthorized {
 			t.Errorf("a wrong secret: %+v", r)
 		}
@@ -101,7 +101,7 @@ func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 	i.browser().do(t, "GET", i.request(), nil)
 	b.do(t, "GET", i.request("client_id", "nobody"), nil)
 	b.do(t, "GET", i.request("scope", "all"), nil)
-	exchange := i.exchange(t, i.public).withValue("code", q.Get("code"))
+	exchange := i.exchangeForm(t, i.public).withValue("code", q.Get("code"))
 	tokens := i.send(t, "/api/oauth/token", exchange)
 	i.send(t, "/api/oauth/revoke", form{"client_id": i.public.ID, "token": tokens.text("access_token")})
 	i.send(t, "/api/oauth/introspect", form{"client_id": i.public.ID, "token": tokens.text("access_token")})
@@ -113,7 +113,7 @@ func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 		"consent invalid_scope", "token ok", "token reused", "revoke ok", "introspect invalid_client",
 	} {
 		if outcomes[want] != 1 {
-			t.Errorf("%d times %q in %v", outcomes[want], want, outcomes)
+			t.Errorf("%q occurs %d times in %v, want once", want, outcomes[want], outcomes)
 		}
 	}
 	log := i.log.String()

@@ -13,7 +13,7 @@ import (
 )
 
 // RFC 8414, sections 2 and 3.2; RFC 9207, sections 2.3 and 3: the metadata is correct and complete.
-func TestMetadataIsTrue(t *testing.T) {
+func TestMetadataIsCorrect(t *testing.T) {
 	i := newFixture(t)
 	read := func(h http.Handler) (m map[string]any) {
 		w := httptest.NewRecorder()
@@ -49,7 +49,7 @@ func TestMetadataIsTrue(t *testing.T) {
 			t.Errorf("%s: %d", address, w.Code)
 		}
 	}
-	for _, method := range []string{"none", "client_secret_basic", "client_secret_post"} { // other tests show that the endpoints accept these methods
+	for _, method := range []string{"none", "client_secret_basic", "client_secret_post"} { // authentication methods; other tests show that the endpoints accept them
 		for _, endpoint := range []string{"token", "revocation", "introspection"} {
 			listed := slices.Contains(m[endpoint+"_endpoint_auth_methods_supported"].([]any), any(method))
 			if listed != (endpoint != "introspection" || method != "none") {
@@ -70,7 +70,7 @@ func TestMetadataIsTrue(t *testing.T) {
 	}
 }
 
-// The response with the metadata is as RFC 8414, section 3.2, requires.
+// RFC 8414, section 3.2, defines the status, the content type and the values of the metadata response.
 func TestMetadata(t *testing.T) {
 	i := newFixture(t)
 	answer, err := http.Get(i.URL + "/.well-known/oauth-authorization-server")

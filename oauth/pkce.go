@@ -11,8 +11,8 @@ import (
 var verifierForm = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
 
 // challengeForm is the form of an S256 challenge (section 4.2): base64url of 32 bytes. The server refuses the method "plain": a
-// plain challenge is the verifier itself, so it would reveal the verifier to anybody who sees the request (RFC 9700, section
-// 2.1.1).
+// plain challenge is the verifier itself, so the challenge would reveal the verifier to anybody who sees the request (RFC 9700,
+// section 2.1.1).
 var challengeForm = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 
 // verifierMatches reports whether the challenge was computed from the verifier (section 4.6).

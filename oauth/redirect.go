@@ -51,13 +51,13 @@ func CheckRedirectURI(uri string) error {
 		return nil
 	case u.Scheme == "http":
 		if _, _, ok := loopback(uri); !ok {
-			return errors.New("http is for 127.0.0.1 and [::1] only (RFC 8252, section 8.3): use https")
+			return errors.New("http is allowed only for 127.0.0.1 and [::1] (RFC 8252, section 8.3): use https")
 		}
 		return nil
 	case u.Scheme != "https" && strings.Contains(u.Scheme, "."):
 		return nil
 	}
-	return errors.New("it is neither https with a host, nor http on 127.0.0.1 or [::1], nor a URI with a scheme such as com.example.app")
+	return errors.New("it must be an https URI with a valid host, an http URI on 127.0.0.1 or [::1], or a URI with a scheme such as com.example.app")
 }
 
 var hostForm = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
@@ -65,11 +65,11 @@ var hostForm = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[
 // validHost reports whether the URL's host is a name or an address with a valid port. It rejects characters with a special
 // meaning in a page or a header.
 func validHost(u *url.URL) bool {
-	_, notIP := netip.ParseAddr(u.Hostname())
-	port, notPort := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16)
+	_, ipErr := netip.ParseAddr(u.Hostname())
+	port, portErr := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16)
 	bracketed := strings.HasPrefix(u.Host, "[")
-	return notPort == nil && port > 0 && !strings.HasSuffix(u.Host, ":") && !strings.Contains(u.Host, "%") &&
-		(bracketed && notIP == nil || !bracketed && hostForm.MatchString(u.Hostname()))
+	return portErr == nil && port > 0 && !strings.HasSuffix(u.Host, ":") && !strings.Contains(u.Host, "%") &&
+		(bracketed && ipErr == nil || !bracketed && hostForm.MatchString(u.Hostname()))
 }
 
 // RedirectURIMatches reports whether the presented URI, which the app's request contains, matches the registered URI. The two
@@ -84,8 +84,8 @@ func RedirectURIMatches(registered, presented string) bool {
 	return ok && presentedOK && host == presentedHost && rest == presentedRest
 }
 
-// loopback splits an http URI on a loopback address. host is "http://" with the address. rest is the part after the host and the
-// optional port. ok is false for any other URI.
+// loopback splits an http URI whose host is a loopback address. The result host is "http://" with the address. The result rest is
+// the part after the host and the optional port. For any other URI, ok is false.
 func loopback(uri string) (host, rest string, ok bool) {
 	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
 		rest, ok := strings.CutPrefix(uri, host)

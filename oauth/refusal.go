@@ -27,7 +27,7 @@ func invalidGrant() *refusal {
 	return &refusal{Code: "invalid_grant", Description: "the code or token is unknown, expired, used, revoked, or not for this request"}
 }
 func invalidScope() error {
-	return &refusal{Code: "invalid_scope", Description: "a scope is not granted by the user"}
+	return &refusal{Code: "invalid_scope", Description: "the user has not granted one of the requested scopes"}
 }
 func unsupportedGrantType() error {
 	return &refusal{Code: "unsupported_grant_type", Description: "grant_type must be authorization_code or refresh_token"}
@@ -44,8 +44,8 @@ func reuseError() error {
 	return r
 }
 
-// tooManyRequests returns the error for a caller that must wait (RFC 6585, section 4). If the parameter wait is 0, it returns
-// nil.
+// tooManyRequests returns the error for a caller that must wait (RFC 6585, section 4). If the parameter wait is 0,
+// tooManyRequests returns nil.
 func tooManyRequests(wait time.Duration) error {
 	if wait == 0 {
 		return nil
@@ -56,7 +56,7 @@ func tooManyRequests(wait time.Duration) error {
 // seconds returns the value of Retry-After: whole seconds, rounded up.
 func seconds(wait time.Duration) string { return strconv.Itoa(int(math.Ceil(wait.Seconds()))) }
 
-// logFailure logs a failure of the server. It sets Retry-After, because the client may try again.
+// logFailure logs a failure of the server. It also sets the header Retry-After, because the client may try again.
 func (s *Server) logFailure(w http.ResponseWriter, r *http.Request, err error) {
 	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
 	w.Header().Set("Retry-After", "1")

@@ -95,7 +95,7 @@ func (p parameters) set(name, value string) error {
 	return nil
 }
 
-// required returns the parameter with the name, or an error if it is absent.
+// required returns the parameter with the name, or an error if the parameter is absent.
 func (p parameters) required(name string) (string, error) {
 	if value, ok := p[name]; ok {
 		return value, nil

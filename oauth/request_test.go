@@ -27,7 +27,7 @@ func TestEmptyParameters(t *testing.T) {
 		without := expectRedirect(t, b.do(t, "GET", i.request(name, ""), nil))
 		empty := expectRedirect(t, b.do(t, "GET", i.request(name, "")+"&"+name+"=", nil))
 		if !without.Has("error") || !reflect.DeepEqual(without, empty) {
-			t.Errorf("%s: %v, and empty: %v", name, without, empty)
+			t.Errorf("without %s: %v; with an empty value: %v", name, without, empty)
 		}
 	}
 	for _, name := range []string{"client_id", "redirect_uri"} {
@@ -44,7 +44,7 @@ func TestEmptyParameters(t *testing.T) {
 		what, path string
 		required   form
 	}{
-		{"a code", "/api/oauth/token", i.exchange(t, i.public)},
+		{"a code", "/api/oauth/token", i.exchangeForm(t, i.public)},
 		{"introspection", "/api/oauth/introspect", introspect},
 		{"a refresh token", "/api/oauth/token", refresh},
 		{"revocation", "/api/oauth/revoke", form{"client_id": i.public.ID, "token": token.text("access_token")}},
@@ -54,7 +54,7 @@ func TestEmptyParameters(t *testing.T) {
 			delete(incomplete, name)
 			without, empty := i.send(t, c.path, incomplete), i.send(t, c.path, c.required.withValue(name, ""))
 			if without.status == http.StatusOK || without.status != empty.status || !reflect.DeepEqual(without.body, empty.body) {
-				t.Errorf("%s without %s: %+v, and empty: %+v", c.what, name, without, empty)
+				t.Errorf("%s without %s: %+v; with an empty value: %+v", c.what, name, without, empty)
 			}
 		}
 		withEmpty := c.required.withValue("made_up", "1").withValue("made_up_too", "").withValue("scope", "").withValue("token_type_hint", "")
@@ -65,7 +65,7 @@ func TestEmptyParameters(t *testing.T) {
 			t.Errorf("%s, with unknown and empty parameters: %+v", c.what, r)
 		}
 	}
-	object, _ := json.Marshal(i.exchange(t, i.public).withValue("made_up", "1").withValue("client_secret", ""))
+	object, _ := json.Marshal(i.exchangeForm(t, i.public).withValue("made_up", "1").withValue("client_secret", ""))
 	if r := i.post(t, "/api/oauth/token", "application/json", string(object[:len(object)-1])+`, "scope": null}`); r.status != http.StatusOK {
 		t.Errorf("JSON: %+v", r)
 	}
@@ -78,7 +78,7 @@ func TestRepeatedParametersAndLongBodies(t *testing.T) {
 	text := "grant_type=refresh_token&refresh_token=x&token=x&client_id=" + i.confidential.ID + "&client_secret=" + i.confidentialSecret.Reveal()
 	for _, path := range []string{"/api/oauth/token", "/api/oauth/revoke", "/api/oauth/introspect"} {
 		for what, more := range map[string]string{
-			"a parameter twice": "&client_id=" + i.confidential.ID, "a parameter twice, once empty": "&client_secret=", "an unknown parameter twice": "&a=1&a=1", "a body that is too long": "&a=" + strings.Repeat("x", 16<<10),
+			"a parameter twice": "&client_id=" + i.confidential.ID, "a parameter twice, one value empty": "&client_secret=", "an unknown parameter twice": "&a=1&a=1", "a body that is too long": "&a=" + strings.Repeat("x", 16<<10),
 		} {
 			if r := i.post(t, path, formType, text+more); r.status != http.StatusBadRequest || r.text("error") != "invalid_request" {
 				t.Errorf("%s: %s: %+v", path, what, r)
@@ -93,7 +93,7 @@ func TestRepeatedParametersAndLongBodies(t *testing.T) {
 // RFC 6749, sections 2.3.1 and 3.2: parameters are read only from the body of a POST, because proxies log URLs.
 func TestURLParametersAreNotRead(t *testing.T) {
 	i := newFixture(t)
-	parameters := i.exchange(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal())
+	parameters := i.exchangeForm(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal())
 	query := func(f form) string {
 		values := url.Values{}
 		for name, value := range f {
@@ -140,7 +140,7 @@ func TestBasicCredentialsAreFormDecoded(t *testing.T) {
 	}
 	header := basic(encoded(i.confidential.ID), encoded(i.confidentialSecret.Reveal()))
 	for _, scheme := range []string{"Basic ", "basic ", "BASIC "} {
-		request := i.exchange(t, i.confidential).withValue("client_id", "")
+		request := i.exchangeForm(t, i.confidential).withValue("client_id", "")
 		if r := i.send(t, "/api/oauth/token", request, "Authorization", scheme+strings.TrimPrefix(header, "Basic ")); r.status != http.StatusOK {
 			t.Errorf("%s: %+v", scheme, r)
 		}
@@ -185,7 +185,7 @@ func TestScopesAreASet(t *testing.T) {
 	b := i.adaBrowser()
 	query := i.request("scope", "issues:write  issues:read issues:write")
 	q := expectRedirect(t, b.do(t, "POST", query, b.do(t, "GET", query, nil).form("approve", i.acme.ID)))
-	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public).withValue("code", q.Get("code")))
+	r := i.send(t, "/api/oauth/token", i.exchangeForm(t, i.public).withValue("code", q.Get("code")))
 	got := strings.Split(r.text("scope"), " ")
 	if slices.Sort(got); !slices.Equal(got, []string{"issues:read", "issues:write"}) {
 		t.Errorf("%+v", r)

@@ -43,13 +43,13 @@ func TestRevocation(t *testing.T) {
 		t.Errorf("no token: %+v", r)
 	}
 	for _, token := range []string{"access_token", "refresh_token"} {
-		theirs := i.tokens(t)
-		r := i.send(t, "/api/oauth/revoke", form{"token": theirs.text(token), "client_id": i.confidential.ID, "client_secret": i.confidentialSecret.Reveal()})
-		if r.status != 400 || r.text("error") != "invalid_grant" || !isActive(theirs) {
-			t.Errorf("another app's %s: %+v, active: %t", token, r, isActive(theirs))
+		publicTokens := i.tokens(t)
+		r := i.send(t, "/api/oauth/revoke", form{"token": publicTokens.text(token), "client_id": i.confidential.ID, "client_secret": i.confidentialSecret.Reveal()})
+		if r.status != 400 || r.text("error") != "invalid_grant" || !isActive(publicTokens) {
+			t.Errorf("another app's %s: %+v, active: %t", token, r, isActive(publicTokens))
 		}
 	}
 	if r := i.send(t, "/api/oauth/revoke", form{"token": "x", "client_id": i.confidential.ID}); r.status != 401 {
-		t.Errorf("without its secret: %+v", r)
+		t.Errorf("the confidential app without its secret: %+v", r)
 	}
 }

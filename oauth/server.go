@@ -31,8 +31,8 @@ type Config struct {
 	API    string
 	Format authz.CredentialFormat
 	Scopes []Scope
-	// Verifier verifies the user's session, whose token is in the cookie with the name Cookie. Sessions defines when a session
-	// needs a second factor.
+	// Verifier verifies the user's session. The field Cookie is the name of the cookie with the session's token. The field
+	// Sessions defines when a session needs a second factor.
 	Verifier authz.Sessions
 	Sessions authz.SessionFormat
 	Cookie   string
@@ -56,7 +56,7 @@ type Scope struct {
 // use.
 type Server struct {
 	config  Config
-	secure  bool // the issuer's URL is https, so cookies are Secure
+	secure  bool // the issuer's URL is https, so cookies have the attribute Secure
 	origins *http.CrossOriginProtection
 	grants  *issuer.Issuer
 	log     *slog.Logger
@@ -75,7 +75,7 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
 		return nil, errors.New("cookie: give the name of the cookie with the users' sessions, such as sb-PROJECT-auth-token")
 	case c.Verifier == nil:
-		return nil, errors.New("the configuration has no verifier of sessions")
+		return nil, errors.New("the configuration has no session verifier")
 	case c.AddressLimit < 0:
 		return nil, errors.New("address_limit: give a number of requests per minute, or 0 for no limit")
 	case c.ClientLimit < 0:
@@ -85,8 +85,8 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 		c.Observe = func(string, string) {}
 	}
 	origins := http.NewCrossOriginProtection()
-	// Some browsers send the header Origin but not Sec-Fetch-Site. Origin is then compared with Host, but a proxy may have removed
-	// the port from Host. So trust the issuer's origin.
+	// Some browsers send the header Origin but not Sec-Fetch-Site. Origin is then compared with Host, but a proxy may have
+	// removed the port from Host. So NewServer trusts the issuer's origin.
 	if err := origins.AddTrustedOrigin(c.Issuer); err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}

@@ -11,7 +11,7 @@ import (
 // After an internal error, the status is 503. The server logs the error, and the response contains no details.
 func TestUnreachableDatabase(t *testing.T) {
 	i := newFixture(t)
-	request := i.exchange(t, i.public)
+	request := i.exchangeForm(t, i.public)
 	if err := i.Issuer.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func TestUnreachableDatabase(t *testing.T) {
 	}
 }
 
-// RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL, without a query and a fragment. An http URL is allowed
+// RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL without a query or a fragment. An http URL is allowed
 // only on a loopback address, for trials. A path is refused, because it would change the path of the metadata (RFC 8414, section
 // 3).
 func TestIssuerURL(t *testing.T) {
@@ -64,15 +64,15 @@ func TestIssuerURL(t *testing.T) {
 func TestInvalidConfigIsRefused(t *testing.T) {
 	i := newFixture(t)
 	for name, change := range map[string]func(*oauth.Config){
-		"a sign-in without TLS":          func(c *oauth.Config) { c.SignInURL = "http://velocity.quest/login" },
-		"a sign-in with a password":      func(c *oauth.Config) { c.SignInURL = "https://ada:secret@velocity.quest/login" },
-		"a sign-in with a fragment":      func(c *oauth.Config) { c.SignInURL = "https://velocity.quest/login#x" },
-		"a sign-in with a semicolon":     func(c *oauth.Config) { c.SignInURL = "https://velocity.quest/login?a=1;b=2" },
-		"no sign-in":                     func(c *oauth.Config) { c.SignInURL = "" },
+		"a sign-in URL without TLS":      func(c *oauth.Config) { c.SignInURL = "http://velocity.quest/login" },
+		"a sign-in URL with a password":  func(c *oauth.Config) { c.SignInURL = "https://ada:secret@velocity.quest/login" },
+		"a sign-in URL with a fragment":  func(c *oauth.Config) { c.SignInURL = "https://velocity.quest/login#x" },
+		"a sign-in URL with a semicolon": func(c *oauth.Config) { c.SignInURL = "https://velocity.quest/login?a=1;b=2" },
+		"no sign-in URL":                 func(c *oauth.Config) { c.SignInURL = "" },
 		"no cookie":                      func(c *oauth.Config) { c.Cookie = "" },
 		"an invalid cookie name":         func(c *oauth.Config) { c.Cookie = "sb auth" },
 		"a cookie name with a semicolon": func(c *oauth.Config) { c.Cookie = "a;b" },
-		"no sessions":                    func(c *oauth.Config) { c.Verifier = nil },
+		"no session verifier":            func(c *oauth.Config) { c.Verifier = nil },
 		"a negative limit":               func(c *oauth.Config) { c.AddressLimit = -1 },
 	} {
 		c := oauth.Config{Issuer: "https://velocity.quest", API: "velocity", Verifier: i.sessions, Cookie: "c", SignInURL: "https://velocity.quest/login?x=1"}

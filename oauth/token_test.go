@@ -23,7 +23,7 @@ import (
 // The server accepts the JSON requests that Velocity's API documentation shows.
 func TestTokenEndpointAcceptsJSON(t *testing.T) {
 	i := newFixture(t)
-	body := string(must(json.Marshal(i.exchange(t, i.public))))
+	body := string(must(json.Marshal(i.exchangeForm(t, i.public))))
 	r := i.post(t, "/api/oauth/token", "application/json", body)
 	if r.status != http.StatusOK || !strings.HasPrefix(r.text("access_token"), "velo_") || r.text("token_type") != "Bearer" ||
 		r.body["expires_in"] != 3600.0 || r.text("refresh_token") == "" || r.text("scope") != "issues:read issues:write" {
@@ -41,10 +41,10 @@ func TestTokenEndpointAcceptsJSON(t *testing.T) {
 func TestStandardClientLibrary(t *testing.T) {
 	i := newFixture(t)
 	for name, c := range map[string]oauth2.Config{
-		"public":              {ClientID: i.public.ID, Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
-		"public, with secret": {ClientID: i.public.ID, ClientSecret: i.publicSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
-		"confidential":        {ClientID: i.confidential.ID, ClientSecret: i.confidentialSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInHeader}},
-		"confidential, body":  {ClientID: i.confidential.ID, ClientSecret: i.confidentialSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
+		"public":                             {ClientID: i.public.ID, Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
+		"public, with a secret":              {ClientID: i.public.ID, ClientSecret: i.publicSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
+		"confidential, secret in the header": {ClientID: i.confidential.ID, ClientSecret: i.confidentialSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInHeader}},
+		"confidential, secret in the body":   {ClientID: i.confidential.ID, ClientSecret: i.confidentialSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			app := i.public
@@ -73,44 +73,44 @@ func TestStandardClientLibrary(t *testing.T) {
 func TestTokenRequestsAreRefused(t *testing.T) {
 	i := newFixture(t)
 	stranger, _ := i.app(t, false)
-	exchange := func(name, value string) form { return i.exchange(t, i.public).withValue(name, value) }
+	exchange := func(name, value string) form { return i.exchangeForm(t, i.public).withValue(name, value) }
 	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")}
-	confidential := i.exchange(t, i.confidential)
-	confidentialTokens := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal()))
+	confidential := i.exchangeForm(t, i.confidential)
+	confidentialTokens := i.send(t, "/api/oauth/token", i.exchangeForm(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal()))
 	refreshConfidential := form{"grant_type": "refresh_token", "client_id": i.confidential.ID, "refresh_token": confidentialTokens.text("refresh_token")}
 	for name, c := range map[string]struct {
 		request form
 		want    string
 		status  int
 	}{
-		"no grant type":                                      {exchange("grant_type", ""), "invalid_request", 400},
-		"another grant type":                                 {exchange("grant_type", "password"), "unsupported_grant_type", 400},
-		"no client":                                          {exchange("client_id", ""), "invalid_request", 400},
-		"an unknown client":                                  {exchange("client_id", "nobody"), "invalid_client", 401},
-		"a wrong secret":                                     {exchange("client_secret", "guessed"), "invalid_client", 401},
-		"confidential, without a secret":                     {confidential, "invalid_client", 401},
-		"an app of another API":                              {exchange("client_id", i.appOfOtherAPI(t).ID), "invalid_client", 401},
-		"another app's secret":                               {confidential.withValue("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
-		"no code":                                            {exchange("code", ""), "invalid_request", 400},
-		"an unknown code":                                    {exchange("code", "made-up"), "invalid_grant", 400},
-		"another app's code":                                 {exchange("client_id", stranger.ID), "invalid_grant", 400},
-		"no redirect URI":                                    {exchange("redirect_uri", ""), "invalid_request", 400},
-		"another redirect URI":                               {exchange("redirect_uri", callback+"/"), "invalid_grant", 400},
-		"no verifier":                                        {exchange("code_verifier", ""), "invalid_request", 400},
-		"another verifier":                                   {exchange("code_verifier", strings.Repeat("v", 43)), "invalid_grant", 400},
-		"a short verifier":                                   {exchange("code_verifier", verifier[:42]), "invalid_grant", 400},
-		"the challenge as the verifier":                      {exchange("code_verifier", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "invalid_grant", 400},
-		"a control character":                                {exchange("code", "a\x00b"), "invalid_request", 400},
-		"no refresh token":                                   {refresh.withValue("refresh_token", ""), "invalid_request", 400},
-		"an unknown refresh token":                           {refresh.withValue("refresh_token", "made-up"), "invalid_grant", 400},
-		"another app's refresh token":                        {refresh.withValue("client_id", stranger.ID), "invalid_grant", 400},
-		"an access token":                                    {refresh.withValue("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
-		"a scope that was not granted":                       {refresh.withValue("scope", "issues:read documents:read"), "invalid_scope", 400},
-		"a scope in another case":                            {refresh.withValue("scope", "Issues:read"), "invalid_scope", 400},
-		"refreshing, with a wrong secret":                    {refresh.withValue("client_secret", "guessed"), "invalid_client", 401},
-		"confidential, refreshing, without a secret":         {refreshConfidential, "invalid_client", 401},
-		"confidential, refreshing, with a wrong secret":      {refreshConfidential.withValue("client_secret", "guessed"), "invalid_client", 401},
-		"confidential, refreshing, with another app's token": {refreshConfidential.withValue("refresh_token", refresh["refresh_token"]).withValue("client_secret", i.confidentialSecret.Reveal()), "invalid_grant", 400},
+		"no grant type":                                     {exchange("grant_type", ""), "invalid_request", 400},
+		"another grant type":                                {exchange("grant_type", "password"), "unsupported_grant_type", 400},
+		"no client":                                         {exchange("client_id", ""), "invalid_request", 400},
+		"an unknown client":                                 {exchange("client_id", "nobody"), "invalid_client", 401},
+		"a wrong secret":                                    {exchange("client_secret", "guessed"), "invalid_client", 401},
+		"a confidential app, without a secret":              {confidential, "invalid_client", 401},
+		"an app of another API":                             {exchange("client_id", i.appOfOtherAPI(t).ID), "invalid_client", 401},
+		"another app's secret":                              {confidential.withValue("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
+		"no code":                                           {exchange("code", ""), "invalid_request", 400},
+		"an unknown code":                                   {exchange("code", "made-up"), "invalid_grant", 400},
+		"another app's code":                                {exchange("client_id", stranger.ID), "invalid_grant", 400},
+		"no redirect URI":                                   {exchange("redirect_uri", ""), "invalid_request", 400},
+		"another redirect URI":                              {exchange("redirect_uri", callback+"/"), "invalid_grant", 400},
+		"no verifier":                                       {exchange("code_verifier", ""), "invalid_request", 400},
+		"another verifier":                                  {exchange("code_verifier", strings.Repeat("v", 43)), "invalid_grant", 400},
+		"a short verifier":                                  {exchange("code_verifier", verifier[:42]), "invalid_grant", 400},
+		"the challenge as the verifier":                     {exchange("code_verifier", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "invalid_grant", 400},
+		"a control character":                               {exchange("code", "a\x00b"), "invalid_request", 400},
+		"no refresh token":                                  {refresh.withValue("refresh_token", ""), "invalid_request", 400},
+		"an unknown refresh token":                          {refresh.withValue("refresh_token", "made-up"), "invalid_grant", 400},
+		"another app's refresh token":                       {refresh.withValue("client_id", stranger.ID), "invalid_grant", 400},
+		"an access token":                                   {refresh.withValue("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
+		"a scope that was not granted":                      {refresh.withValue("scope", "issues:read documents:read"), "invalid_scope", 400},
+		"a scope with a capital letter":                     {refresh.withValue("scope", "Issues:read"), "invalid_scope", 400},
+		"a refresh by a public app, with a wrong secret":    {refresh.withValue("client_secret", "guessed"), "invalid_client", 401},
+		"a refresh by a confidential app, without a secret": {refreshConfidential, "invalid_client", 401},
+		"a refresh by a confidential app, with a wrong secret":      {refreshConfidential.withValue("client_secret", "guessed"), "invalid_client", 401},
+		"a refresh by a confidential app, with another app's token": {refreshConfidential.withValue("refresh_token", refresh["refresh_token"]).withValue("client_secret", i.confidentialSecret.Reveal()), "invalid_grant", 400},
 	} {
 		r := i.send(t, "/api/oauth/token", c.request)
 		if r.status != c.status || r.text("error") != c.want || r.body["access_token"] != nil {
@@ -152,17 +152,17 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		"empty":         {"Authorization", basic(i.public.ID, "")},
 		"not Basic":     {"Authorization", "Bearer x"},
 		"not decodable": {"Authorization", basic("%zz", "x")},
-		"twice":         {"Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal()), "Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal())},
+		"two headers":   {"Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal()), "Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal())},
 	} {
-		r := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).withValue("client_id", ""), header...)
+		r := i.send(t, "/api/oauth/token", i.exchangeForm(t, i.confidential).withValue("client_id", ""), header...)
 		if r.status != 401 || r.text("error") != "invalid_client" || !strings.HasPrefix(r.header.Get("WWW-Authenticate"), "Basic ") {
 			t.Errorf("Basic, %s: %+v", name, r)
 		}
 	}
 	credentials := basic(i.confidential.ID, i.confidentialSecret.Reveal())
 	for name, request := range map[string]form{
-		"two secrets": i.exchange(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal()),
-		"two clients": i.exchange(t, i.confidential).withValue("client_id", i.public.ID),
+		"two secrets": i.exchangeForm(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal()),
+		"two clients": i.exchangeForm(t, i.confidential).withValue("client_id", i.public.ID),
 	} {
 		if r := i.send(t, "/api/oauth/token", request, "Authorization", credentials); r.status != 400 || r.text("error") != "invalid_request" {
 			t.Errorf("%s: %+v", name, r)
@@ -178,26 +178,26 @@ func basic(id, secret string) string {
 }
 
 // A refresh request can ask for fewer scopes. The smaller set applies only to the new access token (RFC 6749, section 6).
-func TestRefreshCanNarrow(t *testing.T) {
+func TestRefreshCanReduceScopes(t *testing.T) {
 	i := newFixture(t)
 	first := i.tokens(t)
 	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": first.text("refresh_token"), "scope": "issues:read issues:read"}
-	narrow := i.send(t, "/api/oauth/token", refresh)
-	if narrow.status != http.StatusOK || narrow.text("scope") != "issues:read" {
-		t.Fatalf("%+v", narrow)
+	reduced := i.send(t, "/api/oauth/token", refresh)
+	if reduced.status != http.StatusOK || reduced.text("scope") != "issues:read" {
+		t.Fatalf("%+v", reduced)
 	}
-	whole := i.send(t, "/api/oauth/token", refresh.withValue("refresh_token", narrow.text("refresh_token")).withValue("scope", ""))
+	whole := i.send(t, "/api/oauth/token", refresh.withValue("refresh_token", reduced.text("refresh_token")).withValue("scope", ""))
 	if whole.text("scope") != "issues:read issues:write" {
 		t.Errorf("%+v", whole)
 	}
 }
 
-// Of twenty concurrent requests with the same code or refresh token, one succeeds. The other requests revoke the tokens that this
-// request received (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
+// Of twenty concurrent requests with the same code or refresh token, one succeeds. The other requests revoke the tokens that the
+// successful request received (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2).
 func TestRacesHaveOneWinner(t *testing.T) {
 	i := newFixture(t)
 	for name, request := range map[string]form{
-		"code":          i.exchange(t, i.public),
+		"code":          i.exchangeForm(t, i.public),
 		"refresh token": {"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")},
 	} {
 		var succeeded atomic.Int64

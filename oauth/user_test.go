@@ -77,7 +77,8 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 		if back.status != http.StatusForbidden || !strings.Contains(back.text, "without a second factor") || !strings.Contains(back.text, "acr_values=aal2") {
 			t.Errorf("%+v: after the sign-in: %d %s", c, back.status, back.text)
 		}
-		// The server also refuses a form that it showed before the session lost its second factor.
+		// The user opens the form in a session with a second factor. In a session without a second factor, the server refuses
+		// this form.
 		b.signIn(i.ada.ID, supabase.Fields{"aal": "aal2"})
 		form := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 		b.signIn(i.ada.ID, supabase.Fields{"aal": c.aal})

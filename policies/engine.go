@@ -77,7 +77,7 @@ type policy struct {
 
 	parameters map[string]target.Parameters // the special characters that each API's table permits in a {parameter}
 	memory     *memory                      // nil if decisions cannot be remembered
-	noMemory   error                        // why memory is nil
+	memoryErr  error                        // why memory is nil
 }
 
 // Needs implements authz.Policy.
@@ -117,7 +117,7 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 }
 
 // newPolicy compiles the rules. If the policy finds the rows with the shipped route.rego, newPolicy prepares the query with the
-// index. For any other policy, it calls withoutIndex, which prepares the query.
+// index. For any other policy, newPolicy calls withoutIndex, which prepares the query.
 func newPolicy(
 	ctx context.Context, s source.Source, tables map[string]table.Table,
 	withoutIndex func(context.Context, source.Source, *ast.Compiler) (*query, error),
@@ -149,7 +149,7 @@ func newPolicy(
 	}
 	references := analysis.ReferencesOf(compiler, p.index != nil)
 	p.readingWithRow = analysis.ReadingOf(references)
-	p.memory, p.noMemory = newMemory(references, p.index)
+	p.memory, p.memoryErr = newMemory(references, p.index)
 	return p, p.probe(ctx)
 }
 
@@ -162,8 +162,8 @@ func (p *policy) Warnings() []string {
 	if p.index == nil {
 		all = append(all, document.RouteFile+": the file is not the shipped file, or another rule changes a definition that the file contains or reads, so decisions take longer as tables grow")
 	}
-	if p.noMemory != nil {
-		all = append(all, fmt.Sprintf("%v, so decisions are not remembered, and take longer", p.noMemory))
+	if p.memoryErr != nil {
+		all = append(all, fmt.Sprintf("%v, so decisions are not remembered, and take longer", p.memoryErr))
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.tables)) {
 		for _, warning := range p.tables[name].Overlaps() {
@@ -185,7 +185,7 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 		d, err := e.evaluate(ctx, in, r)
 		return detachedCopy(d), err
 	}
-	// Every check first evaluates the policy without a credential, so the row stores that decision.
+	// Every check first evaluates the policy without a credential. So the row stores the decision without a credential.
 	byRow := e.memory.anonymousByRow && r.number > 0 && isAnonymous(&in)
 	if byRow {
 		if d := r.anonymous.Load(); d != nil {
@@ -273,8 +273,8 @@ func preparePlain(ctx context.Context, s source.Source, compiler *ast.Compiler) 
 	return prepare(ctx, s, compiler, document.DecisionRef)
 }
 
-// prepareOptimised prepares the query of the decision with OPA's optimiser, for a policy without an index. The rules of an earlier
-// version were written for the optimiser. The rules of this version are slower with it.
+// prepareOptimised prepares the query of the decision with OPA's optimiser, for a policy without an index. The rules of an
+// earlier version were written for the optimiser. The rules of this version are slower with the optimiser.
 func prepareOptimised(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
 	if !s.HasEarlierRoute() {
 		return preparePlain(ctx, s, compiler)

@@ -51,7 +51,7 @@ func TestPolicyIsRefused(t *testing.T) {
 		"level":              {row("{method: GET, path: /x, level: team, scopes: [tags:read]}"), `data.yaml:34: the level "team" is neither`},
 		"level of the scope": {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read has the level workspace, but the route has the level user`},
 		"method":             {row("{method: get, path: /x, scopes: [tags:read]}"), `data.yaml:34: the method "get" is neither in capitals nor * for any method`},
-		"glob":               {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `data.yaml:34: the path "/x/*": "*" has a *: write {name} for one segment, {name...}`},
+		"glob":               {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `data.yaml:34: the path "/x/*": the segment "*" contains a *: write {name} for one segment, {name...}`},
 		"alternation":        {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is not a parameter`},
 		"any_of: unknown":    {row("{method: GET, path: /x, any_of: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
 		"public with any_of": {row("{method: GET, path: /x, public: true, any_of: [tags:read]}"), `data.yaml:34: a public route must not have scopes: remove them`},

@@ -22,7 +22,7 @@ import (
 // index finds the row that a request addresses, as the rule `route` in keywicket/route.rego does.
 type index struct {
 	apis          map[string]apiRows
-	none          *row // the row for requests that address no row of a table
+	none          *row // stands for "no row": find returns it if a request addresses no row of a table
 	rules         *rowRules
 	needs         sync.Map // string → *needs: the distinct needs of all rows
 	rulesWithSets []int    // positions of the rules that define sets of scopes: see rowRules.rulesWithSets
@@ -166,7 +166,7 @@ func (x *index) find(api, method, path string) *row {
 	return entry.rows[i]
 }
 
-// rowOf returns the row that the rule route finds for an input, or x.none.
+// rowOf returns the row that the rule `route` finds for an input, or x.none.
 func (x *index) rowOf(in *authz.Input) *row {
 	if in.Path == "" { // an ambiguous path, which matches no row
 		return x.none

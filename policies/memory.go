@@ -54,7 +54,7 @@ func (m *memory) find(key memoryKey) *authz.Decision {
 	return nil
 }
 
-// add stores a copy of the decision, and returns the copy. If the bucket is full, the copy replaces another decision. It does
+// add stores a copy of the decision, and returns the copy. If the bucket is full, the copy replaces another decision. add does
 // not store a decision with more than maxBytes of text.
 func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 	const maxBytes = 1 << 10
@@ -69,7 +69,8 @@ func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 			return d
 		}
 	}
-	// Byte 8 of the digest does not affect the choice of the bucket, so it selects a random slot of the bucket.
+	// Byte 8 of the digest selects the slot of the bucket. This byte does not affect the choice of the bucket, so every slot is
+	// equally likely.
 	bucket[key[8]%memoryWays].Store(r)
 	return d
 }
@@ -120,7 +121,7 @@ func (m *memory) key(in *authz.Input, r *row) memoryKey {
 }
 
 // appendPart appends the part's value in an unambiguous encoding: different lists of values always have different encodings. If
-// there is no principal, it appends nothing for the parts of the principal.
+// there is no principal, appendPart appends nothing for the parts of the principal.
 func appendPart(b []byte, p document.Part, in *authz.Input, r *row) []byte {
 	if p > document.InputPrincipal && in.Principal == nil {
 		return b
@@ -212,7 +213,7 @@ func appendTexts(b []byte, list []string) []byte {
 	return b
 }
 
-// variesByRequest reports whether the part may differ between two requests for the same row that have no credential.
+// variesByRequest reports whether the part may differ between two requests without a credential that address the same row.
 func variesByRequest(p document.Part) bool {
 	switch p {
 	case document.InputAPI, document.InputDenial, document.InputRow, document.WorkspaceRequested, document.WorkspaceID,
@@ -222,9 +223,9 @@ func variesByRequest(p document.Part) bool {
 	return p < document.InputPrincipal
 }
 
-// newMemory creates the memory of a policy from the references of its decision. The error says why decisions cannot be
-// remembered: a rule reads the time, or calls a function that can return different results for the same arguments. The index x
-// may be nil.
+// newMemory creates the memory of a policy. The parameter references contains the OPA references in the rule `decision` and in
+// all rules that this rule depends on. The error says why decisions cannot be remembered: a rule reads the time, or calls a
+// function that can return different results for the same arguments. The index x may be nil.
 func newMemory(references []analysis.Reference, x *index) (*memory, error) {
 	for _, r := range references {
 		if r.Nondeterministic() || r.Reads(document.InputTime) {

@@ -130,7 +130,7 @@ func randomFullInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	p := in.Principal
 	p.ID, p.UserID = pick(r, []string{"t1", "t2"}), pick(r, []string{"", "ada", "bob"})
 	p.Kind = pick(r, []authz.Kind{authz.KindWorkspaceToken, authz.KindWorkspaceKey, authz.KindPersonalKey})
-	if r.IntN(3) > 0 { // most requests are allowed, so that the extra rules decide
+	if r.IntN(3) > 0 { // the scope root allows most requests, so that the extra rules decide
 		p.Scopes = append(p.Scopes, "root")
 	}
 	p.AAL, p.Environment = pick(r, []string{"", "aal1"}), pick(r, []authz.Environment{authz.Live, authz.Sandbox})
@@ -205,7 +205,8 @@ func firstDifference(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []m
 	return 0
 }
 
-// A remembered decision equals the decision of an evaluation, whichever parts a policy reads and whatever changes between checks.
+// A remembered decision equals the decision of an evaluation. This is true for every part that a policy reads, and after every
+// change between checks.
 func TestRememberedDecisions(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
@@ -258,7 +259,7 @@ func TestFirstDifferenceDetectsWrongMemory(t *testing.T) {
 	}
 	for name, missing := range map[string][]document.Part{
 		"the row": {document.InputRow, document.RequestPath, document.RequestSegments}, "scopes": {document.PrincipalScopes}, "the role": {document.WorkspaceRole},
-		"whether the workspace is granted": {document.WorkspaceGranted}, "headers": {document.RequestHeaders}, "the query": {document.RequestQuery, document.RequestRawQuery},
+		"the grant of the workspace": {document.WorkspaceGranted}, "headers": {document.RequestHeaders}, "the query": {document.RequestQuery, document.RequestRawQuery},
 		"the context": {document.InputContext}, "the denial": {document.InputDenial}, "attributes": {document.PrincipalAttributes, document.WorkspaceAttributes, document.PrincipalUserAttributes},
 		"the source": {document.SourceAddress, document.SourcePrincipal, document.SourceCertificate}, "the kind": {document.PrincipalKind},
 	} {
@@ -271,7 +272,7 @@ func TestFirstDifferenceDetectsWrongMemory(t *testing.T) {
 		m.parts = append(slices.DeleteFunc(m.parts, func(p document.Part) bool { return p > document.InputPrincipal }), document.PrincipalID)
 		return firstDifference(t, r, plain, engine, rows, 100)
 	})
-	wantDetected("with a decision by row that depends on more than the row", func(r *rand.Rand) int {
+	wantDetected("with a decision that is stored for the row but depends on more than the row", func(r *rand.Rand) int {
 		table, rows := randomTable(r, 8)
 		plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
 		engine.memory.anonymousByRow = true
@@ -316,12 +317,12 @@ func TestDecisionsThatAreNotRemembered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, noMemory := newMemory(analysis.ReferencesOf(compiler, true), nil)
-		if (noMemory == nil) != (m != nil) || (noMemory == nil) != (want == "") || noMemory != nil &&
-			(!strings.Contains(noMemory.Error(), want+" differs between evaluations") || !strings.Contains(noMemory.Error(), ".rego:")) {
-			t.Errorf("%s: %v", rule, noMemory)
+		m, memoryErr := newMemory(analysis.ReferencesOf(compiler, true), nil)
+		if (memoryErr == nil) != (m != nil) || (memoryErr == nil) != (want == "") || memoryErr != nil &&
+			(!strings.Contains(memoryErr.Error(), want+" differs between evaluations") || !strings.Contains(memoryErr.Error(), ".rego:")) {
+			t.Errorf("%s: %v", rule, memoryErr)
 		}
-		warnings := (&policy{index: &index{}, noMemory: noMemory}).Warnings()
+		warnings := (&policy{index: &index{}, memoryErr: memoryErr}).Warnings()
 		if warned := strings.Contains(strings.Join(warnings, "\n"), "decisions are not remembered"); warned != (want != "") {
 			t.Errorf("%s: the warnings are %q", rule, warnings)
 		}
@@ -341,7 +342,7 @@ func TestFullMemory(t *testing.T) {
 		switch d := m.find(key(i)); {
 		case d == nil:
 		case d.Route != fmt.Sprint(i):
-			t.Fatalf("%d is %+v", i, d)
+			t.Fatalf("decision %d is %+v", i, d)
 		default:
 			remembered++
 		}
@@ -352,7 +353,7 @@ func TestFullMemory(t *testing.T) {
 	last := key(n)
 	m.add(last, authz.Decision{Route: "last"})
 	if d := m.find(last); d == nil || d.Route != "last" {
-		t.Errorf("the last one is %+v", d)
+		t.Errorf("the latest decision is %+v", d)
 	}
 }
 
@@ -370,11 +371,11 @@ func TestKeysAreUnambiguous(t *testing.T) {
 		"a|b": {API: "a", Denial: "b"}, "ab|": {API: "ab"}, "|ab": {Denial: "ab"},
 		"no principal": {}, "an empty principal": {Principal: &authz.Principal{}},
 		"scopes a b": {Principal: &authz.Principal{Scopes: []string{"a", "b"}}}, "scope ab": {Principal: &authz.Principal{Scopes: []string{"ab"}}},
-		"scopes ab and none": {Principal: &authz.Principal{Scopes: []string{"ab", ""}}},
-		"header":             {Header: map[string][]string{"a": {"b"}}}, "header of two": {Header: map[string][]string{"a": {"b", ""}}},
+		"scope ab and an empty scope": {Principal: &authz.Principal{Scopes: []string{"ab", ""}}},
+		"header":                      {Header: map[string][]string{"a": {"b"}}}, "a header with two values": {Header: map[string][]string{"a": {"b", ""}}},
 		"two headers": {Header: map[string][]string{"a": {"b"}, "c": nil}}, "context": {Context: authz.Fields{{Name: "a", Value: "b"}}},
-		"certificate": {Source: authz.Source{Certificate: &clientcert.Certificate{}}}, "uri": {Source: authz.Source{Certificate: &clientcert.Certificate{URIs: []string{"a"}}}},
-		"name": {Source: authz.Source{Certificate: &clientcert.Certificate{DNSNames: []string{"a"}}}},
+		"certificate": {Source: authz.Source{Certificate: &clientcert.Certificate{}}}, "a certificate with a URI": {Source: authz.Source{Certificate: &clientcert.Certificate{URIs: []string{"a"}}}},
+		"a certificate with a DNS name": {Source: authz.Source{Certificate: &clientcert.Certificate{DNSNames: []string{"a"}}}},
 	} {
 		key := m.key(&in, noRow)
 		if other, ok := seen[key]; ok {
@@ -412,7 +413,7 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 		t.Error("a decision with long headers is remembered")
 	}
 	if d := m.find(m.key(&authz.Input{Host: part(n - 1)}, noRow)); d == nil || d.Headers["x-host"] != part(n-1) {
-		t.Errorf("the last one is %+v", d)
+		t.Errorf("the latest decision is %+v", d)
 	}
 	runtime.KeepAlive(m)
 }
@@ -441,6 +442,6 @@ func TestMemoryConcurrently(t *testing.T) {
 	}
 	all.Wait()
 	if engine.MemoryHits() < 1000 {
-		t.Errorf("%d of 1600 were remembered", engine.MemoryHits())
+		t.Errorf("%d of 1600 decisions were remembered", engine.MemoryHits())
 	}
 }

@@ -12,15 +12,15 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// needs contains the sets of scopes of a row. An example is the rule workspace_needs in keywicket/decision.rego. Decisions on
-// the row compare the scopes of the principal with these sets.
+// needs contains the sets of scopes of a row. For example, the rule `workspace_needs` in keywicket/decision.rego defines such
+// sets. Decisions on the row compare the scopes of the principal with these sets.
 type needs struct {
-	unknown bool              // decisions may depend on every scope
+	unknown bool              // the sets are not known, so decisions may depend on every scope
 	sets    map[string]uint64 // scope → one bit for each set that contains the scope
 	lengths uint64            // bit n is set if the length of a scope in the sets is n modulo 64: a quick test before the map is read
 }
 
-const maxSets = 64 // the bits of a uint64
+const maxSets = 64 // one bit of a uint64 for each set
 
 // appendTo appends one bit for each set: whether the set contains at least one of the scopes. If the sets are not known,
 // appendTo appends all scopes.
@@ -39,9 +39,9 @@ func (n *needs) appendTo(b []byte, scopes []string) []byte {
 
 func lengthBit(scope string) uint64 { return 1 << (len(scope) % 64) }
 
-// learnNeeds sets the needs of the row, unless they are known. It evaluates the rules that define the sets. If one of these
-// rules is undefined, fails, or is not an array of sets, the needs stay unknown permanently. They also stay unknown if there
-// are more than maxSets sets. The input must address the row.
+// learnNeeds sets the needs of the row, unless they are known. It evaluates the rules that define the sets. If one of these rules
+// is undefined, fails, or is not an array of sets, the needs stay unknown permanently. The needs also stay unknown if there are
+// more than maxSets sets. The input must address the row.
 func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	if len(x.rulesWithSets) == 0 || r.needs.Load() != nil {
 		return

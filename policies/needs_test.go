@@ -98,7 +98,7 @@ var (
 )
 
 // Principals share decisions if their scopes differ only in scopes on which no rule depends.
-func TestDecisionsShareScopes(t *testing.T) {
+func TestPrincipalsShareDecisions(t *testing.T) {
 	race.Skip(t)
 	for i, condition := range slices.Concat(sharingConditions, otherConditions) {
 		s := withHeaderIf(t, nil, strings.ReplaceAll(condition, "; ", "\n\t"))
@@ -146,7 +146,7 @@ func differsByScopes(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []m
 	return false
 }
 
-// tableWithRole returns a random table with a role, so that a user's credential can be allowed too.
+// tableWithRole returns a random table with a role, so that the rules can also allow requests with a user's credential.
 func tableWithRole(r *rand.Rand) (table map[string]any, rows []map[string]any) {
 	table, rows = randomTable(r, 8)
 	table["roles"] = map[string]any{"owner": []any{"root"}}
@@ -241,7 +241,8 @@ func TestUnknownNeeds(t *testing.T) {
 	}
 }
 
-// OPA moves a comprehension from the head of a rule into the body of the rule, with additional variables.
+// OPA moves a comprehension from the head of a rule into the body of the rule, with additional variables. scopeTest still
+// recognises a test of the scopes in this comprehension.
 func TestScopeTestInARuleHeadIsRecognised(t *testing.T) {
 	_, engine := bothEngines(t, withRules(t, `row_needs := [{"a:read"}]
 
@@ -273,7 +274,7 @@ func BenchmarkKey(b *testing.B) {
 				engine.memory.key(&in, r)
 			}
 		})
-		b.Run(fmt.Sprintf("whole scopes=%d", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("every scope=%d", n), func(b *testing.B) {
 			for b.Loop() {
 				engine.memory.key(&in, noRow)
 			}

@@ -130,7 +130,7 @@ func compareDecisions(t *testing.T, a, b *Engine) {
 				want, err1 := a.Decide(t.Context(), in)
 				got, err2 := b.Decide(t.Context(), in)
 				if err1 != nil || err2 != nil || !reflect.DeepEqual(want, got) {
-					t.Fatalf("%+v:\none     %+v, %v\nanother %+v, %v", in, want, err1, got, err2)
+					t.Fatalf("%+v:\nfirst  %+v, %v\nsecond %+v, %v", in, want, err1, got, err2)
 				}
 				compared++
 				if got.Allow {
@@ -204,7 +204,7 @@ func policyWithRoutes(n int) source.Source {
 func BenchmarkDecide(b *testing.B) {
 	for _, n := range []int{20, 200, 3000} {
 		s := policyWithRoutes(n)
-		for _, form := range []string{"optimised", "plain"} {
+		for _, form := range []string{"indexed", "plain"} {
 			b.Run(fmt.Sprintf("%s/routes=%d", form, n), func(b *testing.B) {
 				var engine *Engine
 				if form == "plain" {
@@ -236,12 +236,12 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// loadAlone is an environment variable with the folder of a policy. The test binary loads this policy and exits, so that a
+// loadOnlyDir is an environment variable with the folder of a policy. The test binary loads this policy and exits, so that a
 // benchmark can measure only the load.
-const loadAlone = "KEYWICKET_TEST_LOAD"
+const loadOnlyDir = "KEYWICKET_TEST_LOAD"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(loadAlone); dir != "" {
+	if dir := os.Getenv(loadOnlyDir); dir != "" {
 		if _, err := Load(context.Background(), Config{Dir: dir}); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -273,7 +273,7 @@ func BenchmarkLoad(b *testing.B) {
 			var peak int64
 			for b.Loop() {
 				load := exec.CommandContext(b.Context(), os.Args[0])
-				load.Env = append(os.Environ(), loadAlone+"="+dir)
+				load.Env = append(os.Environ(), loadOnlyDir+"="+dir)
 				if out, err := load.CombinedOutput(); err != nil {
 					b.Fatalf("%v: %s", err, out)
 				}

@@ -64,8 +64,8 @@ func (e *evaluator) prepare(document ast.Ref) (*query, error) {
 	return &query{document: document, prepared: *q}, nil
 }
 
-// exhaustive makes the query evaluate all solutions of a rule, so that it reports an error in any solution. By default OPA may
-// stop at the first solution.
+// exhaustive makes the query evaluate all solutions of a rule, so that the query reports an error in any solution. By default OPA
+// may stop at the first solution.
 func (q *query) exhaustive() *query {
 	q.prepared.WithEarlyExit(false)
 	return q

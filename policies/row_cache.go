@@ -33,7 +33,7 @@ type row struct {
 	number   int       // unique among all tables, from 1; 0 if the request addresses no row
 	term     *ast.Term // nil if the request addresses no row
 	values   atomic.Pointer[values]
-	uncached atomic.Bool           // true after one of the rules failed when it was evaluated alone: the row caches no values
+	uncached atomic.Bool           // set when one of the rules fails in a separate evaluation; the row then caches no values
 	needs    atomic.Pointer[needs] // nil if not known yet
 
 	// anonymous is the decision on requests without a credential, if it depends on the row alone. It is nil until it is known.
@@ -77,9 +77,9 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 const learningLimit = time.Second
 
 // learn caches the values of row rules that an evaluation has found. Before that, it evaluates each of these rules alone, and
-// does not stop at the first result. The earlier evaluation may have stopped at the first result of a rule, although another
-// result contradicts the first one or fails. Later evaluations must still report that error. If a rule fails when it is
-// evaluated alone, the row never caches values again.
+// does not stop at the first result. The evaluation of the decision may have stopped at the first result of a rule, although
+// another result contradicts the first result or fails. Later evaluations must still report that error. If a rule fails when it
+// is evaluated alone, the row never caches values again.
 //
 // The input must address the row.
 func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
@@ -98,7 +98,7 @@ func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
 		}
 	}
 	if after != nil {
-		c.row.values.Store(&after) // this may overwrite values of a concurrent evaluation; a later evaluation finds them again
+		c.row.values.Store(&after) // Store may overwrite values of a concurrent evaluation; a later evaluation finds these values again
 	}
 }
 
@@ -127,7 +127,7 @@ func (k *rowRules) newRow(number int, term *ast.Term) *row {
 	return r
 }
 
-// initialValues returns the values of a row of which only the term is known.
+// initialValues returns the values of a new row: only the value of the rule `route`, which is the term, is known.
 func (k *rowRules) initialValues(term *ast.Term) values {
 	v := make(values, len(k.positions))
 	if v[0] = term; term == nil {
@@ -142,7 +142,7 @@ type rowCache struct {
 	row       *row
 	values    values // known before the evaluation
 	found     values // found by this evaluation
-	withDepth int    // nested `with` levels
+	withDepth int    // number of `with` expressions that surround the current rule
 	other     topdown.VirtualCache
 }
 
@@ -158,8 +158,8 @@ func (k *rowRules) cacheOf(r *row, known values) *rowCache {
 	return &rowCache{rules: k, row: r, values: known, found: make(values, len(k.positions))}
 }
 
-// position returns the position of a row rule. It returns false for all other rules and functions, and for every rule inside a
-// `with`.
+// position returns the position of a row rule. For all other rules and functions, and for every rule inside a `with`, position
+// returns false.
 func (c *rowCache) position(ref ast.Ref) (int, bool) {
 	if c.withDepth > 0 || len(ref) != len(document.RouteRef) || !ref.HasPrefix(document.PackageRef) {
 		return 0, false
@@ -208,7 +208,7 @@ func (c *rowCache) Pop() {
 	c.withDepth--
 }
 
-// Keys implements topdown.VirtualCache. Only tracers call it, and evaluations with a tracer do not use this cache.
+// Keys implements topdown.VirtualCache. Only tracers call Keys, and evaluations with a tracer do not use this cache.
 func (c *rowCache) Keys() []ast.Ref { return c.others().Keys() }
 
 // others returns the cache for all other rules and functions.

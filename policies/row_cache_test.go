@@ -160,8 +160,8 @@ func TestErrorsAreNotCached(t *testing.T) {
 	}
 }
 
-// OPA may stop at the first solution of a rule, although another solution contradicts the first one. A later evaluation on the
-// same row may not stop there. It must still report the contradiction.
+// OPA may stop at the first solution of a rule, although another solution contradicts the first one. If a later evaluation on the
+// same row does not stop there, it must still report the contradiction.
 func TestContradictionsAreFoundLater(t *testing.T) {
 	const rest = `
 headers["x"] := "1" if { input.workspace.role == "r1"; e }
@@ -173,7 +173,7 @@ e if y == "a"
 		"tree of rules": "p.q := \"a\"\np.r := \"b\"\ny := x if { x := p[_] }" + rest,
 		"function":      "f(v) := x if { walk([v, \"b\"], [_, x]); is_string(x) }\ny := f(\"a\") if route" + rest,
 		"else":          `y := "a" if { 1 == 2 } else := x if { walk(["a", "b"], [_, x]); is_string(x) }` + rest,
-		"function, first in a condition": `
+		"a function that a condition calls first": `
 f(v) := x if { walk([v, "b"], [_, x]); is_string(x) }
 e if f("a") == "a"
 headers["x"] := z if { input.workspace.role != "none"; e; z := f("a") }`,
@@ -206,7 +206,8 @@ headers["x"] := "1" if {
 	}
 }
 
-// For each row, a slow rule is evaluated alone only once, not for every check. This is true even if no decision needs the rule.
+// For each row, the engine evaluates a slow rule separately only once, not for every check. This is true even if no decision
+// needs the rule.
 func TestSlowRulesAreEvaluatedOnce(t *testing.T) {
 	const rules = `
 many := numbers.range(1, 1000)
@@ -293,7 +294,7 @@ func TestPartsOfTheInput(t *testing.T) {
 	for p := range document.NumberOfParts {
 		ref := p.Ref()
 		if p == document.InputRow || p == document.PrincipalNeeds || p == document.InputPrincipal {
-			continue // not in the document, or covered by the parts below it
+			continue // not in the document, or covered by its fields
 		}
 		value, err := whole.Find(ref[1:])
 		if err != nil {
@@ -309,7 +310,7 @@ func TestPartsOfTheInput(t *testing.T) {
 		path := "[" + strings.Join(keys, ", ") + "]"
 		for i, c := range []struct{ form, rules string }{
 			{"by name", fmt.Sprintf("v := %s", ref)},
-			{"by a text", fmt.Sprintf("v := %s[%q]", parent, name)},
+			{"by a string key", fmt.Sprintf("v := %s[%q]", parent, name)},
 			{"by an assignment", fmt.Sprintf("v := y if {\n\tx := %s\n\ty := x.%s\n}", parent, name)},
 			{"by a variable", fmt.Sprintf("v := y if {\n\tsome k in [%q]\n\ty := %s[k]\n}", name, parent)},
 			{"by an enumeration", fmt.Sprintf("v := y if {\n\tsome k, y in %s\n\tk == %q\n}", parent, name)},
@@ -318,17 +319,17 @@ func TestPartsOfTheInput(t *testing.T) {
 			{"by object.get", fmt.Sprintf("v := object.get(input, %s, null)", path)},
 			{"by walk", fmt.Sprintf("v := x if walk(input, [%s, x])", path)},
 			{"in a comprehension", fmt.Sprintf("v := [x | x := %s][0]", ref)},
-			{"in an every", fmt.Sprintf("v := w if {\n\tevery x in [1] {\n\t\tx != %s\n\t}\n}\n\nw := %s", ref, ref)},
-			{"in an else", fmt.Sprintf("v := 1 if {\n\tpublic != true\n} else := %s", ref)},
-			{"below an else", fmt.Sprintf("v := 1 if {\n\tpublic != true\n} else := w\n\nw := 1 if {\n\tpublic != true\n} else := %s", ref)},
+			{"in an every expression", fmt.Sprintf("v := w if {\n\tevery x in [1] {\n\t\tx != %s\n\t}\n}\n\nw := %s", ref, ref)},
+			{"in an else branch", fmt.Sprintf("v := 1 if {\n\tpublic != true\n} else := %s", ref)},
+			{"in a rule that an else branch reads", fmt.Sprintf("v := 1 if {\n\tpublic != true\n} else := w\n\nw := 1 if {\n\tpublic != true\n} else := %s", ref)},
 			{"in a head", fmt.Sprintf("v := w.a\n\nw[\"a\"] := %s", ref)},
 			{"in an object", fmt.Sprintf("v := {\"a\": %s}.a", ref)},
 			{"in a set", fmt.Sprintf("v := x if some x in w\n\nw contains %s", ref)},
 			{"by unification", fmt.Sprintf("v := x if [x, 1] = [%s, 1]", ref)},
-			{"with another input", fmt.Sprintf("v := x if x := w with input.none as 1\n\nw := %s", ref)},
+			{"in a rule that reads a replaced input", fmt.Sprintf("v := x if x := w with input.none as 1\n\nw := %s", ref)},
 			{"in a template", fmt.Sprintf("v := w if $\"{%s}\" != \"<undefined>\"\n\nw := %s", ref, ref)},
 			{"in another package", fmt.Sprintf("v := data[[\"keywicket\"][0]].w\n\nw := %s", ref)},
-			{"as a default", fmt.Sprintf("default v := 0\n\nv := %s", ref)},
+			{"in a rule with a default", fmt.Sprintf("default v := 0\n\nv := %s", ref)},
 		} {
 			if (i+int(p))%sample.Part() != 0 {
 				continue

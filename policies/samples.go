@@ -44,8 +44,8 @@ func (p *policy) probe(ctx context.Context) error {
 	return all.Err()
 }
 
-// sampleInput returns the input of a principal without scopes. At [table.LevelUser], the principal is a user's key. At any
-// other level, it is a workspace's key with access to the workspace.
+// sampleInput returns the input of a principal without scopes. At [table.LevelUser], the principal is a user's key. At any other
+// level, the principal is a workspace's key with access to the workspace.
 func sampleInput(api, method, path string, level table.Level) authz.Input {
 	in := authz.Input{
 		API: api, Method: method, Path: path, Time: time.Now(),

@@ -26,7 +26,7 @@ func TestEvaluationsAreLimited(t *testing.T) {
 			other     authz.Input // uses the other semaphore
 		}{{e.beforeLookup, before, after}, {e.afterLookup, after, before}} {
 			e.memory.forget()            // a remembered decision does not use the semaphore
-			for range cap(c.semaphore) { // fills the semaphore, as other evaluations do
+			for range cap(c.semaphore) { // fills the semaphore, as concurrent evaluations would
 				c.semaphore <- struct{}{}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -24,7 +24,7 @@ func ReadingOf(references []Reference) (r document.Reading) {
 	return r
 }
 
-// Reference is a reference in a rule, up to its first variable.
+// Reference is an OPA reference in a rule. The field Ref contains only the part before the first variable.
 type Reference struct {
 	Ref ast.Ref
 	// If the reference belongs to a test of the scopes (see scopeTest), Test refers to the rule with the sets of scopes. For any
@@ -63,7 +63,7 @@ func ReferencesOf(compiler *ast.Compiler, indexed bool) []Reference {
 		uses := usesOfVars(rule)
 		ast.NewGenericVisitor(func(x any) bool {
 			switch x := x.(type) {
-			case ast.Ref: // a plain input is also an ast.Ref
+			case ast.Ref: // the word `input` alone is also an ast.Ref
 				found = append(found, Reference{Ref: x.ConstantPrefix(), location: rule.Location})
 			case ast.Body:
 				for _, expr := range x {

@@ -45,7 +45,7 @@ func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 	if !ok || len(expr.With) > 0 || len(every.Body) != 2 {
 		return nil
 	}
-	isVarUsed := func(t *ast.Term, n int) bool {
+	isVarWithUses := func(t *ast.Term, n int) bool {
 		v, ok := t.Value.(ast.Var)
 		return ok && uses[v] == n
 	}
@@ -55,16 +55,16 @@ func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 	}
 	scope, scopes := assignment.Operand(0), document.PrincipalScopes.Ref()
 	element, ok := assignment.Operand(1).Value.(ast.Ref)
-	if !ok || len(element) != len(scopes)+1 || !element.HasPrefix(scopes) || !isVarUsed(element[len(scopes)], 1) ||
-		!isVarUsed(scope, 2) || !membership.Operand(0).Equal(scope) ||
-		!isVarUsed(every.Value, 2) || !membership.Operand(1).Equal(every.Value) {
+	if !ok || len(element) != len(scopes)+1 || !element.HasPrefix(scopes) || !isVarWithUses(element[len(scopes)], 1) ||
+		!isVarWithUses(scope, 2) || !membership.Operand(0).Equal(scope) ||
+		!isVarWithUses(every.Value, 2) || !membership.Operand(1).Equal(every.Value) {
 		return nil
 	}
-	// OPA assigns the domain to a variable, and sometimes that variable to another variable.
+	// OPA assigns the domain of `every` to a variable, and sometimes assigns this variable to another variable.
 	domain := every.Domain
 	for range body {
 		i := slices.IndexFunc(body, func(other *ast.Expr) bool { return isCall(other, ast.Equality) && other.Operand(0).Equal(domain) })
-		if i < 0 || !isVarUsed(domain, 2) {
+		if i < 0 || !isVarWithUses(domain, 2) {
 			return nil
 		}
 		domain = body[i].Operand(1)

@@ -37,7 +37,7 @@ func CheckDefinitions(s source.Source, compiler *ast.Compiler) error {
 			for _, r := range read {
 				if r.Ref.HasPrefix(ref) {
 					all = append(all, fault.Fault{File: rule.Location.File, Line: rule.Location.Row, Text: fmt.Sprintf(
-						"%s is read at %s, but the sidecar leaves out _test.rego files when it decides: define it in another file", ref, r.Place())})
+						"%s is read at %s, but the sidecar decides without the _test.rego files: move the definition to another file", ref, r.Place())})
 				}
 			}
 		}

@@ -90,7 +90,7 @@ func UsesOf(compiler *ast.Compiler) (Uses, error) {
 		uses = append(uses, headersOf(rule)...)
 		for _, d := range denials {
 			code, reason := constant(d.code), constant(d.reason)
-			if !d.depends(rule) && (code != "" || reason != "") {
+			if !d.dependsOnArguments(rule) && (code != "" || reason != "") {
 				uses = append(uses, Use{
 					Code: authz.Code(code), Reason: authz.Reason(reason), File: d.location.File, Line: d.location.Row,
 				})
@@ -104,8 +104,8 @@ func UsesOf(compiler *ast.Compiler) (Uses, error) {
 	return slices.Compact(uses), nil
 }
 
-// headersOf returns the headers that a rule adds to data.keywicket.headers: the last part of the rule's name, or the keys of
-// the rule's object.
+// headersOf returns the headers that a rule adds to data.keywicket.headers: the part of the rule's name after `headers`, or the
+// keys of the rule's object.
 func headersOf(rule *ast.Rule) Uses {
 	ref := rule.Ref()
 	if !ref.HasPrefix(document.HeadersRef) {
@@ -171,7 +171,7 @@ func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
 	ast.WalkExprs(rule.Body, func(call *ast.Expr) bool {
 		for _, function := range f.functions(call) {
 			for _, d := range f.denialsOf(function) {
-				if d.depends(function) {
+				if d.dependsOnArguments(function) {
 					denials = append(denials, denial{argument(d.code, function, call), argument(d.reason, function, call), call.Location})
 				}
 			}
@@ -182,7 +182,7 @@ func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
 	return denials
 }
 
-// functions returns the rules that a call evaluates. It returns none for a built-in function.
+// functions returns the rules that a call evaluates. For a built-in function, it returns nil.
 func (f *useFinder) functions(call *ast.Expr) []*ast.Rule {
 	if !call.IsCall() {
 		return nil
@@ -227,8 +227,8 @@ func checkDenyKey(name string) error {
 	return fmt.Errorf("a denial of data.keywicket.deny has the unknown key %q; its keys are %s", name, strings.Join(denyKeys, ", "))
 }
 
-// depends reports whether the denial depends on the arguments of the function that builds it.
-func (d denial) depends(function *ast.Rule) bool {
+// dependsOnArguments reports whether the denial depends on the arguments of the function that builds it.
+func (d denial) dependsOnArguments(function *ast.Rule) bool {
 	return parameterOf(d.code, function) >= 0 || parameterOf(d.reason, function) >= 0
 }
 
@@ -240,7 +240,8 @@ func parameterOf(term *ast.Term, function *ast.Rule) int {
 	return slices.IndexFunc(function.Head.Args, term.Equal)
 }
 
-// argument returns the call's argument for a parameter of the function, and any other term unchanged.
+// If the term is a parameter of the function, argument returns the call's argument for this parameter. Otherwise argument returns
+// the term.
 func argument(term *ast.Term, function *ast.Rule, call *ast.Expr) *ast.Term {
 	if i := parameterOf(term, function); i >= 0 {
 		return call.Operand(i)

@@ -22,7 +22,7 @@ func CheckKey(key string) error {
 	if slices.Contains(required, key) || slices.Contains(optional, key) {
 		return nil
 	}
-	return fmt.Errorf("data.keywicket.decision has the unknown key %q; its keys are %s; its optional keys are %s",
+	return fmt.Errorf("data.keywicket.decision has the unknown key %q; the required keys are %s; the optional keys are %s",
 		key, strings.Join(required, ", "), strings.Join(optional, ", "))
 }
 
@@ -61,7 +61,7 @@ func Decision(value ast.Value) (authz.Decision, error) {
 		d.RetryAfter = r.positive(retryAfterKey)
 	}
 	if r.err == nil && r.read != document.Len() {
-		r.err = unknownKeyOf(document)
+		r.err = unknownKeyError(document)
 	}
 	if r.err != nil {
 		return authz.Decision{}, r.err
@@ -69,8 +69,8 @@ func Decision(value ast.Value) (authz.Decision, error) {
 	return d, nil
 }
 
-// unknownKeyOf returns the error for the alphabetically first unknown key of a decision document.
-func unknownKeyOf(document ast.Object) error {
+// unknownKeyError returns the error for the alphabetically first unknown key of a decision document.
+func unknownKeyError(document ast.Object) error {
 	var unknown []string
 	for _, key := range document.Keys() {
 		if name := nameOf(key); CheckKey(name) != nil {
@@ -103,13 +103,13 @@ func typeOf(value ast.Value) string {
 // reader gets typed values from a document, and keeps the first error.
 type reader struct {
 	document ast.Object
-	read     int // number of keys that get has found
+	read     int // number of keys that the method get has found
 	err      error
 }
 
 func (r *reader) has(key *ast.Term) bool { return r.document.Get(key) != nil }
 
-// get returns the value of a key. If the key is missing, it records an error and returns null.
+// get returns the value of a key. If the key is missing, get records an error and returns null.
 func (r *reader) get(key *ast.Term) ast.Value {
 	value := r.document.Get(key)
 	if value == nil {

@@ -13,13 +13,13 @@ import (
 // not allowed.
 func TestInvalidDecision(t *testing.T) {
 	for name, rule := range map[string]string{
-		"undefined":         `decision := true if input.api == "other"`,
-		"not an object":     `decision := true`,
-		"no allow":          `decision := {"code": null, "reason": null, "required_scopes": [], "route": null}`,
-		"allow of a string": `decision := {"allow": "yes", "code": null, "reason": null, "required_scopes": [], "route": null}`,
-		"scopes of numbers": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [1], "route": null}`,
-		"no scopes":         `decision := {"allow": true, "code": null, "reason": null, "route": null}`,
-		"built-in's error":  `decision := {"allow": 1 / count(input.context) > 0, "code": null, "reason": null, "required_scopes": [], "route": null}`,
+		"undefined":           `decision := true if input.api == "other"`,
+		"not an object":       `decision := true`,
+		"no allow":            `decision := {"code": null, "reason": null, "required_scopes": [], "route": null}`,
+		"allow is a string":   `decision := {"allow": "yes", "code": null, "reason": null, "required_scopes": [], "route": null}`,
+		"a scope is a number": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [1], "route": null}`,
+		"no scopes":           `decision := {"allow": true, "code": null, "reason": null, "route": null}`,
+		"a built-in fails":    `decision := {"allow": 1 / count(input.context) > 0, "code": null, "reason": null, "required_scopes": [], "route": null}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := policytest.Copy(t)
@@ -38,7 +38,7 @@ func TestInvalidDecision(t *testing.T) {
 func TestUnknownKeyOfTheDecision(t *testing.T) {
 	for name, rule := range map[string]string{
 		"constant": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": {}}`,
-		"of a function": `decision := f({})
+		"in a function": `decision := f({})
 
 f(h) := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": h}`,
 	} {
@@ -46,8 +46,8 @@ f(h) := {"allow": true, "code": null, "reason": null, "required_scopes": [], "ro
 		policytest.RemoveTests(t, dir)
 		policytest.Write(t, dir, "keywicket/decision.rego", "package keywicket\n\n"+rule+"\n")
 		_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
-		line := map[string]string{"constant": "3", "of a function": "5"}[name]
-		if want := "keywicket/decision.rego:" + line + `: data.keywicket.decision has the unknown key "header"; its keys are allow, code`; err == nil || !strings.HasPrefix(err.Error(), want) {
+		line := map[string]string{"constant": "3", "in a function": "5"}[name]
+		if want := "keywicket/decision.rego:" + line + `: data.keywicket.decision has the unknown key "header"; the required keys are allow, code`; err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
 	}
@@ -59,7 +59,7 @@ decision := object.union({"allow": true, "code": null, "reason": null, "required
 else := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {lower(input.request.method): "x"})
 `)
 	d, err := policytest.Load(t, dir).Decide(t.Context(), policytest.Input())
-	if want := `unknown key "get"; its keys are allow, code, reason, required_scopes, route; its optional keys are any_of, headers, retry_after`; err == nil || !strings.Contains(err.Error(), want) {
+	if want := `unknown key "get"; the required keys are allow, code, reason, required_scopes, route; the optional keys are any_of, headers, retry_after`; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %+v, %v", d, err)
 	}
 }

@@ -1,5 +1,5 @@
-// Package document converts the documents that the engine and the rules exchange. It builds the input from an authz.Input, and an
-// authz.Decision from the decision.
+// Package document converts the documents that the engine and the rules exchange. It converts an authz.Input to the input
+// document, and the decision document to an authz.Decision.
 package document
 
 import (
@@ -112,7 +112,7 @@ func attributesTerm(a authz.Attributes, read bool) (*ast.Term, error) {
 	}
 	value, err := ast.ValueFromReader(strings.NewReader(a.JSON()))
 	if err != nil {
-		return nil, errors.New("not valid JSON") // without OPA's error, which may quote attributes
+		return nil, errors.New("not valid JSON") // this error omits OPA's error, which may quote attributes
 	}
 	if _, ok := value.(ast.Object); !ok {
 		return nil, errors.New("not a JSON object")
@@ -146,7 +146,7 @@ func object(fields ...field) *ast.Term {
 
 func text(s string) *ast.Term { return ast.InternedTerm(s) }
 
-// nullable returns the text, or null if it is empty.
+// nullable returns the text, or null if the text is empty.
 func nullable(s string) *ast.Term {
 	if s == "" {
 		return ast.InternedNullTerm

@@ -2,7 +2,7 @@ package document
 
 import "github.com/open-policy-agent/opa/v1/ast"
 
-// The package, and the rules that the engine uses by name. Callers must not modify the references.
+// References to the package keywicket, and to the rules that the engine uses by name. Callers must not modify the references.
 var (
 	PackageRef  = ast.MustParseRef("data.keywicket")
 	DecisionRef = ast.MustParseRef("data.keywicket.decision")
@@ -11,5 +11,5 @@ var (
 	HeadersRef  = ast.MustParseRef("data.keywicket.headers")
 )
 
-// RouteFile is the file with the rule route, which finds the row of a request.
+// RouteFile is the file with the rule `route`, which finds the row of a request.
 const RouteFile = "keywicket/route.rego"

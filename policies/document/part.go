@@ -42,7 +42,7 @@ const (
 	NumberOfParts
 )
 
-// partRefs contains the reference of each part. Every reference begins with input.
+// partRefs contains the reference of each part. Every reference begins with `input`.
 var partRefs = func() (refs [NumberOfParts]ast.Ref) {
 	for p, ref := range map[Part]string{
 		InputAPI: "api", InputTime: "time", InputDenial: "denial", InputContext: "context", InputRow: "row",
@@ -60,11 +60,11 @@ var partRefs = func() (refs [NumberOfParts]ast.Ref) {
 	return refs
 }()
 
-// Ref returns the reference of the part. It begins with input. The caller must not modify it.
+// Ref returns the reference of the part, which begins with `input`. The caller must not modify the reference.
 func (p Part) Ref() ast.Ref { return partRefs[p] }
 
-// Reading is true for each part that decisions may depend on. A rule that reads a prefix of a part's reference reads the part
-// too. If a rule continues a reference with a variable, it may read every part below that reference.
+// Reading contains true for each part that decisions may depend on. A rule that reads a prefix of a part's reference reads the
+// part too. If a rule continues a reference with a variable, it may read every part below that reference.
 type Reading [NumberOfParts]bool
 
 // Source reports whether the rules read any part of the request's source.

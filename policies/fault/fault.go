@@ -120,8 +120,8 @@ func OneLine(text string) string {
 	return strings.TrimSuffix(first, ":")
 }
 
-// LineOf returns the line of the key or list item that the keys lead to. If a key is missing, it returns the line of the last
-// key that it found, or 0.
+// LineOf returns the line of the key or list item that the keys lead to. If a key is missing, LineOf returns the line of the last
+// key that exists, or 0.
 func LineOf(tree *yaml.Node, keys ...string) int {
 	line := 0
 	if len(tree.Content) == 0 {

@@ -147,7 +147,7 @@ nothing_denies if {
 }
 
 # METADATA
-# description: Headers for the upstream, name → value. Other files of this package can add headers to the object `headers`.
+# description: Headers for the upstream, as an object from names to values. Other files of this package can add headers to the object `headers`.
 default added_headers := {}
 
 added_headers := data.keywicket.headers

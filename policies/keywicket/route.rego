@@ -11,8 +11,8 @@ route := row(input.api, data.apis[input.api].routes[min(matches)[2]])
 
 # METADATA
 # description: |
-#   The rows that match, as [rank by path, rank by method, position in the table]. The rank by path compares segments from the
-#   left. The order of precedence is: literal text, partial segment (text and parameters), parameter, rest of the path.
+#   The rows that match, as [rank by path, rank by method, position in the table]. The rank by path has one element for each
+#   segment, from the left. The order of precedence is: literal text, partial segment (text and parameters), parameter, rest.
 matches contains [order(shape), method_rank, i] if {
 	# An ambiguous path has no segments.
 	count(input.request.segments) > 0
@@ -25,7 +25,7 @@ matches contains [order(shape), method_rank, i] if {
 }
 
 # METADATA
-# description: Each method of a row that matches the request → its rank among the rows with the same path.
+# description: Maps each row method that can match the request's method to a rank. The rank orders the rows with the same path.
 methods[method] := 0 if {
 	method := input.request.method
 	method != "*"
@@ -42,8 +42,8 @@ methods[method] := 2 if {
 	is_string(input.request.method)
 }
 
-# Most rows fail this test, which takes less time than a regular expression. The test does not decode escapes, so it accepts
-# every path with an escape.
+# Most rows fail this test, which takes less time than a regular expression. The test does not decode
+# escapes, so every row whose path contains a % passes.
 starts_alike(path) if startswith(input.request.path, split(path, "{")[0])
 
 starts_alike(path) if contains(path, "%")
@@ -57,8 +57,8 @@ path_of(r) := concat("", ["/", replace(r.grpc, "*", "{method}")])
 
 # METADATA
 # description: |
-#   A path as decoded text. \x01 represents a parameter, and \x02 represents {name...}, the rest of the path. In a path, unlike
-#   in a form, + is not a space.
+#   A path as decoded text. \x01 represents a parameter, and \x02 represents {name...}, the rest of the path. A + in a path is
+#   not a space. (In an HTML form, it is a space.)
 shape_of(path) := urlquery.decode(replace(parameters, "+", "%2B")) if {
 	rest := regex.replace(path, `\{[^{}]*\.\.\.\}`, "\u0002")
 	parameters := regex.replace(rest, `\{[^{}]*\}`, "\u0001")
@@ -86,7 +86,7 @@ order_of_segment(segment) := [0] if {
 }
 
 # METADATA
-# description: Every row of every table, in the order of the table. The sidecar evaluates this once, for its index.
+# description: Every row of every table, in the order of the table. The sidecar evaluates the rule `rows` once, for its index.
 rows[api] := [row(api, r) | some r in data.apis[api].routes] if some api, _ in data.apis
 
 row(api, r) := {
@@ -115,7 +115,7 @@ shared[api] := {
 }
 
 # METADATA
-# description: Scope of the catalogue → the scopes that it implies directly. A name that ends in * means all scopes with that prefix.
+# description: Maps each scope of the table (the catalogue) to the scopes that this scope implies directly. A name that ends in * means all scopes with that prefix.
 implied[api] := {scope: names |
 	some scope in catalogue
 	names := {name |

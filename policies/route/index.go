@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// AnyMethod is the method of a row that matches every method. Among rows of one path, it has the lowest precedence.
+// AnyMethod is the method of a row that matches every method. Among rows of one path, such a row has the lowest precedence.
 const AnyMethod = "*"
 
 // Index finds rows. It is safe for concurrent use once all rows are added.
@@ -18,7 +18,7 @@ type Index struct {
 
 // node is a node of the tree of patterns. All patterns below a node begin with the same segments.
 type node struct {
-	methods   methods // rows of the patterns that end here
+	methods   methods // rows of the patterns that end at this node
 	literals  map[string]*node
 	partials  partials
 	parameter *node
@@ -259,8 +259,8 @@ func (c *collisions) addCommon(a, b *node) {
 	}
 }
 
-// addRest adds pairs of rows: one row of m, and one row below node n. Both rows match the same remaining path. The patterns of
-// m end with a rest parameter, which never matches if its first segment is empty.
+// addRest adds pairs of rows: one row of m, and one row below node n. Both rows match the same remaining path. The patterns of m
+// end with a rest parameter, which never matches an empty segment as its first segment.
 func (c *collisions) addRest(m methods, n *node) {
 	for _, next := range n.children() {
 		if m != nil && (next.segment.kind != literal || next.segment.texts[0] != "") {

@@ -82,7 +82,7 @@ func TestMethodsOfRows(t *testing.T) {
 }
 
 // Ambiguous reports the rows that match the same path and method although neither row has precedence. It reports no other rows.
-func TestUnorderedRows(t *testing.T) {
+func TestAmbiguousRows(t *testing.T) {
 	for _, c := range []struct {
 		lines []string
 		want  [][2]int

@@ -153,12 +153,12 @@ func parseSegment(raw string) (segment, error) {
 func nameError(name string) error {
 	shown := "{" + name + "}"
 	if name != "" && strings.ContainsRune("?&;./#", rune(name[0])) && !strings.HasPrefix(name, "..") {
-		return fmt.Errorf("%q is an operator of URI templates: write {name} for a segment, and leave a query out", shown)
+		return fmt.Errorf("%q is an operator of URI templates: write {name} for a segment, and omit a query", shown)
 	}
 	plain, condition, conditional := strings.Cut(name, ":")
 	if template, value, ok := strings.Cut(name, "="); ok && !conditional {
 		segments := regexp.MustCompile(`\*+`).ReplaceAllString(value, "{"+template+"}")
-		return fmt.Errorf("%q is not a parameter: write its segments out, as %s", shown, segments)
+		return fmt.Errorf("%q is not a parameter: write %s instead", shown, segments)
 	}
 	plain = strings.Trim(plain, "?+*.")
 	if !nameForm.MatchString(plain) {
@@ -172,11 +172,11 @@ func nameError(name string) error {
 	case conditional:
 		return fmt.Errorf("%q is not a parameter: write {%s}, and compare its text in a rule", shown, plain)
 	}
-	return fmt.Errorf("%q is not a parameter: a name has letters, digits, _, - and ., as in {userId}", shown)
+	return fmt.Errorf("%q is not a parameter: a name consists of letters, digits, _, - and ., such as {userId}", shown)
 }
 
-// decode decodes the literal text before a parameter or after the last parameter. The argument segment is the whole text of the
-// segment, which errors quote.
+// decode decodes the literal text before a parameter or after the last parameter. The parameter segment contains the whole text
+// of the segment. Errors quote this text.
 func decode(segment, text string) (string, error) {
 	if name := colonForm.FindStringSubmatch(segment); name != nil {
 		return "", fmt.Errorf("%q is not a parameter: write {%s}; for a literal colon write %%3A", segment, name[1])
@@ -191,13 +191,13 @@ func decode(segment, text string) (string, error) {
 	case strings.Contains(text, "?"):
 		return "", errors.New("a path has no query: compare input.request.query in a rule")
 	case strings.Contains(text, "*"):
-		return "", fmt.Errorf("%q has a *: write {name} for one segment, {name...} for the rest of the path, %%2A for the character", segment)
+		return "", fmt.Errorf("the segment %q contains a *: write {name} for one segment, {name...} for the rest of the path, %%2A for the character", segment)
 	}
-	// The letter x before and after the text prevents two mistakes. Without it, a text of one dot would be a dot segment, and
-	// an escape at the end of the text could continue in the parameter.
+	// The letter x before and after the text prevents two mistakes. Without this letter, a text of one dot would be a dot
+	// segment, and an escape at the end of the text could continue in the parameter.
 	segments, err := target.Segments("/x"+text+"x", target.Parameters{})
 	if c, ok := errors.AsType[target.NotPermittedError](err); ok {
-		return "", fmt.Errorf("%q has a %s, which literal text cannot contain: parameters.may_hold permits it only in parameters", segment, string(c))
+		return "", fmt.Errorf("%q has a %s, which literal text cannot contain: parameters.may_hold permits this character only in parameters", segment, string(c))
 	}
 	if err != nil {
 		return "", noRequestError{err}
@@ -278,7 +278,7 @@ func (s segment) String() string {
 // covers reports whether s matches every text that the other segment matches. Both segments must be partial.
 func (s segment) covers(other segment) bool { return s.matches(other.String()) }
 
-// intersects reports whether a text exists that both segments match.
+// intersects reports whether at least one text matches both segments.
 func (s segment) intersects(other segment) bool {
 	switch {
 	case s.kind == literal:

@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/policies/fault"
 )
 
-// Compiled compiles the rules without the tests. The functions are added to the built-in functions.
+// Compiled compiles the rules without the tests. The rules can call the given functions like built-in functions.
 func (s Source) Compiled(functions ...*topdown.Builtin) (*ast.Compiler, error) {
 	allowed := capabilities()
 	for _, f := range functions {
@@ -32,7 +32,7 @@ func explainMissingTests(errs ast.Errors) error {
 	var all fault.Errors
 	all.AddFile("", errs)
 	for i := range all {
-		all[i].Text += " without the _test.rego files, which the sidecar leaves out: define it in another file"
+		all[i].Text += ": the sidecar decides without the _test.rego files, so move the definition to another file"
 	}
 	return all.Err()
 }
@@ -46,9 +46,9 @@ func (s Source) checkRuleForms() error {
 			var wrong string
 			switch ref := rule.Ref(); {
 			case ref.Equal(document.DenyRef) && (rule.Head.Key == nil || !mayBeObject(rule.Head.Key)):
-				wrong = `deny must contain objects: write deny contains {"code": "…", "reason": "…"} if { … }`
+				wrong = `deny must contain objects. Write: deny contains {"code": "…", "reason": "…"} if { … }`
 			case ref.Equal(document.HeadersRef) && rule.Head.Value == nil:
-				wrong = `headers is an object: write headers["x-name"] := "…" if { … }`
+				wrong = `headers must be an object. Write: headers["x-name"] := "…" if { … }`
 			default:
 				continue
 			}

@@ -38,7 +38,8 @@ func isFacts(file string) bool {
 	return false
 }
 
-// add merges a file with the earlier files. It merges only objects. Like OPA, it refuses two files that set the same key.
+// add merges a file with the files that were added before. It merges only objects. Like OPA, it refuses two files that set the
+// same key.
 func (f *facts) add(name string, text []byte) error {
 	value, err := readFacts(name, text)
 	if err != nil {
@@ -89,7 +90,7 @@ func readFacts(name string, text []byte) (any, error) {
 	if text = bytes.TrimPrefix(text, []byte("\uFEFF")); json.Valid(text) {
 		var asYAML any
 		if err := util.Unmarshal(append([]byte("---\n"), text...), &asYAML); err != nil || !reflect.DeepEqual(value, asYAML) {
-			return nil, errors.New("opa test reads it as YAML and opa test -b as JSON, with different results: rename the file to data.json")
+			return nil, errors.New("the commands opa test (as YAML) and opa test -b (as JSON) read this file differently: rename the file to data.json")
 		}
 	}
 	return value, nil
@@ -121,8 +122,8 @@ func merge(target, added map[string]any) []string {
 	return nil
 }
 
-// has reports whether the file sets the key, or a key below it. It also returns true if the file sets a key above it to a value
-// that is not an object.
+// has reports whether the file sets the key, or a key below this key. It is also true if the file sets a key above this key to a
+// value that is not an object.
 func (f factsFile) has(key []string) bool {
 	var value any = f.document
 	for _, k := range key {

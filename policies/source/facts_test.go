@@ -140,9 +140,9 @@ func TestFactsEqualThoseOfOPA(t *testing.T) {
 
 const refused = ""
 
-// TestFactsDecide tests a rule that reads facts. The rule must have the same result as in `opa test`, and the hash of the
+// TestRulesReadFacts tests a rule that reads facts. The rule must have the same result as in `opa test`, and the hash of the
 // policy must cover the facts.
-func TestFactsDecide(t *testing.T) {
+func TestRulesReadFacts(t *testing.T) {
 	dir := policyOf(t, `
 -- facts/closed/data.yaml --
 regions: [eu, us]

@@ -26,7 +26,7 @@ func FuzzFacts(f *testing.F) {
 			err := sidecar.add(name, []byte(text))
 			if plainErr != nil || bundleErr != nil || !reflect.DeepEqual(plain.Documents, bundle.Data) {
 				if err == nil {
-					t.Fatalf("%q in %s is read as %v; opa returns %v, and with -b %v", text, name, sidecar.merged, plainErr, bundleErr)
+					t.Fatalf("%q in %s is read as %v; opa test returns %v; opa test -b returns %v", text, name, sidecar.merged, plainErr, bundleErr)
 				}
 				continue
 			}

@@ -23,9 +23,9 @@ import (
 // Source is a policy's parsed files: rules, their tests, and the data as OPA reads it.
 type Source struct {
 	Rules, Tests map[string]*ast.Module // parsed modules, by the name of the file
-	Data         map[string]any         // "apis" has the tables, "facts" the other data
+	Data         map[string]any         // "apis" contains the tables, "facts" contains the other data
 	hash         hash.Hash              // hash of all files, in the order of their names
-	complete     bool                   // every file was read and every Rego file parsed, so the rules can be compiled
+	complete     bool                   // every file was read and every Rego file was parsed, so the rules can be compiled
 }
 
 // Hash returns twelve hexadecimal digits that identify the content of all files that Read has read.

@@ -70,9 +70,9 @@ const (
 // finds errors.
 var checks = []ast.StageID{ast.StageCheckUndefinedFuncs, ast.StageCheckSafetyRuleHeads, ast.StageCheckSafetyRuleBodies}
 
-// compile compiles rules and tests, and returns all errors. If a check finds errors, compile skips this check and compiles
-// again, so that the later checks run. It omits later errors in rules that already have an error, because they can be
-// consequences.
+// compile compiles rules and tests, and returns all errors. If a check finds errors, compile skips this check and compiles again,
+// so that the later checks run. It omits a later error in a rule that already has an error, because the later error can be a
+// consequence.
 func (s Source) compile(ctx context.Context) error {
 	var all ast.Errors
 	for skipped := range len(checks) + 1 {

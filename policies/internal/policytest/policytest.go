@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// Load loads a policy and runs its tests. An empty dir selects the built-in policy.
+// Load loads a policy and runs its tests. If the parameter dir is empty, Load loads the built-in policy.
 func Load(t testing.TB, dir string) *policies.Engine {
 	t.Helper()
 	engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})
@@ -42,7 +42,7 @@ func Copy(t testing.TB) string {
 	return dir
 }
 
-// Edit replaces the first occurrence of old in a file.
+// Edit replaces the first occurrence of the text old in a file.
 func Edit(t testing.TB, dir, file, old, replacement string) {
 	t.Helper()
 	name := filepath.Join(dir, filepath.FromSlash(file))
