@@ -76,7 +76,8 @@ func TestConcurrentMigrations(t *testing.T) {
 	for _, name := range names {
 		storetest.Must(administrator.ExecContext(ctx, "CREATE DATABASE "+name))
 	}
-	// This transaction creates a role before the migrations do. It commits when a migration of each database waits for it.
+	// This transaction creates a role before the migrations do. The transaction commits when a migration of each database waits
+	// for this role.
 	roleCreator := storetest.Must(administrator.BeginTxx(ctx, nil))
 	defer func() { _ = roleCreator.Rollback() }()
 	storetest.Must(roleCreator.ExecContext(ctx, `CREATE ROLE keywicket_sidecar NOLOGIN`))

@@ -122,8 +122,8 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// selectByName returns the elements whose names are in the parameter names, which separates them by commas. If names is empty,
-// selectByName returns all elements.
+// selectByName returns the elements whose names are in the list names, or all elements if the list is empty. Commas separate
+// the names in the list.
 func selectByName[T any](t *testing.T, names string, all []T, name func(T) string) []T {
 	t.Helper()
 	if names == "" {

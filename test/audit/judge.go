@@ -23,8 +23,8 @@ type judgement struct {
 	late time.Duration
 }
 
-// judge compares a request with the changes of its subject. An answer is correct if it matches the state at the time `start of
-// the request - bound`. It is also correct if it matches a later state whose change was sent before the request's end.
+// judge compares a request with the changes of its subject. An answer is correct if it matches the state at the time
+// r.start-bound. An answer is also correct if it matches a later state whose change was sent before the request's end.
 func judge(changes []change, r request, bound time.Duration) judgement {
 	current := len(changes) - 1
 	for current > 0 && changes[current].answered > r.start-bound {

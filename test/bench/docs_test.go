@@ -108,7 +108,7 @@ func largest(f figure) (all []value) {
 }
 
 // growthOf returns the growth of the memory from the second fifth of the samples to the last fifth. It ignores the first fifth,
-// because every operation runs for the first time in it.
+// because every operation runs for the first time then.
 func growthOf(f figure) (all []value) {
 	for _, c := range f.Cases {
 		samples := c.Servers["keywicket"][rss]

@@ -80,7 +80,7 @@ func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 	return status, last, err
 }
 
-// httpTemplate returns a request to Envoy with a token and an ID.
+// httpTemplate returns the template of a request to Envoy with a token and an ID.
 func httpTemplate(e endpoint) (requestTemplate, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: api.velocity.quest\r\nauthorization: Bearer %s\r\n", e.Method, strings.ReplaceAll(e.Path, "{id}", idPlaceholder), tokenPlaceholder)

@@ -240,8 +240,8 @@ func (w *setup) noop(t testing.TB, address, answer string) *server {
 	}
 }
 
-// start runs the process until the test ends. If cgroup is not nil, the process is in its own control group. It reads and
-// discards the process's output.
+// start runs the process until the test ends. If cgroup is not nil, the process is in its own control group. The function start
+// also reads and discards the output of the process.
 func (s *server) start(t testing.TB, cgroup *groupFactory, path string, args, environ []string) {
 	t.Helper()
 	var err error
