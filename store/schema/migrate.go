@@ -47,7 +47,7 @@ type Migration struct {
 // Migrate runs the pending migrations, each in its own transaction. It returns the migrations that it ran, even if it also
 // returns an error. If another call for the same database is running, Migrate waits for the end of that call.
 //
-// Migrations cannot be undone. A wrong migration is corrected by a later migration.
+// Migrations cannot be undone. To correct a wrong migration, add a later migration.
 func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
 	provider, err := migrations(db)
 	if err != nil {
@@ -132,15 +132,16 @@ func migrations(db *sqlx.DB) (*goose.Provider, error) {
 	return provider, nil
 }
 
-// migrationLocker makes concurrent migrations wait. During the migrations, a separate open transaction has the advisory lock.
-// goose's own session lock does not work through a transaction pooler, where each transaction may get another connection.
-type migrationLocker struct{ holder *sql.Tx }
+// migrationLocker makes concurrent migrations wait. During the migrations, the transaction lockTx stays open and has the
+// advisory lock. goose's own session lock does not work through a transaction pooler, where each transaction may get another
+// connection.
+type migrationLocker struct{ lockTx *sql.Tx }
 
 // Lock implements goose's Locker. While Lock waits, it keeps no transaction open, because through a pooler an open transaction
 // would occupy a connection that the other migration needs.
 func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
 	for began := time.Now(); time.Since(began) < migrationWait; {
-		locked, err := l.try(ctx, db)
+		locked, err := l.tryLock(ctx, db)
 		if err != nil {
 			return fmt.Errorf("wait for another migration: %w", err)
 		}
@@ -156,7 +157,7 @@ func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
 	return fmt.Errorf("another migration has not ended within %v", migrationWait)
 }
 
-func (l *migrationLocker) try(ctx context.Context, db *sql.DB) (locked bool, err error) {
+func (l *migrationLocker) tryLock(ctx context.Context, db *sql.DB) (locked bool, err error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return false, err
@@ -168,12 +169,12 @@ func (l *migrationLocker) try(ctx context.Context, db *sql.DB) (locked bool, err
 	if err != nil || !locked {
 		return false, errors.Join(err, tx.Rollback())
 	}
-	l.holder = tx
+	l.lockTx = tx
 	return true, nil
 }
 
 // Unlock implements goose's Locker.
-func (l *migrationLocker) Unlock(context.Context, *sql.DB) error { return l.holder.Rollback() }
+func (l *migrationLocker) Unlock(context.Context, *sql.DB) error { return l.lockTx.Rollback() }
 
 func migrationName(s *goose.Source) string {
 	name := strings.TrimSuffix(path.Base(s.Path), ".sql")
@@ -182,7 +183,7 @@ func migrationName(s *goose.Source) string {
 }
 
 // versionStore keeps goose's version table in the schema keywicket, and creates the schema and the table. goose calls these
-// methods in a transaction while it has the lock.
+// methods in a transaction while migrationLocker is locked.
 type versionStore struct{ database.Store }
 
 func (versionStore) CreateVersionTable(ctx context.Context, db database.DBTxConn) error {

@@ -36,7 +36,7 @@ func TestMigrate(t *testing.T) {
 	}
 	for i, m := range status {
 		if m.AppliedAt == nil || time.Since(*m.AppliedAt).Abs() > time.Minute {
-			t.Errorf("the time of application is wrong: %+v", m)
+			t.Errorf("AppliedAt is wrong: %+v", m)
 		}
 		if a := applied[i]; a.Version != int64(i+1) || a.Version != m.Version || a.Name == "" || a.Name != m.Name ||
 			strings.ContainsAny(a.Name, "/.") {
@@ -61,8 +61,8 @@ func TestMigrateWithAnExistingSchema(t *testing.T) {
 }
 
 // The roles belong to the whole cluster, so migrations of different databases may create the same roles at the same time. This
-// test needs a cluster without the roles.
-func TestMigrateManyAtOnce(t *testing.T) {
+// test needs a cluster in which the roles do not exist yet, so it starts its own cluster.
+func TestConcurrentMigrations(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cluster := storetest.Must(postgres.Start(ctx, postgres.Config{}))
@@ -76,7 +76,8 @@ func TestMigrateManyAtOnce(t *testing.T) {
 	for _, name := range names {
 		storetest.Must(administrator.ExecContext(ctx, "CREATE DATABASE "+name))
 	}
-	// This transaction creates a role first. It commits when all migrations wait for it.
+	// This transaction creates a role before the migrations do. The transaction commits when a migration of each database waits
+	// for this role.
 	roleCreator := storetest.Must(administrator.BeginTxx(ctx, nil))
 	defer func() { _ = roleCreator.Rollback() }()
 	storetest.Must(roleCreator.ExecContext(ctx, `CREATE ROLE keywicket_sidecar NOLOGIN`))
@@ -112,7 +113,7 @@ func TestMigrateManyAtOnce(t *testing.T) {
 	}
 }
 
-func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
+func TestMigrateStopsWaitingWhenItsContextEnds(t *testing.T) {
 	url := storetest.EmptyDatabase(t)
 	db := storetest.OpenDB(t, url)
 	holder := storetest.Must(storetest.OpenDB(t, url).Connx(t.Context()))
@@ -125,17 +126,17 @@ func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
 	}
 }
 
-// The two roles have exactly the privileges that the migrations grant.
+// For each role, the statements in `allowed` work. The statements in `forbidden` fail because the role lacks a privilege.
 func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, _ := f.WorkspaceToken(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
-	const lookedUp = `SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at, attributes
+	const selectLookupColumns = `SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at, attributes
 		FROM keywicket.tokens`
 	for role, c := range map[string]struct{ allowed, forbidden []string }{
 		"keywicket_sidecar": {
 			allowed: []string{
-				lookedUp,
+				selectLookupColumns,
 				`SELECT id, slug, attributes FROM keywicket.workspaces`,
 				`SELECT workspace_id, user_id, role FROM keywicket.members`,
 				`SELECT id, attributes FROM keywicket.users`,
@@ -190,7 +191,7 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 				`DELETE FROM keywicket.oauth_grants`,
 			},
 			forbidden: []string{
-				lookedUp,
+				selectLookupColumns,
 				`INSERT INTO keywicket.tokens SELECT * FROM keywicket.tokens`,
 				`INSERT INTO keywicket.revoked_sessions (session_id) VALUES ('s')`,
 				`UPDATE keywicket.oauth_apps SET secret_digest = secret_digest`,
@@ -207,7 +208,7 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 			},
 		},
 		"keywicket_nobody": {
-			forbidden: []string{`SELECT id FROM keywicket.workspaces`, lookedUp, `CREATE TABLE keywicket.x ()`},
+			forbidden: []string{`SELECT id FROM keywicket.workspaces`, selectLookupColumns, `CREATE TABLE keywicket.x ()`},
 		},
 	} {
 		t.Run(role, func(t *testing.T) {
@@ -233,7 +234,7 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 	}
 }
 
-// Look-ups work before and during migrations 00010 and 00012, which add columns. After these migrations, look-ups read the new
+// Look-ups work before migrations 00010 and 00012 have added their columns. After these migrations, look-ups read the new
 // columns.
 func TestLookupsBeforeNewColumnsExist(t *testing.T) {
 	for _, version := range []int64{9, 11} {

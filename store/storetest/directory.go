@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/store/directory"
 )
 
-// CachedDirectory returns a directory whose cache is in use.
+// CachedDirectory returns a [directory.Directory] with a cache, and waits until the cache is in use.
 func (f *Fixture) CachedDirectory(t *testing.T, changes ...func(*directory.Config)) *directory.Directory {
 	t.Helper()
 	d := f.Directory(t, func(c *directory.Config) {
@@ -28,8 +28,8 @@ func (f *Fixture) CachedDirectory(t *testing.T, changes ...func(*directory.Confi
 	return d
 }
 
-// Directory opens a directory without a cache and with a timeout that is long enough for a test machine. The directory is closed
-// when the test ends.
+// Directory opens a [directory.Directory] without a cache and with a timeout that is long enough for a test machine. The
+// directory is closed when the test ends.
 func (f *Fixture) Directory(t testing.TB, change func(*directory.Config)) *directory.Directory {
 	t.Helper()
 	c := directory.Config{URL: SidecarURL(f.URL), LookupTimeout: 10 * time.Second, UsageInterval: time.Hour, NoCache: true}
@@ -57,8 +57,8 @@ func (f *Fixture) RunUpkeep(t *testing.T) {
 	OpenDB(t, SidecarURL(f.URL)).MustExec(`SELECT keywicket.keep_up()`)
 }
 
-// OccupyConnections opens all eight connections of the directory, and occupies them with look-ups that wait for a lock. It starts
-// the look-ups one after the other, because concurrent look-ups would share a query.
+// OccupyConnections opens all eight connections of d, and occupies them with look-ups that wait for a lock. It starts the
+// look-ups one after the other, because concurrent look-ups would share a query.
 func (f *Fixture) OccupyConnections(t *testing.T, d *directory.Directory) (release func()) {
 	t.Helper()
 	tx := Must(f.DB.BeginTxx(t.Context(), nil))

@@ -19,11 +19,11 @@ import (
 // Fixture is a migrated database with this test data:
 //
 //	workspaces  acme, globex
-//	users       ada: admin in acme, guest in globex; bob: no workspaces
+//	users       ada: admin in acme, guest in globex; bob: in no workspace
 type Fixture struct {
 	*registry.Registry
-	URL          string   // of the superuser
-	DB           *sqlx.DB // of the superuser
+	URL          string   // connects as the superuser
+	DB           *sqlx.DB // connected as the superuser
 	Acme, Globex registry.Workspace
 	Ada, Bob     registry.User
 }
@@ -121,7 +121,7 @@ func (f *Fixture) Exec(t testing.TB, statement string, args ...any) {
 	}
 }
 
-// Value returns the value of a query with one row and one column.
+// Value runs a query that returns one row with one column, and returns the value.
 func Value[T any](t testing.TB, db *sqlx.DB, query string, args ...any) T {
 	t.Helper()
 	var v T
@@ -131,7 +131,7 @@ func Value[T any](t testing.TB, db *sqlx.DB, query string, args ...any) T {
 	return v
 }
 
-// Lookup returns the look-up of a key of the API velocity.
+// Lookup returns a look-up of the key for the API velocity.
 func Lookup(key authz.Secret) authz.Lookup {
 	return authz.Lookup{Digest: key.Digest(), API: "velocity"}
 }
@@ -144,7 +144,7 @@ func Must[T any](v T, err error) T {
 	return v
 }
 
-// Eventually waits until the condition is true.
+// Eventually waits until the condition is true. After 20 s, the test fails.
 func Eventually(t testing.TB, description string, condition func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(20 * time.Second)

@@ -13,7 +13,7 @@ import (
 // Velo is the format of access tokens.
 var Velo = authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
 
-// GrantFixture is a fixture with an issuer and an app. The user ada can grant access to the app.
+// GrantFixture is a fixture with an issuer and an app. The user ada can allow this app to act for her.
 type GrantFixture struct {
 	*Fixture
 	*issuer.Issuer

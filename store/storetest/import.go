@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/store/tokenimport"
 )
 
-// ProductKey returns the n-th key of a product that has issued keys itself.
+// ProductKey returns the n-th of the keys that a product issued before it used keywicket.
 func ProductKey(format authz.CredentialFormat, n int) authz.Secret {
 	return authz.Secret(fmt.Sprintf("%s%08d-abcdefghijklmnop", format.Prefix, n))
 }
@@ -29,7 +29,7 @@ func LinesOf(lines ...tokenimport.Line) iter.Seq2[tokenimport.Line, error] {
 	}
 }
 
-// ProductLines returns the valid lines 1 to n. change may modify each of them.
+// ProductLines returns the valid lines 1 to n. The function change may modify each line; nil changes nothing.
 func ProductLines(n int, change func(*tokenimport.Line)) iter.Seq2[tokenimport.Line, error] {
 	return func(yield func(tokenimport.Line, error) bool) {
 		for i := range n {

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// Proxy forwards bytes between a directory and the database server. It can inject faults.
+// Proxy forwards bytes between a client and the database server. It can inject faults.
 type Proxy struct {
 	listener net.Listener
-	to       atomic.Pointer[string] // host and port
+	target   atomic.Pointer[string] // host and port
 
 	mu      sync.Mutex
 	clients map[net.Conn]Fault
@@ -39,7 +39,7 @@ func NewProxy(t *testing.T, databaseURL string) *Proxy {
 	l := Must(net.Listen("tcp", "127.0.0.1:0"))
 	p := &Proxy{listener: l, clients: map[net.Conn]Fault{}}
 	p.Redirect(databaseURL)
-	t.Cleanup(p.cut)
+	t.Cleanup(p.close)
 	go func() {
 		for {
 			client, err := l.Accept()
@@ -66,24 +66,24 @@ func (p *Proxy) URL(databaseURL string) string {
 // Redirect forwards new connections to the server of the URL.
 func (p *Proxy) Redirect(databaseURL string) {
 	host := Must(url.Parse(databaseURL)).Host
-	p.to.Store(&host)
+	p.target.Store(&host)
 }
 
 func (p *Proxy) serve(client net.Conn) {
-	upstream, err := net.Dial("tcp", *p.to.Load())
+	upstream, err := net.Dial("tcp", *p.target.Load())
 	if err != nil {
 		_ = client.Close()
 		return
 	}
 	defer func() { _ = upstream.Close() }()
 	go func() {
-		p.pass(client, client, upstream)
+		p.copyBytes(client, client, upstream)
 		_ = client.Close()
 	}()
-	p.pass(client, upstream, client)
+	p.copyBytes(client, upstream, client)
 }
 
-func (p *Proxy) pass(client, to, from net.Conn) {
+func (p *Proxy) copyBytes(client, to, from net.Conn) {
 	b := make([]byte, 4096)
 	for {
 		n, err := from.Read(b)
@@ -106,8 +106,8 @@ func (p *Proxy) pass(client, to, from net.Conn) {
 	}
 }
 
-// cut closes all connections, and the proxy accepts no more connections.
-func (p *Proxy) cut() {
+// close closes all connections, and the proxy accepts no more connections.
+func (p *Proxy) close() {
 	_ = p.listener.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,7 +125,7 @@ func (p *Proxy) fault(client net.Conn) Fault {
 	return p.clients[client]
 }
 
-// FaultOnAllConnections injects the fault into all connections, the present ones and the later ones.
+// FaultOnAllConnections injects the fault into all connections: those that are open now, and later ones.
 func (p *Proxy) FaultOnAllConnections(f Fault) {
 	p.mu.Lock()
 	p.newFault = f

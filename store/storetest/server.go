@@ -72,7 +72,7 @@ var (
 	databases atomic.Int64
 )
 
-// Template is the database with only the schema.
+// Template is the name of a database that contains only the schema.
 const Template = "template_keywicket"
 
 // Main starts a server, runs the tests of a package on it, and ends the process. Call it in TestMain.
@@ -81,7 +81,7 @@ func Main(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	// The packages' servers start at the same time. So each server uses a free port and its own folder.
+	// The tests of several packages run at the same time. So the server of each package uses a free port and its own folder.
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	Server, err = postgres.Start(ctx, postgres.Config{Log: &ServerLog, Settings: map[string]string{
@@ -95,7 +95,7 @@ func run(m *testing.M) (code int, err error) {
 			err = stop
 		}
 	}()
-	if err := isVersion(ctx, os.Getenv("KEYWICKET_TEST_POSTGRES")); err != nil {
+	if err := requireVersion(ctx, os.Getenv("KEYWICKET_TEST_POSTGRES")); err != nil {
 		return 0, err
 	}
 	if err := migrateTemplate(ctx); err != nil {
@@ -104,9 +104,9 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// isVersion returns an error if the server has another major version than the parameter major, which "make test-postgres" sets. If
-// major is empty, every version is correct.
-func isVersion(ctx context.Context, major string) error {
+// requireVersion returns an error if the server's major version is not the parameter major. The value comes from
+// KEYWICKET_TEST_POSTGRES, which `make test-postgres` sets. If major is empty, every version is correct.
+func requireVersion(ctx context.Context, major string) error {
 	db, err := database.Open(Server.URL("postgres"))
 	if err != nil {
 		return err

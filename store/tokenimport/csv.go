@@ -85,7 +85,7 @@ func isParseError(err error) bool {
 }
 
 // headerProblem describes an error in a header row, or returns "". The description never contains the name of a column, because
-// the first row contains a token instead of names if the header row is missing.
+// without a header row, the first row contains a token.
 func headerProblem(columns []string) string {
 	columnSet := make(map[string]bool, len(columns))
 	var f importFields

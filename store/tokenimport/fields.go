@@ -18,19 +18,20 @@ const (
 	importFieldNames = "token, digest, prefix, name, scopes, workspace, user, created_at, expires_at, revoked_at, attributes"
 
 	badHeader    = "a header row with the names of the columns is required: " + importFieldNames
-	badHeaderRow = "the header row needs the columns token or digest, name, scopes, and workspace or user"
+	badHeaderRow = "the header row must contain name, scopes, one of token and digest, and one of workspace and user"
 	badQuote     = "a quote is misplaced or not closed"
-	badCount     = "the number of fields differs from the header row"
+	badCount     = "the number of fields differs from the number of columns in the header row"
 	badLength    = "the line is longer than 1 MiB: the import reads no more lines"
 	badObject    = "the line must be one JSON object with the fields " + importFieldNames +
-		", each at most once; scopes is an array of strings, attributes an object, and every other field a string"
+		", each at most once; scopes is an array of strings, attributes is an object, and every other field is a string"
 	badEncoding = "the line is not UTF-8"
 	badDigest   = "the digest is not 64 hex digits"
 )
 
-// importFields are the fields of one line of CSV or NDJSON. A new column needs a field here, a case in set, its name in
-// importFieldNames, and its value in line. In import.go, it needs a field of Line, a column of the temporary table, and a place in
-// COPY and INSERT. Error messages never quote the line, because the line may contain a secret.
+// importFields are the fields of one line of CSV or NDJSON. For a new column, add a field here and a case in the function set,
+// the name to importFieldNames, and the value to the function line. In import.go, add a field to Line, a column to the
+// temporary table, and the column to COPY and INSERT. Error messages never quote the line, because the line may contain a
+// secret.
 type importFields struct {
 	Token     string   `json:"token"`
 	Digest    string   `json:"digest"`
@@ -42,7 +43,7 @@ type importFields struct {
 	CreatedAt string   `json:"created_at"`
 	ExpiresAt string   `json:"expires_at"`
 	RevokedAt string   `json:"revoked_at"`
-	// In CSV, too, attributes are JSON.
+	// The attributes are JSON in NDJSON and in CSV.
 	Attributes json.RawMessage `json:"attributes"`
 }
 

@@ -19,13 +19,13 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// Import describes existing tokens of one kind that a product has issued before.
+// Import describes tokens of one kind that a product issued before it used keywicket.
 type Import struct {
 	// Format is one of the API's credential formats.
 	Format authz.CredentialFormat
 	API    string
-	// Lines yields the lines of the input one by one, so the whole input is never in memory. If Lines yields an error, the import
-	// ends.
+	// Lines yields the lines of the input one by one, so the whole input is never in memory. If Lines yields an error, the
+	// import ends with this error and stores nothing.
 	Lines iter.Seq2[Line, error]
 }
 
@@ -36,8 +36,8 @@ type Line struct {
 	// Problem is the reason why the line could not be read. If Problem is set, the other fields are ignored.
 	Problem string
 
-	// Key is the token. If the product has stored only digests, Key is empty: then Digest is the token's SHA-256, and Prefix is
-	// the token's visible part.
+	// Key is the token. If the product has stored only digests, Key is empty. In this case, Digest is the token's SHA-256, and
+	// Prefix is the token's visible part.
 	Key    authz.Secret
 	Digest *authz.Digest
 	Prefix string
@@ -48,8 +48,8 @@ type Line struct {
 	// The owner is either a Workspace (id or slug) or a User (id or email). Format.Kind decides which of the two fields is set,
 	// and the other field is empty.
 	Workspace, User string
-	// If CreatedAt is nil, the token is created now. Neither CreatedAt nor RevokedAt may be later than the time of the database's
-	// clock.
+	// If CreatedAt is nil, the token gets the time of the import. Neither CreatedAt nor RevokedAt may be later than the time of
+	// the database's clock.
 	CreatedAt, RevokedAt *time.Time
 	// ExpiresAt may be in the past. A request with such a token is denied as expired, not as unknown.
 	ExpiresAt *time.Time
@@ -63,7 +63,7 @@ type BadLine struct {
 	Reason string
 }
 
-// Error is returned if an import has imported nothing because some lines are bad. It wraps [database.ErrInvalid].
+// Error is the error of an import that stored nothing because some lines are bad. It wraps [database.ErrInvalid].
 type Error struct {
 	Lines []BadLine // the first 20 bad lines
 	Bad   int       // number of bad lines in all
@@ -116,7 +116,7 @@ func Run(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 	}
 	if err != nil {
 		return 0, database.ConstraintError(err, "import the tokens", map[string]error{
-			"tokens_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
+			"tokens_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is invalid: use only letters, digits, _ and -", im.API),
 		})
 	}
 	return n, nil
@@ -153,12 +153,12 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	imported, err := im.insert(ctx, tx)
 	if err == nil && imported != staged {
 		return 0, database.NewRefusal(database.ErrExists, "nothing is imported, because another program created one of the tokens during the import: "+
-			"repeat the import, and the error names the line of this token")
+			"run the import again; its error will name the line of this token")
 	}
 	return imported, err
 }
 
-// stage copies the valid lines to the temporary table, and returns the number of these lines. It adds each other line to the
+// stage copies the valid lines to the temporary table, and returns the number of these lines. It adds each invalid line to the
 // parameter bad.
 func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error) {
 	statement, err := tx.PrepareContext(ctx, `
@@ -211,16 +211,16 @@ func (im Import) validate(l Line) string {
 	}
 	switch {
 	case l.Key != "" && l.Digest != nil:
-		return "it has both a token and a digest: remove one of them"
+		return "the line has both a token and a digest: remove one of the two"
 	case l.Key == "" && l.Digest == nil:
-		return "it has neither a token nor a digest"
+		return "the line has neither a token nor a digest"
 	case l.Key != "" && l.Prefix != "":
-		return "it has a token and a prefix: remove the prefix, which belongs to a digest"
+		return "the line has a token and a prefix: remove the prefix, because only a line with a digest has a prefix"
 	case l.Key != "" && !f.Accepts(l.Key):
-		return fmt.Sprintf("no client can present this token: a token starts with %s, has at least 16 letters, "+
-			"digits or -._~+/ after it, and 512 characters at most", f.Prefix)
-	case l.Digest != nil && !visible(f, l.Prefix):
-		return fmt.Sprintf("the prefix for a digest must be %s and at most the next %d characters of the key",
+		return fmt.Sprintf("no client can send this token: a token starts with %s, followed by at least 16 letters, "+
+			"digits or -._~+/; the whole token has at most 512 characters", f.Prefix)
+	case l.Digest != nil && !isVisiblePrefix(f, l.Prefix):
+		return fmt.Sprintf("the prefix of a line with a digest must be %s, followed by at most %d characters of the key",
 			f.Prefix, f.VisiblePrefix-len(f.Prefix))
 	case owner == "" || otherOwner != "":
 		return fmt.Sprintf("a %s belongs to a %[2]s: set the %[2]s, and leave the %[3]s empty", f.Kind, ownerOf(f.Kind), otherOf(f.Kind))
@@ -237,8 +237,8 @@ func (im Import) validate(l Line) string {
 	return ""
 }
 
-// visible reports whether a prefix can be the visible part of a key.
-func visible(f authz.CredentialFormat, prefix string) bool {
+// isVisiblePrefix reports whether a prefix can be the visible part of a key.
+func isVisiblePrefix(f authz.CredentialFormat, prefix string) bool {
 	const body = "0123456789abcdef" // the shortest body of a key
 	return len(prefix) <= f.VisiblePrefix && f.Accepts(authz.Secret(prefix+body))
 }
@@ -302,11 +302,11 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 			SELECT l.line, CASE
 				WHEN l.misnamed THEN $1
 				WHEN o.id IS NULL THEN $2
-				WHEN l.line > l.first THEN 'its token is already on line ' || l.first
+				WHEN l.line > l.first THEN 'the same token is already on line ' || l.first
 				WHEN t.id IS NOT NULL THEN 'this token exists already'
 				WHEN l.created_at > clock_timestamp() THEN 'created_at is later than the database''s clock'
 				WHEN l.revoked_at > clock_timestamp() THEN
-					'revoked_at is later than the database''s clock: give the time in the past, or no time'
+					'revoked_at is later than the database''s clock: give a time in the past, or no time'
 			END AS reason
 			FROM (
 				SELECT line, digest, owner, created_at, revoked_at, min(line) OVER (PARTITION BY digest) AS first,
@@ -332,8 +332,8 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 	return nil
 }
 
-// insert creates the tokens. It skips tokens that another transaction has created since check ran, because such a token would
-// violate a constraint, and Postgres would log the digest.
+// insert creates the tokens. It skips tokens that another transaction has created since the function check ran, because such a
+// token would violate a constraint, and Postgres would log the digest.
 func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	column := ownerOf(im.Format.Kind) + "_id"
 	result, err := tx.ExecContext(ctx, `
@@ -349,8 +349,8 @@ func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 		return 0, err
 	}
 	// If the table was empty when a sidecar started, the sidecar's query plan scans the whole table until Postgres has new
-	// statistics. So update the statistics now. If this login does not own the table, Postgres only logs a warning, and autovacuum
-	// updates the statistics later.
+	// statistics. So update the statistics now. If the login of the import does not own the table, Postgres only logs a
+	// warning, and autovacuum updates the statistics later.
 	if _, err := tx.ExecContext(ctx, `ANALYZE keywicket.tokens`); err != nil {
 		return 0, err
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/store/tokenimport"
 )
 
-func tokens(t testing.TB, f *storetest.Fixture) int {
+func countTokens(t testing.TB, f *storetest.Fixture) int {
 	t.Helper()
 	return storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.tokens`)
 }
@@ -117,15 +117,15 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 		{"no token", func(l *tokenimport.Line) { l.Key = "" }, "neither a token nor a digest"},
 		{"a token and a digest", func(l *tokenimport.Line) { l.Digest = &digest }, "both a token and a digest"},
 		{"a token and a prefix", func(l *tokenimport.Line) { l.Prefix = "vel_" }, "remove the prefix"},
-		{"another prefix", func(l *tokenimport.Line) { l.Key = "velu_IAmTheSecretOfSomebody" }, "a token starts with vel_"},
+		{"a token with the prefix of another kind", func(l *tokenimport.Line) { l.Key = "velu_IAmTheSecretOfSomebody" }, "a token starts with vel_"},
 		{"a token that is too short", func(l *tokenimport.Line) { l.Key = "vel_0123456789abcde" }, "at least 16 letters"},
-		{"a token with a space", func(l *tokenimport.Line) { l.Key = secret + " " }, "no client can present this token"},
+		{"a token with a space", func(l *tokenimport.Line) { l.Key = secret + " " }, "no client can send this token"},
 		{"a token that is too long", func(l *tokenimport.Line) { l.Key = authz.Secret(secret + strings.Repeat("a", 500)) },
-			"512 characters at most"},
-		{"a digest without a prefix", withDigest(""), "must be vel_ and at most the next 8 characters of the key"},
-		{"a digest with another prefix", withDigest("velu_IAm"), "must be vel_ and at most"},
-		{"a digest with a prefix that is too long", withDigest("vel_IAmTheSe1"), "next 8 characters"},
-		{"a digest with a zero byte in the prefix", withDigest("vel_\x00"), "must be vel_ and at most"},
+			"at most 512 characters"},
+		{"a digest without a prefix", withDigest(""), "must be vel_, followed by at most 8 characters of the key"},
+		{"a digest with the prefix of another kind", withDigest("velu_IAm"), "must be vel_, followed by"},
+		{"a digest with a prefix that is too long", withDigest("vel_IAmTheSe1"), "at most 8 characters"},
+		{"a digest with a zero byte in the prefix", withDigest("vel_\x00"), "must be vel_, followed by"},
 		{"no owner", func(l *tokenimport.Line) { l.Workspace = "" },
 			"a workspace_key belongs to a workspace: set the workspace, and leave the user empty"},
 		{"a user as owner", func(l *tokenimport.Line) { l.Workspace, l.User = "", f.Ada.ID }, "belongs to a workspace"},
@@ -151,11 +151,11 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 			l.Key, l.Digest, l.Prefix = "", &existingDigest, "vel_"
 		}, "this token exists already"},
 		{"a token of an earlier line", func(l *tokenimport.Line) { l.Key = storetest.ProductKey(storetest.Vel, 3) },
-			"its token is already on line 3"},
+			"the same token is already on line 3"},
 		{"the digest of an earlier line", func(l *tokenimport.Line) {
 			earlierDigest := storetest.ProductKey(storetest.Vel, 3).Digest()
 			l.Key, l.Digest, l.Prefix = "", &earlierDigest, "vel_"
-		}, "its token is already on line 3"},
+		}, "the same token is already on line 3"},
 		{"created in the future", func(l *tokenimport.Line) { l.CreatedAt = &later }, "created_at is later than"},
 		{"revoked in the future", func(l *tokenimport.Line) { l.RevokedAt = &later }, "revoked_at is later than"},
 	} {
@@ -221,7 +221,7 @@ func TestImportReportsTheFirstBadLinesAndCountsTheRest(t *testing.T) {
 	for i, l := range refused.Lines {
 		numbers, want = append(numbers, l.Number), append(want, 2*i+1)
 	}
-	if len(numbers) != 20 || !slices.Equal(numbers, want) || tokens(t, f) != 0 {
+	if len(numbers) != 20 || !slices.Equal(numbers, want) || countTokens(t, f) != 0 {
 		t.Errorf("reported lines: %v", numbers)
 	}
 }
@@ -237,12 +237,12 @@ func TestLastLineIsCheckedLikeTheFirst(t *testing.T) {
 				last(l)
 			}
 		})))
-		if refused, ok := errors.AsType[*tokenimport.Error](err); !ok || refused.Lines[0].Number != 3000 || tokens(t, f) != 0 {
-			t.Errorf("%v, and %d tokens", err, tokens(t, f))
+		if refused, ok := errors.AsType[*tokenimport.Error](err); !ok || refused.Lines[0].Number != 3000 || countTokens(t, f) != 0 {
+			t.Errorf("%v, and %d tokens", err, countTokens(t, f))
 		}
 	}
 	n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(3000, nil)))
-	if n != 3000 || err != nil || tokens(t, f) != 3000 {
+	if n != 3000 || err != nil || countTokens(t, f) != 3000 {
 		t.Errorf("imported %d, %v", n, err)
 	}
 	if n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(0, nil))); n != 0 || err != nil {
@@ -259,7 +259,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 		}
 		yield(tokenimport.Line{}, broken)
 	}))
-	if !errors.Is(err, broken) || tokens(t, f) != 0 {
+	if !errors.Is(err, broken) || countTokens(t, f) != 0 {
 		t.Errorf("an input error: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -268,7 +268,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 			cancel()
 		}
 	})))
-	if !errors.Is(err, context.Canceled) || tokens(t, f) != 0 {
+	if !errors.Is(err, context.Canceled) || countTokens(t, f) != 0 {
 		t.Errorf("the context is canceled: %v", err)
 	}
 
@@ -289,7 +289,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(10, nil))); n != 10 || err != nil || tokens(t, f) != 10 {
+	if n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(10, nil))); n != 10 || err != nil || countTokens(t, f) != 10 {
 		t.Errorf("after the canceled import: %d, %v", n, err)
 	}
 }
@@ -311,8 +311,8 @@ func TestImportDuringCreationOfTheSameToken(t *testing.T) {
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-done; !errors.Is(err, database.ErrExists) || strings.Contains(err.Error(), "pq:") || tokens(t, f) != 1 {
-		t.Errorf("%v, and %d tokens", err, tokens(t, f))
+	if err := <-done; !errors.Is(err, database.ErrExists) || strings.Contains(err.Error(), "pq:") || countTokens(t, f) != 1 {
+		t.Errorf("%v, and %d tokens", err, countTokens(t, f))
 	}
 }
 
@@ -335,7 +335,7 @@ func TestImportKeepsOneLineInMemory(t *testing.T) {
 			late = heap()
 		}
 	})))
-	if n != lines || err != nil || tokens(t, f) != lines {
+	if n != lines || err != nil || countTokens(t, f) != lines {
 		t.Fatalf("imported %d, %v", n, err)
 	}
 	if grown := late - early; grown > 2<<20 { // the input has more than 6 MiB
@@ -403,7 +403,7 @@ func TestBackslashesAreKept(t *testing.T) {
 		f.Registry = storetest.Must(registry.Open(t.Context(), url))
 		slug := fmt.Sprintf("w%d", storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.workspaces`))
 		storetest.Must(f.CreateWorkspace(t.Context(), registry.Workspace{Slug: slug, Name: "ordinary"}))
-		line := storetest.ProductLine(1 + tokens(t, f))
+		line := storetest.ProductLine(1 + countTokens(t, f))
 		line.Workspace, line.Name = slug, `a \b name`
 		if n, err := tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(line))); n != 1 || err != nil {
 			t.Errorf("imported %d, %v", n, err)

@@ -28,7 +28,7 @@ func TestImportInputIsStreamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const lines = 50_000
 			text := []byte(fmt.Sprintf(parse.line, strings.Repeat("n", 100)))
-			input := io.MultiReader(strings.NewReader(parse.head), io.LimitReader(&repeated{text: text}, int64(lines*len(text))))
+			input := io.MultiReader(strings.NewReader(parse.head), io.LimitReader(&repeatingReader{text: text}, int64(lines*len(text))))
 			heap := func() int64 {
 				var m runtime.MemStats
 				runtime.GC()
@@ -57,25 +57,25 @@ func TestImportInputIsStreamed(t *testing.T) {
 	}
 }
 
-// repeated is a reader that returns the same text again and again without end.
-type repeated struct {
+// repeatingReader is a reader that returns the same text again and again without end.
+type repeatingReader struct {
 	text []byte
 	at   int
 }
 
-func (r *repeated) Read(p []byte) (int, error) {
+func (r *repeatingReader) Read(p []byte) (int, error) {
 	n := copy(p, r.text[r.at:])
 	r.at = (r.at + n) % len(r.text)
 	return n, nil
 }
 
-// counter counts the bytes that are read.
-type counter struct {
+// countingReader counts the bytes that are read.
+type countingReader struct {
 	r io.Reader
 	n int
 }
 
-func (c *counter) Read(p []byte) (int, error) {
+func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += n
 	return n, err
@@ -87,17 +87,17 @@ func TestImportInputWithoutNewline(t *testing.T) {
 		head   string
 		number int
 	}{
-		"an open quote":                  {CSV, "token,name,scopes,user\na,b,c,d\ne,\"", 3},
-		"one line of CSV":                {CSV, "token,name,scopes,user\na,b,c,d\ne,", 3},
-		"an endless header":              {CSV, "token,", 1},
-		"one line of NDJSON":             {NDJSON, "{}\n\n{\"token\": \"", 3},
-		"a line that is not an object":   {NDJSON, "{}\n", 2},
-		"CSV instead of JSON":            {NDJSON, "token,name\n", 2},
-		"an unclosed quote at the start": {CSV, "token,name,scopes,user\na,b,c,d\n\"e\n", 3},
+		"an unclosed quote in the last field":  {CSV, "token,name,scopes,user\na,b,c,d\ne,\"", 3},
+		"an endless line of CSV":               {CSV, "token,name,scopes,user\na,b,c,d\ne,", 3},
+		"an endless header":                    {CSV, "token,", 1},
+		"an endless line of NDJSON":            {NDJSON, "{}\n\n{\"token\": \"", 3},
+		"a line that is not an object":         {NDJSON, "{}\n", 2},
+		"CSV instead of JSON":                  {NDJSON, "token,name\n", 2},
+		"an unclosed quote in the first field": {CSV, "token,name,scopes,user\na,b,c,d\n\"e\n", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			endless := io.LimitReader(&repeated{text: []byte("aaaaaaaaaa")}, 1<<30)
-			read := &counter{r: io.MultiReader(strings.NewReader(c.head), endless)}
+			endless := io.LimitReader(&repeatingReader{text: []byte("aaaaaaaaaa")}, 1<<30)
+			read := &countingReader{r: io.MultiReader(strings.NewReader(c.head), endless)}
 			var last string
 			var number int
 			for line, err := range c.lines(read) {
@@ -190,8 +190,8 @@ func TestImportInputIsStoredUnchangedOrRefused(t *testing.T) {
 	}
 }
 
-// importReasons matches every error message of a parser. Text of the input would not match.
-var importReasons = regexp.MustCompile(`^(?:` + strings.Join([]string{
+// problemMessages matches every error message of a parser. It does not match a message that quotes the input.
+var problemMessages = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	regexp.QuoteMeta(badHeader), regexp.QuoteMeta(badHeaderRow), regexp.QuoteMeta(badQuote), regexp.QuoteMeta(badCount),
 	regexp.QuoteMeta(badLength), regexp.QuoteMeta(badObject), regexp.QuoteMeta(badEncoding), regexp.QuoteMeta(badDigest),
 	`column \d+ is a duplicate`, `column \d+ has an unknown name; ` + regexp.QuoteMeta(badHeader),
@@ -217,7 +217,7 @@ func FuzzImport(f *testing.F) {
 					t.Fatalf("%s: %v", name, err)
 				case line.Number <= last || line.Number > bytes.Count(text, []byte("\n"))+1:
 					t.Fatalf("%s: line %d after line %d", name, line.Number, last)
-				case line.Problem != "" && !importReasons.MatchString(line.Problem):
+				case line.Problem != "" && !problemMessages.MatchString(line.Problem):
 					t.Fatalf("%s: unknown message %q", name, line.Problem)
 				}
 				last = line.Number

@@ -6,10 +6,11 @@ import (
 	"slices"
 )
 
-// Scopes validates the scopes of lines. It is separate from Run, because Run does not know the API's scopes.
+// Scopes validates the scopes of lines. This check is separate from the function Run, because Run does not know the API's
+// scopes.
 type Scopes struct {
 	Valid        []string // all scopes that a token of the import may have
-	FoundInvalid bool     // true if a line had a scope that is not in Valid, or no scopes
+	FoundInvalid bool     // true if a line had no scopes, or a scope that is not in Valid
 }
 
 // Check returns the parsed lines after it has validated their scopes.
@@ -30,7 +31,7 @@ func (s *Scopes) Check(parsed iter.Seq2[Line, error]) iter.Seq2[Line, error] {
 func (s *Scopes) unique(scopeNames []string) ([]string, string) {
 	if len(scopeNames) == 0 {
 		s.FoundInvalid = true
-		return nil, "it has no scopes"
+		return nil, "the line has no scopes"
 	}
 	scopes := make([]string, 0, len(scopeNames))
 	for i, scope := range scopeNames {

@@ -17,11 +17,12 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// Each case is a scenario for one sentence of the two API documents. The cases are written by hand, in ../cases/NAME.yaml.
-// The comments in velaflows.yaml explain the format. Each request of a case runs in process and through Envoy.
+// Each case tests one sentence of the API document of VelaFlows or Velocity. The field Source contains the document and the
+// line of the sentence. The cases are written by hand, in ../cases/NAME.yaml. The comments in velaflows.yaml explain the
+// format. Each request of a case runs in process and through Envoy.
 
-// caseFile is the content of one file: objects that its cases share, and the cases. A case leaves the shared objects as
-// they were.
+// caseFile is the content of one file: objects that its cases share, and the cases. A case that changes a shared object
+// restores it.
 type caseFile struct {
 	API        string
 	Workspaces []struct{ ID, Slug, Name string }
@@ -45,7 +46,7 @@ type caseKey struct {
 	Prefix          string
 	Workspace, User string
 	Scopes          []string
-	Token           string // a token that the product issued before; empty: a new token
+	Token           string // a token that the product issued before; empty: the test generates a token
 	Expired         bool
 	Revoked         bool
 	Session         bool // a session token of User
@@ -57,7 +58,7 @@ type caseKey struct {
 type step struct {
 	Request        list
 	Key            string  // name of the key whose token is sent
-	Workspace      *string // value of the workspace header; if the header needs an id, a slug from this file is replaced with the workspace's id
+	Workspace      *string // value of the workspace header; if the header needs an id, a slug of the case file is replaced with the workspace's id
 	Headers        map[string]string
 	Expect         string            // status and upstream of an allow; status, code and reason of a denial
 	RequiredScopes []string          `yaml:"required_scopes"`
@@ -72,9 +73,9 @@ type step struct {
 	NotPrinted list          `yaml:"not_printed"`
 	Within     time.Duration // maximum time for retries of the command
 
-	Revoke       string
-	AwaitExpiry  string `yaml:"await_expiry"`
-	StoredHashed string `yaml:"stored_hashed"`
+	Revoke          string
+	AwaitExpiry     string `yaml:"await_expiry"`
+	CheckStoredHash string `yaml:"stored_hashed"` // name of a key: its row must contain the SHA-256 of the token, and not the token
 }
 
 // list is one string or several strings.
@@ -96,7 +97,7 @@ func (s scenario) validate() error {
 	document, text, _ := strings.Cut(s.Source, ":")
 	line, err := strconv.Atoi(text)
 	if err != nil || line < 1 || line > documentLines[document] {
-		return fmt.Errorf("the source %q is not DOCUMENT:LINE of a document", s.Source)
+		return fmt.Errorf("the source %q is not DOCUMENT:LINE, or the document has no such line", s.Source)
 	}
 	if s.Name == "" || len(s.Steps) == 0 {
 		return errors.New("a case needs a name and steps")
@@ -104,7 +105,7 @@ func (s scenario) validate() error {
 	for i, st := range s.Steps {
 		kinds := 0
 		for _, is := range []bool{
-			st.Request != nil, st.Keywicket != "", st.Revoke != "", st.AwaitExpiry != "", st.StoredHashed != "",
+			st.Request != nil, st.Keywicket != "", st.Revoke != "", st.AwaitExpiry != "", st.CheckStoredHash != "",
 		} {
 			if is {
 				kinds++
@@ -189,7 +190,9 @@ func (f caseFile) arrange(t *testing.T) {
 	}
 }
 
-func (f caseFile) reference(workspace string) string {
+// headerValue returns the value of the workspace header. For VelaFlows, it replaces the slug of a workspace in the file with the
+// workspace's id.
+func (f caseFile) headerValue(workspace string) string {
 	for _, w := range f.Workspaces {
 		if w.Slug == workspace && f.API == "velaflows" {
 			return w.ID
@@ -198,8 +201,8 @@ func (f caseFile) reference(workspace string) string {
 	return workspace
 }
 
-// make creates the credential. If Expired is set, make returns after the credential has expired.
-func (k caseKey) make(t testing.TB, name string) (registry.Token, string) {
+// create creates the credential. If Expired is set, create returns after the credential has expired.
+func (k caseKey) create(t testing.TB, name string) (registry.Token, string) {
 	t.Helper()
 	n := registry.NewToken{Name: name, Scopes: k.Scopes, Workspace: k.Workspace, User: k.User, Key: authz.Secret(k.Token)}
 	if k.Expired {

@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-// A denial must not appear in Envoy's counters of the API's responses, because the API did not send it.
+// A denial must not appear in Envoy's counters of the API's responses, because the API did not send the denial.
 func TestEnvoyCountsNoDenialAsAnUpstreamError(t *testing.T) {
 	t.Parallel()
 	s := harness.StartStack(t, demo.Config{})

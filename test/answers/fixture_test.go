@@ -15,15 +15,15 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// fixture is the data for the probes of one API. All personal keys belong to one user. The user owns the workspace `home`,
-// has another role in each workspace of `elsewhere`, and is not a member of the workspace "another".
+// fixture is the data for the requests of the matrix to one API. All personal keys belong to one user. The user owns the
+// workspace `home`, has a different role in each workspace of `elsewhere`, and is not a member of the workspace "another".
 type fixture struct {
 	api, home, user string
 	workspaces      map[string]registry.Workspace // value of the API's header → workspace
 	roles           map[string]string             // value of the API's header → the user's role
 	credentials     []credential
 	targets         []target // for all credentials
-	elsewhere       []target // further targets, for personal keys only
+	elsewhere       []target // further targets, for valid credentials of a user
 }
 
 func newFixture(t *testing.T, api string) *fixture {
@@ -39,7 +39,7 @@ func newFixture(t *testing.T, api string) *fixture {
 		f.elsewhere = append(f.elsewhere, target{role, []string{f.workspace(t, role)}})
 	}
 	f.targets = []target{
-		{"absent", nil}, {"right", []string{f.home}}, {"another", []string{another}},
+		{"absent", nil}, {"home", []string{f.home}}, {"another", []string{another}},
 		{"unknown", []string{f.home[:len(f.home)-6] + "ffffff"}}, {"malformed", []string{"-" + f.home}},
 		{"empty", []string{""}}, {"repeated", []string{f.home, f.home}}, {"upper-case", []string{strings.ToUpper(f.home)}},
 	}
@@ -116,7 +116,8 @@ func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted
 // sessionKind is the value of credential.prefix for session tokens, which have no prefix.
 const sessionKind = "session"
 
-// addSession adds a session of the user. The parameter `change` contains claims that differ from a valid session token.
+// addSession adds a session of the user. The parameter `change` contains the claims in which the token differs from a valid
+// session token.
 func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields) {
 	c := credential{
 		name: fmt.Sprint("session ", denial, change), prefix: sessionKind, denial: denial, scopes: []string{"admin"},
@@ -130,8 +131,8 @@ func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields
 	f.credentials = append(f.credentials, c)
 }
 
-// workspace creates a workspace in which the user has the role; "": the user is not a member. It returns the value of the
-// API's header that selects the workspace.
+// workspace creates a workspace in which the user has the role. If role is empty, the user is not a member. It returns the
+// value of the API's header that selects the workspace.
 func (f *fixture) workspace(t *testing.T, role string) string {
 	// The ID starts with letters, so that its upper-case form differs.
 	id, slug := fmt.Sprintf("abcdef%018d", time.Now().UnixNano()%1e18), "w-"+strings.ToLower(rand.Text())
@@ -150,7 +151,8 @@ func (f *fixture) workspace(t *testing.T, role string) string {
 	return ref
 }
 
-// add adds a token that is valid, revoked, expired, or unknown because it belongs to another API.
+// add adds a token. The parameter denial is the reason why its requests are denied; "" means that the token is valid. The
+// reason is "unknown" for a token of another API.
 func (f *fixture) add(t *testing.T, prefix, denial string, scopes ...string) {
 	c := credential{name: strings.Join(append([]string{prefix, denial}, scopes...), " "), prefix: prefix, denial: denial, scopes: scopes}
 	k := caseKey{Prefix: prefix, Scopes: scopes, Expired: denial == "expired", Revoked: denial == "revoked"}
@@ -160,7 +162,7 @@ func (f *fixture) add(t *testing.T, prefix, denial string, scopes ...string) {
 		k.Workspace, c.roles = f.home, map[string]string{f.home: ""}
 	}
 	var token registry.Token
-	token, c.secret = k.make(t, c.name)
+	token, c.secret = k.create(t, c.name)
 	c.id = token.ID
 	f.credentials = append(f.credentials, c)
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // The matrix checks every combination of a route, a credential and a state of the workspace header, in process and through
-// Envoy. probe.expect computes the expected outcome from the sentences of the API documents, without the policy. Its
-// comments quote these sentences.
+// Envoy. probe.expect computes the expected outcome from the sentences of the API documents, without the policy. The comments
+// in probe.expect quote these sentences.
 
 // probe is one request of the matrix.
 type probe struct {
@@ -36,7 +36,7 @@ type credential struct {
 	id     string
 	user   string
 	scopes []string
-	// roles maps the value of the API's header that selects a workspace to the role there. A workspace key has one entry: its own
+	// roles maps the value of the workspace header to the role in this workspace. A workspace key has one entry: its own
 	// workspace, with the role "".
 	roles map[string]string
 }
@@ -48,8 +48,8 @@ type target struct {
 	values []string
 }
 
-// expect returns the outcome that the documents require. workspace is the workspace in which the request acts, as in the
-// API's header; "": none.
+// expect returns the outcome that the documents require. The result workspace is the workspace in which the request acts, as
+// the value of the API's header. It is empty if the request acts in no workspace.
 func (p probe) expect() (outcome, workspace string) {
 	c, scope, override := p.credential, p.route.Scope, product.DocumentedAPIs[p.api].Override
 	// "A public route is open without a credential, beside a bad one": it is open with an invalid credential too. This rule
@@ -91,12 +91,12 @@ func (p probe) expect() (outcome, workspace string) {
 	switch {
 	case p.route.Level == product.LevelUser: // "admin overrides every user-level scope". "A workspace key never opens a user-level
 		// route … workspace:admin or not." "User-level routes ignore the role."
-		permitted = actsForUser && c.holds(scope, "admin")
+		permitted = actsForUser && c.hasOneOf(scope, "admin")
 	case actsForUser: // "what both its own scopes and the user's role there allow"; "a personal key with admin is held back by
 		// the role alone".
-		permitted = c.holds(scope, override, "admin") && roleAllows(c.roles[workspace], scope)
+		permitted = c.hasOneOf(scope, override, "admin") && roleAllows(c.roles[workspace], scope)
 	default:
-		permitted = c.holds(scope, override)
+		permitted = c.hasOneOf(scope, override)
 	}
 	if !permitted {
 		return "FORBIDDEN missing_scope", ""
@@ -104,8 +104,8 @@ func (p probe) expect() (outcome, workspace string) {
 	return "allow", workspace
 }
 
-func (c credential) holds(any ...string) bool {
-	return slices.ContainsFunc(any, func(scope string) bool { return slices.Contains(c.scopes, scope) })
+func (c credential) hasOneOf(scopes ...string) bool {
+	return slices.ContainsFunc(scopes, func(scope string) bool { return slices.Contains(c.scopes, scope) })
 }
 
 // roleAllows: "Roles: owner and admin (all, as workspace:admin), member (read and write of issues, projects, documents;
@@ -120,10 +120,10 @@ func roleAllows(role, scope string) bool {
 	return strings.HasSuffix(scope, ":read")
 }
 
-// identity returns the headers that the upstream must receive with an allowed request. The sidecar may add only one more
-// header, the decision's ID. The workspace header is present exactly if a workspace was granted. The credential is present
-// only on a public route.
-func (p probe) identity(workspace registry.Workspace) map[string]string {
+// identityHeaders returns the headers that the upstream must receive with an allowed request. The sidecar may add only one more
+// header, the decision's ID. The workspace headers are present exactly if the request acts in a workspace. The credential is
+// present only on a public route.
+func (p probe) identityHeaders(workspace registry.Workspace) map[string]string {
 	want := map[string]string{"x-keywicket-api": p.api}
 	if p.route.Level == product.LevelPublic { // "carries no principal headers, and keeps its authorization header"
 		if p.credential.secret != "" {
@@ -181,7 +181,7 @@ func TestMatrix(t *testing.T) {
 						a, n := client.SendWithRetry(t, q)
 						unavailable.Add(n)
 						if err = a.HasOutcome(outcome, p.route.Scope); err == nil && outcome == "allow" {
-							err = p.upstreamError(a, p.identity(f.workspaces[workspace]))
+							err = p.upstreamError(a, p.identityHeaders(f.workspaces[workspace]))
 						}
 					}
 					if err != nil && failed.Add(1) <= 20 {
@@ -235,7 +235,8 @@ func (p probe) request() harness.Request {
 	return q
 }
 
-// upstreamError returns an error if the upstream received another method or path than the client sent, or another identity.
+// upstreamError returns an error if the request reached the wrong upstream, or if the upstream received a different method,
+// path or identity.
 func (p probe) upstreamError(a harness.Response, identity map[string]string) error {
 	q, upstream := p.request(), "live"
 	if identity["x-keywicket-environment"] == "sandbox" {

@@ -34,7 +34,7 @@ func TestPoliciesContainExactlyTheDocumentedRoutes(t *testing.T) {
 				}
 				route := product.Route{Method: r.Method, Path: parameter.ReplaceAllString(r.Path, "{}"), Scope: strings.Join(r.Scopes, " "), Level: level}
 				if !remaining[route] {
-					t.Errorf("the policies have %+v, but the documents do not, or the policies have it twice", route)
+					t.Errorf("the policies contain %+v twice, or the documents do not contain it", route)
 				}
 				delete(remaining, route)
 			}

@@ -27,7 +27,7 @@ type caseRun struct {
 	// names contains the values of ${name.field}: name → field → value. A key has the fields id, token, prefix and secret.
 	// The field secret is the token without its visible prefix.
 	names                   map[string]map[string]string
-	checked, sent, commands int
+	checked, sent, commands int // numbers of requests in process, requests through Envoy, and commands
 }
 
 func (p *caseRun) run(t *testing.T, s scenario) {
@@ -42,7 +42,7 @@ func (p *caseRun) run(t *testing.T, s scenario) {
 			p.names[name] = map[string]string{"id": issued.Grant, "token": issued.Access.Reveal()}
 			continue
 		}
-		token, secret := k.make(t, name)
+		token, secret := k.create(t, name)
 		p.names[name] = map[string]string{"id": token.ID, "token": secret, "prefix": token.Prefix}
 	}
 	for i, st := range s.Steps {
@@ -62,8 +62,8 @@ func (p *caseRun) run(t *testing.T, s scenario) {
 			time.Sleep(harness.Staleness)
 		case st.AwaitExpiry != "":
 			deployment.AwaitExpiry(t, p.field(t, st.AwaitExpiry, "id"))
-		case st.StoredHashed != "":
-			err = p.storedHashed(t, st.StoredHashed)
+		case st.CheckStoredHash != "":
+			err = p.checkStoredHash(t, st.CheckStoredHash)
 		}
 		if err != nil {
 			t.Fatalf("step %d (%s): %v", i+1, s.Source, err)
@@ -85,11 +85,11 @@ func (p *caseRun) field(t *testing.T, name, field string) string {
 	return value
 }
 
-var reference = regexp.MustCompile(`\$\{(\w+)\.(\w+)\}`)
+var placeholderPattern = regexp.MustCompile(`\$\{(\w+)\.(\w+)\}`)
 
 func (p *caseRun) expand(t *testing.T, text string) string {
-	return reference.ReplaceAllStringFunc(text, func(r string) string {
-		m := reference.FindStringSubmatch(r)
+	return placeholderPattern.ReplaceAllStringFunc(text, func(r string) string {
+		m := placeholderPattern.FindStringSubmatch(r)
 		return p.field(t, m[1], m[2])
 	})
 }
@@ -102,7 +102,7 @@ func (p *caseRun) request(t *testing.T, st step, line string) error {
 		q.Header = append(q.Header, [2]string{"Authorization", "Bearer " + p.field(t, st.Key, "token")})
 	}
 	if st.Workspace != nil {
-		q.Header = append(q.Header, [2]string{product.WorkspaceHeaders[q.API], p.file.reference(*st.Workspace)})
+		q.Header = append(q.Header, [2]string{product.WorkspaceHeaders[q.API], p.file.headerValue(*st.Workspace)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(st.Headers)) {
 		q.Header = append(q.Header, [2]string{name, p.expand(t, st.Headers[name])})
@@ -132,18 +132,18 @@ func (p *caseRun) request(t *testing.T, st step, line string) error {
 	}
 	for name, want := range st.Seen {
 		if got := strings.Join(a.Echo.Headers[name], ", "); got != p.expand(t, want) {
-			return fmt.Errorf("the upstream saw %s: %q, not %q", name, got, p.expand(t, want))
+			return fmt.Errorf("the upstream received %s: %q, not %q", name, got, p.expand(t, want))
 		}
 	}
 	return nil
 }
 
-var argument = regexp.MustCompile(`'[^']*'|\S+`)
+var argumentPattern = regexp.MustCompile(`'[^']*'|\S+`)
 
 // command runs the keywicket binary, as an operator does.
 func (p *caseRun) command(t *testing.T, st step) error {
 	var args []string
-	for _, a := range argument.FindAllString(st.Keywicket, -1) {
+	for _, a := range argumentPattern.FindAllString(st.Keywicket, -1) {
 		args = append(args, p.expand(t, strings.Trim(a, "'")))
 	}
 	asJSON := st.As != "" || st.Prints != nil
@@ -250,9 +250,9 @@ func objectsOf(text string) ([]map[string]string, error) {
 	return objects, nil
 }
 
-// storedHashed checks the key's row in the database. The row must contain the key's SHA-256. No column may contain the
+// checkStoredHash checks the key's row in the database. The row must contain the key's SHA-256. No column may contain the
 // key's secret part.
-func (p *caseRun) storedHashed(t *testing.T, key string) error {
+func (p *caseRun) checkStoredHash(t *testing.T, key string) error {
 	var hashed, inClear bool
 	err := harness.OpenDatabase(t, deployment.Stack).QueryRowContext(t.Context(), `
 		SELECT digest = sha256(convert_to($2, 'UTF8')), strpos(t::text, $3) > 0 FROM keywicket.tokens t WHERE id = $1`,

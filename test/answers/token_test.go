@@ -110,7 +110,7 @@ func TestLastUse(t *testing.T) {
 			t.Errorf("used between %v and %v; the listed last use is %v", start, end, l.LastUsedAt)
 		}
 	}
-	// Besides at most one write every 5 s, the sidecar writes once after the first use, and once after the last use.
+	// The sidecar writes at most once every 5 s, plus once after the first use and once after the last use.
 	if got, most := writes()-before, int(end.Sub(start)/(5*time.Second))+2; got < 1 || got > most {
 		t.Errorf("%d uses were written by %d statements, at most %d expected", keys*uses, got, most)
 	}

@@ -26,7 +26,7 @@ var (
 	binary               = flag.String("keywicket", "", "the keywicket binary to audit; empty: build one")
 	onlyFaults           = flag.String("faults", "", "inject only these faults, separated by commas; empty: all")
 	logFile              = flag.String("log", "", "file for the logs of the sidecars; empty: none")
-	onlyWays             = flag.String("ways", "", "make only these kinds of changes, separated by commas; empty: all")
+	onlyChangeKinds      = flag.String("ways", "", "make only these kinds of changes, separated by commas; empty: all")
 )
 
 // signalContext is done after SIGINT or SIGTERM. Tests then stop their processes and remove their files.
@@ -85,10 +85,10 @@ func TestAudit(t *testing.T) {
 		output = f
 	}
 	chosenFaults := selectByName(t, *onlyFaults, faults, func(f fault) string { return f.name })
-	chosenWays := selectByName(t, *onlyWays, ways, func(v way) string { return v.name })
+	chosenKinds := selectByName(t, *onlyChangeKinds, changeKinds, func(v changeKind) string { return v.name })
 	d := startDeployment(t, options{
 		binary: audited, sidecars: 4, pooledSidecars: *pooledSidecars, subjects: 240, clients: 4, checkInterval: 16 * time.Millisecond, changeInterval: 400 * time.Millisecond,
-		replicated: true, preparedTransactions: *preparedTransactions, ways: chosenWays, seed: *seed, output: output,
+		replicated: true, preparedTransactions: *preparedTransactions, changeKinds: chosenKinds, seed: *seed, output: output,
 	})
 	p, err := d.run(signalContext, *duration, chosenFaults)
 	if err != nil {
@@ -122,8 +122,8 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// selectByName returns the elements whose names are in the parameter names, a list that is separated by commas. If the list is
-// empty, it returns all elements.
+// selectByName returns the elements whose names are in the list names, or all elements if the list is empty. Commas separate
+// the names in the list.
 func selectByName[T any](t *testing.T, names string, all []T, name func(T) string) []T {
 	t.Helper()
 	if names == "" {

@@ -18,8 +18,8 @@ import (
 
 // edit is an SQL statement that changes one subject, with the table that the statement writes to.
 type edit struct {
-	table, sql string
-	parent     bool // the edit deletes a row that other rows refer to
+	table, sql        string
+	deletesReferenced bool // the edit deletes a row that other rows refer to
 }
 
 // denyingEdits returns the edits after which the subject is denied.
@@ -32,7 +32,7 @@ func denyingEdits(s *subject) []edit {
 	}
 	token := []edit{
 		{table: "tokens", sql: `UPDATE keywicket.tokens SET revoked_at = now() WHERE id = ` + id},
-		{table: "tokens", sql: `DELETE FROM keywicket.tokens WHERE id = ` + id, parent: true},
+		{table: "tokens", sql: `DELETE FROM keywicket.tokens WHERE id = ` + id, deletesReferenced: true},
 	}
 	switch s.kind {
 	case workspaceToken:
@@ -55,18 +55,18 @@ func denyingEdits(s *subject) []edit {
 
 // plan is a planned change.
 type plan struct {
-	way     string
-	targets []int
-	apply   func(context.Context, *node) error
+	changeKind string
+	targets    []int
+	apply      func(context.Context, *node) error
 }
 
-// keepOpen keeps a transaction open for longer than the interval between two readings of the log.
+// keepOpen is a statement that keeps a transaction open for longer than the interval between two readings of the log.
 const keepOpen = `SELECT pg_sleep(0.4)`
 
-// way is a kind of change, such as SQL or COPY. plan returns a function that makes a change of this kind. After this change,
-// the subject is denied if deny is true, and allowed if deny is false. If no change of this kind has this effect, plan returns
-// nil.
-type way struct {
+// changeKind is a kind of change, such as SQL or COPY. The function plan returns a function that makes a change of this kind.
+// After this change, the subject is denied if deny is true, and allowed if deny is false. If no change of this kind has this
+// effect, plan returns nil.
+type changeKind struct {
 	name string
 	plan func(d *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error
 }
@@ -87,18 +87,19 @@ func transaction(statements ...string) func(context.Context, *node) error {
 	}
 }
 
-// randomEdit returns a random edit that denies the subject, or the edit that allows it. If references is false, the edit does
-// not delete rows that other rows refer to, because the database would not cascade the deletion.
+// randomEdit returns a random edit after which the subject is denied, or the edit after which the subject is allowed. If
+// references is false, the edit does not delete rows that other rows refer to, because the database would not cascade the
+// deletion.
 func randomEdit(r *rand.Rand, s *subject, deny, references bool) edit {
 	if !deny {
-		tables := map[kind]string{workspaceToken: "tokens", personalKey: "tokens", session: "revoked_sessions", oauthToken: "oauth_grants"}
+		tables := map[credentialKind]string{workspaceToken: "tokens", personalKey: "tokens", session: "revoked_sessions", oauthToken: "oauth_grants"}
 		return edit{table: tables[s.kind], sql: s.allowSQL()}
 	}
-	edits := slices.DeleteFunc(denyingEdits(s), func(e edit) bool { return e.parent && !references })
+	edits := slices.DeleteFunc(denyingEdits(s), func(e edit) bool { return e.deletesReferenced && !references })
 	return edits[r.IntN(len(edits))]
 }
 
-var ways = []way{
+var changeKinds = []changeKind{
 	{"SQL", func(_ *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		return transaction(randomEdit(r, s, deny, true).sql)
 	}},
@@ -285,11 +286,11 @@ var ways = []way{
 	{restore, nil}, // deployment.restore plans this change
 }
 
-// restore is the kind of change with two steps. The first step dumps the rows. After other changes, the second step restores
-// the dump.
+// restore is the name of the kind of change that has two steps. The first step dumps the rows. After other changes, the second
+// step restores the dump.
 const restore = "restore"
 
-// copyIn copies one row into a table.
+// copyIn inserts one row into a table with COPY.
 func copyIn(table string, columns []string, values ...any) func(context.Context, *node) error {
 	return func(ctx context.Context, n *node) (err error) {
 		tx, err := n.changes.BeginTx(ctx, nil)
@@ -329,14 +330,14 @@ func command(ctx context.Context, name string, args ...string) ([]byte, error) {
 
 // makeChanges makes changes until the context ends. It makes one change of each kind, in random order, and then starts again.
 func (d *deployment) makeChanges(ctx context.Context, r *rand.Rand) {
-	var deck []way
+	var remaining []changeKind
 	for ctx.Err() == nil {
-		if len(deck) == 0 {
-			deck = slices.Clone(d.options.ways)
-			r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		if len(remaining) == 0 {
+			remaining = slices.Clone(d.options.changeKinds)
+			r.Shuffle(len(remaining), func(i, j int) { remaining[i], remaining[j] = remaining[j], remaining[i] })
 		}
-		v := deck[0]
-		deck = deck[1:]
+		v := remaining[0]
+		remaining = remaining[1:]
 		if v.name == restore {
 			d.restore(ctx)
 			continue
@@ -354,7 +355,7 @@ func (d *deployment) makeChanges(ctx context.Context, r *rand.Rand) {
 }
 
 // planFor plans a change of the given kind. It selects a subject that this kind can change and that has not changed recently.
-func (d *deployment) planFor(v way, r *rand.Rand) (plan, bool) {
+func (d *deployment) planFor(v changeKind, r *rand.Rand) (plan, bool) {
 	states := d.history.current()
 	denied := 0
 	for _, s := range states {
@@ -369,7 +370,7 @@ func (d *deployment) planFor(v way, r *rand.Rand) (plan, bool) {
 			continue
 		}
 		if apply := v.plan(d, r, d.subjects[i], deny); apply != nil {
-			return plan{way: v.name, targets: []int{i}, apply: apply}, true
+			return plan{changeKind: v.name, targets: []int{i}, apply: apply}, true
 		}
 	}
 	return plan{}, false
@@ -406,16 +407,16 @@ func (d *deployment) perform(ctx context.Context, p plan) {
 	changeCtx, stop := context.WithTimeout(ctx, 6*time.Second)
 	sent := d.now()
 	err := p.apply(changeCtx, d.cluster.currentPrimary())
-	// During a failover, a sidecar that has not reached the new primary cannot know its changes. So wait until every sidecar has
-	// reached the new primary.
+	// During a failover, a sidecar that has not reached the new primary cannot know the changes there. So wait until every
+	// sidecar has reached the new primary.
 	d.failover.RLock()
 	answered := d.now()
 	d.failover.RUnlock()
 	stop()
 	lost := err != nil
 	if err != nil {
-		d.failedChanges[p.way]++
-		d.log("%v: %s: %v", answered.Round(time.Millisecond), p.way, err)
+		d.failedChanges[p.changeKind]++
+		d.log("%v: %s: %v", answered.Round(time.Millisecond), p.changeKind, err)
 		if refused := pq.As(err); refused != nil && !slices.Contains([]string{"57", "08"}, string(refused.Code.Class())) {
 			lost = false
 		}
@@ -431,10 +432,10 @@ func (d *deployment) perform(ctx context.Context, p plan) {
 	if lost {
 		answered = d.now()
 		for _, i := range p.targets {
-			d.history.addChange(i, change{way: p.way, sent: sent, answered: never, after: unknown})
+			d.history.addChange(i, change{changeKind: p.changeKind, sent: sent, answered: never, after: unknown})
 		}
 	}
-	d.recordChanges(p.way, sent, answered, states, p.targets)
+	d.recordChanges(p.changeKind, sent, answered, states, p.targets)
 	d.setFocus(nil)
 }
 
@@ -448,11 +449,11 @@ func (d *deployment) readBack(ctx context.Context) (states []outcome, err error)
 }
 
 // recordChanges records the subjects whose outcome has changed.
-func (d *deployment) recordChanges(way string, sent, answered time.Duration, states []outcome, targets []int) {
+func (d *deployment) recordChanges(changeKind string, sent, answered time.Duration, states []outcome, targets []int) {
 	before := d.history.current()
 	for i, after := range states {
 		if after != before[i] {
-			d.history.addChange(i, change{way: way, sent: sent, answered: answered, after: after})
+			d.history.addChange(i, change{changeKind: changeKind, sent: sent, answered: answered, after: after})
 			d.changedAt[i].Store(int64(answered))
 		}
 		if after != before[i] || slices.Contains(targets, i) {
@@ -469,8 +470,8 @@ type dump struct {
 
 const dumpFile = "keywicket.dump"
 
-// restore creates a dump of the current primary. If this dump already exists, restore first allows some subjects that were
-// denied in the dump, and then restores the dump.
+// restore creates a dump of the current primary. If this dump already exists, restore first changes some subjects from denied
+// to allowed, and then restores the dump.
 func (d *deployment) restore(ctx context.Context) {
 	n := d.cluster.currentPrimary()
 	if !n.HasProgram("pg_restore") {
@@ -490,7 +491,7 @@ func (d *deployment) restore(ctx context.Context) {
 		d.lastDump = dump{n, states}
 		return
 	}
-	allowed := plan{way: "SQL"}
+	allowed := plan{changeKind: "SQL"}
 	var statements []string
 	for i, s := range d.history.current() {
 		if s != allow && d.lastDump.states[i] != allow && d.changedLongAgo(i) && len(allowed.targets) < 3 {
@@ -503,7 +504,7 @@ func (d *deployment) restore(ctx context.Context) {
 		d.perform(ctx, allowed)
 		pause(ctx, 2*bound)
 	}
-	p := plan{way: restore}
+	p := plan{changeKind: restore}
 	for i, s := range d.history.current() {
 		if s != d.lastDump.states[i] {
 			p.targets = append(p.targets, i)

@@ -81,7 +81,7 @@ func (n *node) terminateChanges(ctx context.Context) error {
 // cluster is a primary and a synchronous standby: the primary answers a COMMIT only after the standby has confirmed it.
 type cluster struct {
 	mu               sync.Mutex
-	primary, standby *node // standby is nil: there is no standby
+	primary, standby *node // standby is nil if there is no standby
 }
 
 func newCluster(ctx context.Context, dir string, replicated bool, settings map[string]string) (_ *cluster, err error) {
@@ -175,8 +175,8 @@ func (c *cluster) close() error {
 	return err
 }
 
-// await calls try until try returns no error. If ctx ends first, the returned error contains the text of the parameter what and
-// the last error of try.
+// await calls the function try until it returns no error. If ctx ends first, await returns an error with the text of the
+// parameter what and the last error of try.
 func await(ctx context.Context, what string, try func(context.Context) error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

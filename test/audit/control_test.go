@@ -14,14 +14,14 @@ import (
 )
 
 // control is a keywicket that lacks one protection. If the audit does not detect the missing protection, the audit proves
-// nothing. The control for look-ups after a failover is in TestFailoverWithOpenConnections. It cannot be in the audit: the old
-// primary of the audit cannot commit, and this closes connections.
+// nothing. The control for look-ups after a failover is in TestFailoverWithOpenConnections. That control cannot be part of the
+// audit, because the audit's old primary cannot commit, which closes connections.
 type control struct {
-	name     string
-	file     string // path in this repository
-	old, new string // a text that the file contains exactly once, and its replacement
-	fault    fault  // the fault that shows the effect
-	way      string // the kind of change
+	name       string
+	file       string // path in this repository
+	old, new   string // a text that the file contains exactly once, and its replacement
+	fault      fault  // the fault that shows the effect
+	changeKind string // the kind of change
 }
 
 var controls = []control{
@@ -29,31 +29,31 @@ var controls = []control{
 		name: "changes in the log do not invalidate answers", file: "store/cache/fresh.go",
 		old:   `return e.answers(l) && !e.outdated(&c.generations)`,
 		new:   `return e.answers(l)`,
-		fault: noFault, way: "SQL",
+		fault: noFault, changeKind: "SQL",
 	},
 	{
 		name: "the cache is used although the log is not read", file: "store/cache/lease.go",
 		old:   `{ return int64(now) < l.until.Load() }`,
 		new:   `{ return true }`,
-		fault: silentReplies, way: "SQL",
+		fault: silentReplies, changeKind: "SQL",
 	},
 	{
-		name: "the lease counts from the reply", file: "store/cache/feed.go",
+		name: "the lease begins at the reply, not at the request", file: "store/cache/feed.go",
 		old:   `c.lease.extend(p.sent - r.FingerprintAge)`,
 		new:   `c.lease.extend(c.now())`,
-		fault: slowReplies, way: "SQL",
+		fault: slowReplies, changeKind: "SQL",
 	},
 	{
-		name: "rows of formerly open transactions are not read", file: "store/feed/poll.go",
+		name: "rows of transactions that were open at the last reading are not read", file: "store/feed/poll.go",
 		old:   `WHERE xid = open LIMIT`,
 		new:   `WHERE xid = open AND false LIMIT`,
-		fault: noFault, way: "open transaction",
+		fault: noFault, changeKind: "open transaction",
 	},
 	{
 		name: "a change of the catalogs is not detected", file: "store/cache/feed.go",
 		old:   `case r.Fingerprint != c.log.world:`,
 		new:   `case false:`,
-		fault: noFault, way: "disabled triggers",
+		fault: noFault, changeKind: "disabled triggers",
 	},
 	{
 		name: "a swapped table is not detected", file: "store/feed/poll.go",
@@ -61,12 +61,13 @@ var controls = []control{
                        hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(c.parts), 0),
                        hash_array_extended(array_agg(t.world), 0)`,
 		new:   `''`,
-		fault: noFault, way: "swapped table",
+		fault: noFault, changeKind: "swapped table",
 	},
 }
 
 // TestControls removes one protection at a time, and the judge must find violations each time. With the same schedule, the
-// judge must find no violations in the unchanged keywicket. If it found some, the missing protection would not be the cause.
+// judge must find no violations in the unchanged keywicket. Otherwise, the missing protection would not be the cause of the
+// violations.
 func TestControls(t *testing.T) {
 	harness.SkipIfShort(t)
 	intact, err := program.Keywicket()
@@ -91,7 +92,7 @@ func TestControls(t *testing.T) {
 					break
 				}
 			}
-			schedule := c.fault.name + " " + c.way
+			schedule := c.fault.name + " " + c.changeKind
 			if done[schedule] {
 				return
 			}
@@ -108,7 +109,7 @@ func runControl(t *testing.T, binary string, c control) *report {
 	t.Helper()
 	d := startDeployment(t, options{
 		binary: binary, sidecars: 1, subjects: 24, clients: 6, checkInterval: 20 * time.Millisecond, changeInterval: 300 * time.Millisecond,
-		ways: selectByName(t, c.way, ways, func(v way) string { return v.name }), replicated: c.fault.standby, noHints: true, seed: 1,
+		changeKinds: selectByName(t, c.changeKind, changeKinds, func(v changeKind) string { return v.name }), replicated: c.fault.standby, noHints: true, seed: 1,
 	})
 	ctx, cancel := context.WithTimeout(signalContext, time.Minute)
 	defer cancel()
@@ -122,7 +123,7 @@ func runControl(t *testing.T, binary string, c control) *report {
 	return p
 }
 
-// overlay writes the file for `go build -overlay`, which makes the replacement of the control, and returns its name.
+// overlay writes the file for `go build -overlay` that makes the control's replacement. It returns the path of this file.
 func overlay(t *testing.T, c control) string {
 	t.Helper()
 	file, err := filepath.Abs(filepath.Join("..", "..", c.file))

@@ -24,7 +24,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// bound is the default of cache.staleness_bound, which the plot calls S.
+// bound is the default of cache.staleness_bound.
 const bound = time.Second
 
 // options are the options of a deployment.
@@ -36,10 +36,10 @@ type options struct {
 	clients              int           // number of clients that send checks to each sidecar
 	checkInterval        time.Duration // interval between two checks of a client
 	changeInterval       time.Duration // interval between two changes
-	ways                 []way         // kinds of changes to the rows
-	replicated           bool
-	noHints              bool // sidecars only read the log and do not listen for notifications
-	preparedTransactions bool // the server allows prepared transactions
+	changeKinds          []changeKind  // kinds of changes to the rows
+	replicated           bool          // the cluster has a synchronous standby
+	noHints              bool          // sidecars only read the log and do not listen for notifications
+	preparedTransactions bool          // the server allows prepared transactions
 	seed                 uint64
 	log                  func(format string, args ...any)
 	output               io.Writer // destination of the sidecars' logs; nil discards them
@@ -145,7 +145,7 @@ func (d *deployment) startPooler(ctx context.Context, login string) error {
 	}
 	d.pooler, err = pgbouncer.Start(ctx, pgbouncer.Config{Logins: []string{viaRelay}, Restart: true, Settings: map[string]string{
 		// The pooler replaces its connections after this time in seconds, so it reaches the new primary even if a failover
-		// closes no connection. The default is an hour. A sidecar checks every second.
+		// closes no connection. The default is an hour.
 		"server_lifetime": "1",
 		// With the defaults, the pooler would refuse its clients for 15 s while the database accepts no connection, as in recovery.
 		"server_login_retry": "0.1", "server_connect_timeout": "2",
@@ -211,7 +211,7 @@ func isDatabaseURL(entry string) bool {
 }
 
 // waitUntilWarm waits until each sidecar returns, for each subject, the outcome that the rows define. At this time there are no
-// changes and no faults, so this must succeed. If it failed, the audit would test nothing.
+// changes and no faults, so all checks must get these outcomes. Otherwise, the audit would test nothing.
 func (d *deployment) waitUntilWarm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
@@ -238,7 +238,7 @@ func (d *deployment) waitUntilWarm(ctx context.Context) error {
 	d.history = newHistory(first)
 	d.ambiguousUntil, d.changedAt = make([]atomic.Int64, len(first)), make([]atomic.Int64, len(first))
 	for i := range d.changedAt {
-		d.changedAt[i].Store(int64(always))
+		d.changedAt[i].Store(int64(beforeHistory))
 	}
 	d.start = time.Now()
 	return nil

@@ -1,6 +1,6 @@
-// Package audit tests that the answers of running sidecars are never older than the staleness bound. It makes every kind of change
-// to the rows. Meanwhile it injects faults into the network, the processes and the database, and sends checks continuously.
-// Afterwards the judge finds each answer that no state of the rows within the bound explains.
+// Package audit tests that the answers of running sidecars are never older than the staleness bound. It makes every kind of
+// change to the rows. Meanwhile it injects faults into the network, the processes and the database, and sends checks
+// continuously. Afterwards, the judge reports each answer that matches no state of the rows within the bound.
 //
 // TestAudit is the audit, and `make soak` runs it for longer. Its flags select the faults, the kinds of changes, the seed and the
 // audited binary:

@@ -61,20 +61,20 @@ func noHeal(context.Context) error { return nil }
 
 // injectFaults injects all faults in random order until the context ends, and records the time of each fault in the history.
 func (d *deployment) injectFaults(ctx context.Context, faults []fault, r *rand.Rand) error {
-	var deck []fault
+	var remaining []fault
 	begin := d.now()
 	for ctx.Err() == nil {
-		if len(deck) == 0 {
-			deck = append(deck, faults...)
-			r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		if len(remaining) == 0 {
+			remaining = append(remaining, faults...)
+			r.Shuffle(len(remaining), func(i, j int) { remaining[i], remaining[j] = remaining[j], remaining[i] })
 		}
-		f := deck[0]
-		if deck = deck[1:]; f.standby && !d.replicated {
+		f := remaining[0]
+		if remaining = remaining[1:]; f.standby && !d.replicated {
 			continue
 		}
 		healed, err := d.injectFault(ctx, f, r)
 		end := d.now()
-		d.history.addSpan(span{fault: f.name, begin: begin, healed: healed, ends: end})
+		d.history.addSpan(span{fault: f.name, begin: begin, healed: healed, end: end})
 		if begin = end; err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
@@ -166,7 +166,7 @@ func toxic(
 	}
 }
 
-// terminate terminates all or about half of the sidecars' connections at the server.
+// terminate terminates the sidecars' connections at the server: all of them, or about half.
 func terminate(ctx context.Context, d *deployment, r *rand.Rand) (func(context.Context) error, error) {
 	return noHeal, d.cluster.currentPrimary().exec(ctx, fmt.Sprintf(
 		`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'audited' AND pid %% %d = 0`, 1+r.IntN(2)))
@@ -269,7 +269,7 @@ func lock(ctx context.Context, d *deployment, r *rand.Rand) (func(context.Contex
 	var lockTx *sql.Tx
 	// Retry, because a restore may drop and recreate the table during the wait.
 	err := await(ctx, "the table is locked", func(context.Context) error {
-		tx, err := d.cluster.currentPrimary().operator.BeginTx(ctx, nil) // not the context of the function, which ends earlier
+		tx, err := d.cluster.currentPrimary().operator.BeginTx(ctx, nil) // the context of lock, because the context of this function ends earlier
 		if err != nil {
 			return err
 		}

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// outcome is a set of results of a request. A request has one result; an unknown state has several possible results.
+// outcome is a set of results. A request has exactly one result. While nobody knows whether a change was committed, the set
+// contains all possible results.
 type outcome uint8
 
 const (
@@ -37,16 +38,16 @@ func (o outcome) certain() bool { return o&(o-1) == 0 }
 
 // All times count from the beginning of the history, on one monotonic clock.
 const (
-	never  = time.Duration(math.MaxInt64)
-	always = time.Duration(math.MinInt64 / 2)
+	never         = time.Duration(math.MaxInt64)
+	beforeHistory = time.Duration(math.MinInt64 / 2)
 )
 
-// change is a change of a subject's outcome.
+// change is a change of the outcome of one subject (a credential and a request that uses the credential).
 type change struct {
-	way      string
-	sent     time.Duration // when the change was sent: no sidecar can have read the change before this time
-	answered time.Duration // when COMMIT was answered, or the row was read; the constant `never` if neither happened
-	after    outcome
+	changeKind string
+	sent       time.Duration // when the change was sent: no sidecar can have read the change before this time
+	answered   time.Duration // when the database answered COMMIT, or the audit read the changed rows back; `never` if neither happened
+	after      outcome
 }
 
 // request is a check that has ended.
@@ -58,8 +59,8 @@ type request struct {
 
 // span is the time from the beginning of one fault to the beginning of the next.
 type span struct {
-	fault               string
-	begin, healed, ends time.Duration
+	fault              string
+	begin, healed, end time.Duration
 }
 
 // history records changes, requests and faults. The changes of a subject are in the order in which they took effect.
@@ -74,7 +75,7 @@ type history struct {
 func newHistory(first []outcome) *history {
 	h := &history{changes: make([][]change, len(first))}
 	for i, o := range first {
-		h.changes[i] = []change{{way: "start", sent: always, answered: always, after: o}}
+		h.changes[i] = []change{{changeKind: "start", sent: beforeHistory, answered: beforeHistory, after: o}}
 	}
 	return h
 }
@@ -108,8 +109,9 @@ func (h *history) addSpan(s span) {
 	h.spans = append(h.spans, s)
 }
 
-// faultAt returns the fault at time t: the fault in progress, or the fault that was healed last. A fault counts from the
-// duration `early` before its begin, because a fault can cause a wrong answer about a change from just before the fault.
+// faultAt returns the fault at time t: the fault in progress, or the fault that was healed last. faultAt treats each fault as
+// if it began earlier, by the duration `early`. A fault can cause a wrong answer about a change that was made just before the
+// fault.
 func (h *history) faultAt(t, early time.Duration) string {
 	i, _ := slices.BinarySearchFunc(h.spans, t, func(s span, t time.Duration) int { return cmp.Compare(s.begin-early, t) })
 	// i is the index of the first span that begins at t or later.

@@ -7,8 +7,8 @@ type verdict uint8
 
 const (
 	correct     verdict = iota
-	violation           // an allow that no state within the bound explains
-	wrongDenial         // a 401 or 403 that no state within the bound explains
+	violation           // an allow that matches no state within the bound
+	wrongDenial         // a 401 or 403 that matches no state within the bound
 	noAnswer            // 503
 	unexpected          // any other answer
 )
@@ -23,8 +23,8 @@ type judgement struct {
 	late time.Duration
 }
 
-// judge compares a request with the changes of its subject. The state that was current one bound before the request's start is
-// correct. Each later state is also correct if its change was sent before the request's end.
+// judge compares a request with the changes of its subject. An answer is correct if it matches the state at the time
+// r.start-bound. An answer is also correct if it matches a later state whose change was sent before the request's end.
 func judge(changes []change, r request, bound time.Duration) judgement {
 	current := len(changes) - 1
 	for current > 0 && changes[current].answered > r.start-bound {

@@ -10,7 +10,7 @@ const ms = time.Millisecond
 
 // The whole audit depends on the judge. This test runs the judge on short histories with an obvious verdict.
 func TestJudge(t *testing.T) {
-	initial := change{sent: always, answered: always, after: allow}
+	initial := change{sent: beforeHistory, answered: beforeHistory, after: allow}
 	revoked := change{sent: 1000 * ms, answered: 1010 * ms, after: unauthorized}
 	allowedAgain := change{sent: 5000 * ms, answered: 5010 * ms, after: allow}
 	lost := change{sent: 5000 * ms, answered: never, after: unknown}
@@ -69,7 +69,7 @@ func TestJudge(t *testing.T) {
 
 func TestStaleness(t *testing.T) {
 	changes := []change{
-		{sent: always, answered: always, after: allow},
+		{sent: beforeHistory, answered: beforeHistory, after: allow},
 		{sent: 1000 * ms, answered: 1010 * ms, after: unauthorized},
 		{sent: 3000 * ms, answered: 3010 * ms, after: allow},
 		{sent: 5000 * ms, answered: 5010 * ms, after: forbidden},
@@ -90,12 +90,12 @@ func TestStaleness(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	h := newHistory([]outcome{allow, unauthorized})
-	h.addSpan(span{fault: "freeze", begin: 10 * time.Second, healed: 12 * time.Second, ends: 15 * time.Second})
-	h.addSpan(span{fault: noFaultName, begin: 15 * time.Second, healed: 15 * time.Second, ends: 20 * time.Second})
+	h.addSpan(span{fault: "freeze", begin: 10 * time.Second, healed: 12 * time.Second, end: 15 * time.Second})
+	h.addSpan(span{fault: noFaultName, begin: 15 * time.Second, healed: 15 * time.Second, end: 20 * time.Second})
 	at := func(subject int, start time.Duration, o outcome) request {
 		return request{subject: subject, start: start, end: start + ms, outcome: o}
 	}
-	h.addChange(0, change{way: "SQL", sent: 9999 * ms, answered: 10 * time.Second, after: unauthorized})
+	h.addChange(0, change{changeKind: "SQL", sent: 9999 * ms, answered: 10 * time.Second, after: unauthorized})
 	h.addRequests([]request{
 		at(0, 1*time.Second, allow), at(0, 10500*ms, allow), at(0, 11500*ms, allow), at(0, 11600*ms, unauthorized),
 		at(1, 12*time.Second, unavailable), at(1, 12200*ms, unavailable), at(1, 12800*ms, unavailable), at(1, 16*time.Second, unauthorized),
@@ -109,7 +109,7 @@ func TestReport(t *testing.T) {
 	if freeze.changes != 1 || freeze.worst != 1500*ms || freeze.violations != 1 || freeze.recovery != 200*ms {
 		t.Errorf("%+v", freeze)
 	}
-	if way := got.ways["SQL"]; way.changes != 1 || way.worst != 1500*ms || way.violations != 1 {
-		t.Errorf("%+v", way)
+	if changeKind := got.changeKinds["SQL"]; changeKind.changes != 1 || changeKind.worst != 1500*ms || changeKind.violations != 1 {
+		t.Errorf("%+v", changeKind)
 	}
 }

@@ -10,7 +10,7 @@ import (
 // The audit simulates a failover with this relay. The simulation is realistic only if open connections stay connected to the
 // old primary.
 func TestRelayRedirectsNewConnections(t *testing.T) {
-	old, other := nameServer(t, "old"), nameServer(t, "other")
+	old, other := startNamedServer(t, "old"), startNamedServer(t, "other")
 	r, err := newRelay(old)
 	if err != nil {
 		t.Fatal(err)
@@ -46,8 +46,8 @@ func TestRelayRedirectsNewConnections(t *testing.T) {
 	}
 }
 
-// nameServer answers each line with its name.
-func nameServer(t *testing.T, name string) (address string) {
+// startNamedServer starts a server that answers each line with the name.
+func startNamedServer(t *testing.T, name string) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

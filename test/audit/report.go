@@ -17,7 +17,7 @@ type row struct {
 	changes, requests, ambiguous, violations, wrongDenials, unexpected, unavailable int
 
 	worst    time.Duration // the worst staleness
-	recovery time.Duration // the time from the healing of a fault until its last 503
+	recovery time.Duration // the time from the healing of a fault until the last 503 that the fault caused
 }
 
 func (r *row) count(j judgement) {
@@ -46,15 +46,15 @@ func (r *row) countWrong(v verdict) {
 type finding struct {
 	request
 	judgement
-	way, fault string // the kind of the change that the answer had to reflect, and the fault at that time
+	changeKind, fault string // the kind of the change that the answer had to reflect, and the fault at that time
 }
 
 // report is the judge's result for a history.
 type report struct {
-	bound        time.Duration
-	total        row
-	faults, ways map[string]*row
-	findings     []finding
+	bound               time.Duration
+	total               row
+	faults, changeKinds map[string]*row
+	findings            []finding
 }
 
 func rowOf(rows map[string]*row, name string) *row {
@@ -64,10 +64,10 @@ func rowOf(rows map[string]*row, name string) *row {
 	return rows[name]
 }
 
-// judgeAll judges a complete history. A change counts for the fault at the time of the change. A wrong answer counts for the
-// fault at the time of the change that the answer did not reflect.
+// judgeAll judges a complete history. It adds each change to the row of the fault during which the change was made. It adds a
+// wrong answer to the row of the change that the answer did not reflect.
 func judgeAll(h *history, bound time.Duration) *report {
-	p := &report{bound: bound, faults: map[string]*row{}, ways: map[string]*row{}}
+	p := &report{bound: bound, faults: map[string]*row{}, changeKinds: map[string]*row{}}
 	slices.SortStableFunc(h.spans, func(a, b span) int { return cmp.Compare(a.begin, b.begin) })
 	requestsOf := make([][]request, len(h.changes))
 	for _, r := range h.requests {
@@ -78,7 +78,7 @@ func judgeAll(h *history, bound time.Duration) *report {
 			if i == 0 || changes[i].answered == never || changes[i].after == changes[i-1].after {
 				continue
 			}
-			for _, row := range []*row{&p.total, rowOf(p.faults, h.faultAt(changes[i].answered, bound)), rowOf(p.ways, changes[i].way)} {
+			for _, row := range []*row{&p.total, rowOf(p.faults, h.faultAt(changes[i].answered, bound)), rowOf(p.changeKinds, changes[i].changeKind)} {
 				row.changes++
 				row.worst = max(row.worst, worst)
 			}
@@ -90,14 +90,14 @@ func judgeAll(h *history, bound time.Duration) *report {
 			if j.verdict != violation && j.verdict != wrongDenial {
 				continue
 			}
-			f := finding{request: r, judgement: j, way: changes[j.cause].way, fault: h.faultAt(max(r.start-j.late, 0), bound)}
+			f := finding{request: r, judgement: j, changeKind: changes[j.cause].changeKind, fault: h.faultAt(max(r.start-j.late, 0), bound)}
 			if j.cause == 0 {
 				f.fault, f.late = h.faultAt(r.start, 0), 0
 			}
 			p.findings = append(p.findings, f)
 			p.total.countWrong(j.verdict)
 			rowOf(p.faults, f.fault).countWrong(j.verdict)
-			rowOf(p.ways, f.way).countWrong(j.verdict)
+			rowOf(p.changeKinds, f.changeKind).countWrong(j.verdict)
 		}
 	}
 	slices.SortStableFunc(p.findings, func(a, b finding) int { return cmp.Compare(a.start, b.start) })
@@ -111,13 +111,13 @@ func judgeAll(h *history, bound time.Duration) *report {
 	return p
 }
 
-// recovery returns the time from the healing of a fault until the last 503 of the series that follows without a gap. A 503
-// after a gap has another cause, such as the locks of a change.
+// recovery returns the time from the healing of a fault until the last 503 that the fault caused. It stops at the first pause
+// of more than 300 ms between two 503s. A later 503 has another cause, such as locks that a change holds.
 func recovery(requests []request, s span) time.Duration {
 	const gap = 300 * time.Millisecond
 	var times []time.Duration
 	for _, r := range requests {
-		if r.outcome == unavailable && r.start > s.healed && r.start < s.ends {
+		if r.outcome == unavailable && r.start > s.healed && r.start < s.end {
 			times = append(times, r.start)
 		}
 	}
@@ -145,9 +145,9 @@ func (p *report) table() string {
 		line(name, p.faults[name])
 	}
 	line("**all**", &p.total)
-	b.WriteString("\n| way to change | changes | worst staleness, ms | violations | wrong denials |\n|---|---|---|---|---|\n")
-	for _, name := range slices.Sorted(maps.Keys(p.ways)) {
-		r := p.ways[name]
+	b.WriteString("\n| kind of change | changes | worst staleness, ms | violations | wrong denials |\n|---|---|---|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(p.changeKinds)) {
+		r := p.changeKinds[name]
 		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d |\n", name, r.changes, r.worst.Milliseconds(), r.violations, r.wrongDenials)
 	}
 	return b.String()
@@ -156,12 +156,12 @@ func (p *report) table() string {
 // summary counts the wrong answers by verdict, kind of change, and fault.
 func (p *report) summary() string {
 	type cause struct {
-		verdict    verdict
-		way, fault string
+		verdict           verdict
+		changeKind, fault string
 	}
 	counts, latest, first := map[cause]int{}, map[cause]time.Duration{}, map[cause]finding{}
 	for _, f := range p.findings {
-		c := cause{f.verdict, f.way, f.fault}
+		c := cause{f.verdict, f.changeKind, f.fault}
 		if counts[c] == 0 {
 			first[c] = f
 		}
@@ -175,8 +175,8 @@ func (p *report) summary() string {
 		if c.verdict == wrongDenial {
 			name = "wrong denials"
 		}
-		fmt.Fprintf(&b, "%d %s: changed by %s, fault %s, up to %v late; the first at %v, %v of subject %d by sidecar %d\n",
-			counts[c], name, c.way, c.fault, latest[c].Round(time.Millisecond),
+		fmt.Fprintf(&b, "%d %s after changes of the kind %s during the fault %s, at most %v late; the first: at %v, outcome %v for subject %d from sidecar %d\n",
+			counts[c], name, c.changeKind, c.fault, latest[c].Round(time.Millisecond),
 			first[c].start.Round(time.Millisecond), first[c].outcome, first[c].subject, first[c].sidecar)
 	}
 	return b.String()
@@ -209,7 +209,7 @@ func (p *report) plot() string {
 	}
 	fmt.Fprintf(&b, `<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="black" stroke-dasharray="4 3"/>`+"\n",
 		x(p.bound), top-6, x(p.bound), bottom+4)
-	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle">S = %v</text>`+"\n", x(p.bound), top-9, p.bound)
+	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle">staleness bound: %v</text>`+"\n", x(p.bound), top-9, p.bound)
 	b.WriteString("</svg>\n")
 	return b.String()
 }

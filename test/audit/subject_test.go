@@ -16,22 +16,22 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// kind is the kind of a subject's credential.
-type kind string
+// credentialKind is the kind of a subject's credential.
+type credentialKind string
 
 const (
-	workspaceToken kind = "token"
-	personalKey    kind = "key"
-	session        kind = "session"
-	oauthToken     kind = "oauth"
+	workspaceToken credentialKind = "token"
+	personalKey    credentialKind = "key"
+	session        credentialKind = "session"
+	oauthToken     credentialKind = "oauth"
 )
 
-var kinds = [...]kind{workspaceToken, personalKey, session, oauthToken}
+var kinds = [...]credentialKind{workspaceToken, personalKey, session, oauthToken}
 
 // subject is a credential and a request that uses it. No two subjects share a workspace, a user or an app. So a change of any
 // row changes only one subject.
 type subject struct {
-	kind                kind
+	kind                credentialKind
 	user, workspace     string
 	slug                string
 	id                  string // ID of the token's row, or of the session
@@ -48,7 +48,7 @@ func uuid() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-func newSubject(k kind, n int, issuer *supabase.Issuer) *subject {
+func newSubject(k credentialKind, n int, issuer *supabase.Issuer) *subject {
 	id := uuid()
 	s := &subject{
 		kind: k, user: uuid(), workspace: strings.ReplaceAll(id, "-", "")[:24], slug: fmt.Sprintf("w-%d", n), id: id,
@@ -132,7 +132,7 @@ func (s *subject) scope() string {
 	return "issues:write"
 }
 
-// outcomesQuery returns the status that each subject must get. It has no SQL in common with the sidecar.
+// outcomesQuery returns the status that a check of each subject must get. The query has no SQL in common with the sidecar.
 const outcomesQuery = `
 WITH s AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS s (kind, id, user_id, workspace_id, n))
 SELECT CASE

@@ -1,4 +1,4 @@
-// Package authorizer makes decisions in the process of a test. It uses the sidecar's own code and the database of a
+// Package authorizer makes decisions inside the test's own process. It uses the sidecar's own code and the database of a
 // deployment, but neither Envoy nor gRPC.
 package authorizer
 

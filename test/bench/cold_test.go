@@ -15,13 +15,13 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// cold measures a check of a token that the sidecar has never looked up. The base of the comparison is the look-up's query: the
-// same SQL text as a prepared statement, on a connection with the same login. There is one caller.
+// cold measures a check of a token that the sidecar has never looked up. The check is compared with the look-up's query alone:
+// a prepared statement with the same SQL text, on a connection with the same login. There is one caller.
 func cold(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	const stored = 100_000
 	databaseURL := w.database(t, "cold", stored)
 	sidecar := w.keywicket(t, "KEYWICKET_DATABASE_URL="+databaseURL)
-	p := w.issues("cold", equalTokens, numbersBelow(stored))
+	p := w.issuesPlan("cold", equalTokens, numbersBelow(stored))
 	w.client.storePlan(t, p)
 	next := 100
 	w.client.run(t, load{Plan: "cold", Address: sidecar.address, Callers: 1, Checks: next, Want: 200})
@@ -37,8 +37,8 @@ func cold(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	for i := range 100 { // Postgres changes to a generic plan after some executions
 		runQuery(ctx, t, query, p.Entries[i].Token)
 	}
-	// Between two cold checks, Postgres and its connection are idle, and the processor runs something else. So the query is measured
-	// with a pause too.
+	// Between two cold checks, Postgres and its connection are idle, and the processor runs something else. So one of the two
+	// cases pauses before each query.
 	paused, backToBack := newCase(samePace), newCase("back to back")
 	paused.Base, backToBack.Base = "query", "query"
 	for round := range *rounds {
@@ -148,7 +148,7 @@ func (w *setup) database(t *testing.T, name string, stored int) string {
 		}
 	})
 	ownerURL := w.server.URL(name)
-	db, home := migrated(t, ownerURL)
+	db, home := openMigrated(t, ownerURL)
 	defer func() { _ = db.Close() }()
 	if _, err := db.ExecContext(t.Context(), fmt.Sprintf(`
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)

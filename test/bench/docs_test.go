@@ -12,15 +12,16 @@ import (
 	"testing"
 )
 
-// document contains the tables of the figures between the marks <!-- name --> and <!-- end -->.
+// document is the path of the document that contains the tables of the figures. Each table is between the marks <!-- name -->
+// and <!-- end -->.
 const document = "../../docs/benchmarks/README.md"
 
-// goal is a row of the table of goals.
+// goal is one line of the table of goals: a value that a benchmark measures, and its limit.
 type goal struct {
 	text string
-	row  string
-	// limit is the text of the limit in the table. If limit is empty, the figure is only reported. bound is the limit as a
-	// number: the maximum, or the negated minimum.
+	row  string // name of the benchmark
+	// limit is the text of the limit in the table. If limit is empty, the value has no goal. bound is the limit as a number:
+	// the maximum, or the negated minimum.
 	limit string
 	bound float64
 	// values returns the values to compare with the limit, each with the name of its case.
@@ -29,16 +30,16 @@ type goal struct {
 }
 
 type value struct {
-	caseName string
-	number   float64
-	together float64 // one ratio for all rounds together; 0: none
+	caseName   string
+	number     float64
+	totalRatio float64 // ratio of the totals of all rounds; 0: none
 }
 
 var goals = []goal{
 	{text: "CPU of a no-op server ÷ CPU of a second no-op server: the error of the measurement", row: "control", limit: "0.95 to 1.05", bound: 1.05, unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check with a random id in each path, 2,000 tokens in rotation: CPU", row: "warm", limit: "≤ 0.95", bound: 0.95, unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check that contains all headers of a browser: CPU", row: "headers", unit: "×", values: ratiosOf(cpu)},
-	{text: "first decision on a cached token and a route: CPU", row: "first", limit: "≤ 1.6", bound: 1.6, unit: "×", values: ratiosOf(cpu)},
+	{text: "first decision for a pair of a cached token and a route: CPU", row: "first", limit: "≤ 1.6", bound: 1.6, unit: "×", values: ratiosOf(cpu)},
 	{text: "first decision, with an added rule that prevents tokens from sharing decisions, so that OPA evaluates each decision: CPU", row: "evaluated", unit: "×", values: ratiosOf(cpu)},
 	{text: "denial: CPU", row: "denial", limit: "≤ 1.0", bound: 1, unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check over a Unix socket: CPU", row: "unix", unit: "×", values: ratiosOf(cpu)},
@@ -72,8 +73,8 @@ func ratiosOf(q quantity) func(f figure) []value {
 				if len(servers) > 2 && c.Servers[noFilter] == nil {
 					name += ", " + server
 				}
-				together, _ := c.together(server, q)
-				all = append(all, value{name, c.ratio(server, q), together})
+				totalRatio, _ := c.totalRatio(server, q)
+				all = append(all, value{name, c.ratio(server, q), totalRatio})
 			}
 		}
 		return all
@@ -106,8 +107,8 @@ func largest(f figure) (all []value) {
 	return all
 }
 
-// growthOf returns the growth of memory from the second fifth of the time to the last fifth. It ignores the first fifth, in
-// which every operation runs for the first time.
+// growthOf returns the growth of the memory from the second fifth of the samples to the last fifth. It ignores the first fifth,
+// because every operation runs for the first time then.
 func growthOf(f figure) (all []value) {
 	for _, c := range f.Cases {
 		samples := c.Servers["keywicket"][rss]
@@ -141,7 +142,7 @@ func (g goal) met(v float64) bool {
 
 func goalsTable(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| | goal | measured | met | command |\n|---|---|---|---|---|\n")
+	b.WriteString("| measurement | goal | measured | met | command |\n|---|---|---|---|---|\n")
 	for _, g := range goals {
 		measured, met := "not yet", ""
 		if f, ok := find(all, g.row); ok {
@@ -149,11 +150,11 @@ func goalsTable(all []figure) string {
 			allMet := true
 			for _, v := range g.values(f) {
 				text := fmt.Sprintf("%s: **%.4g%s**", v.caseName, round(v.number), g.unit)
-				if v.together != 0 {
-					text += fmt.Sprintf(" (together %.4g%s)", round(v.together), g.unit)
+				if v.totalRatio != 0 {
+					text += fmt.Sprintf(" (ratio of the totals %.4g%s)", round(v.totalRatio), g.unit)
 				}
 				texts = append(texts, text)
-				allMet = allMet && g.met(v.number) && (v.together == 0 || g.met(v.together))
+				allMet = allMet && g.met(v.number) && (v.totalRatio == 0 || g.met(v.totalRatio))
 			}
 			measured = strings.Join(texts, "; ")
 			if met = "no"; allMet {

@@ -71,8 +71,8 @@ func (s *server) await(t testing.TB, url string) {
 	}
 }
 
-// answerDirectly makes Envoy answer without an upstream, so that no upstream is measured. It disables the access log, which this
-// process would have to read.
+// answerDirectly makes Envoy answer without an upstream, so that the measurement includes no upstream. It disables the access
+// log, because this process would have to read the log.
 func answerDirectly(config map[string]any) {
 	remove(config, "access_log")
 	replace(config, "routes", []any{map[string]any{
@@ -115,19 +115,19 @@ func replace(node any, key string, value any) {
 	}
 }
 
-// throughEnvoy starts three Envoys. One uses keywicket, one uses a no-op server with the same answer, and one has no ext_authz
+// startEnvoys starts three Envoys. One uses keywicket, one uses a no-op server with the same answer, and one has no ext_authz
 // filter.
-func (w *setup) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*comparedServer {
+func (w *setup) startEnvoys(ctx context.Context, t *testing.T, workers int) []*comparedServer {
 	t.Helper()
 	sidecar := w.keywicket(t)
-	p := w.issues("warm", variedTokens, smallSets(rotation))
+	p := w.issuesPlan("warm", variedTokens, smallSets(rotation))
 	w.warm(ctx, t, sidecar, p, 200)
-	sameAnswer := w.noop(t, "", w.answer(ctx, t, sidecar, p))
-	f, err := httpForm(endpoint{http.MethodGet, "/api/issues/{id}"})
+	sameAnswer := w.noop(t, "", w.writeAnswer(ctx, t, sidecar, p))
+	f, err := httpTemplate(endpoint{http.MethodGet, "/api/issues/{id}"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	overHTTP := plan{Name: "http", Forms: []form{f}}
+	overHTTP := plan{Name: "http", Templates: []requestTemplate{f}}
 	for _, q := range p.Entries {
 		overHTTP.Entries = append(overHTTP.Entries, planEntry{q.Token, 0})
 	}
@@ -141,8 +141,8 @@ func (w *setup) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*
 	}
 }
 
-// answer writes the sidecar's answer to a check of the plan into a file, for the no-op server.
-func (w *setup) answer(ctx context.Context, t *testing.T, s *server, p plan) (file string) {
+// writeAnswer writes the sidecar's answer to a check of the plan into a file, for the no-op server.
+func (w *setup) writeAnswer(ctx context.Context, t *testing.T, s *server, p plan) (file string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -150,9 +150,9 @@ func (w *setup) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 	}
 	defer func() { _ = conn.Close() }()
 	q := p.Entries[len(p.Entries)/2] // a request whose token has a median number of scopes
-	request := p.Forms[q.Form].fill(nil, []byte(key(q.Token)))
+	request := p.Templates[q.Template].fill(nil, []byte(key(q.Token)))
 	var answer []byte
-	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(asBytes{})); err != nil {
+	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(rawCodec{})); err != nil {
 		t.Fatal(err)
 	}
 	if status, err := statusOf(answer); status != http.StatusOK {
@@ -168,18 +168,18 @@ func (w *setup) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 // noFilter is the name of the Envoy without the ext_authz filter.
 const noFilter = "no filter"
 
-// connections is the number of client connections to Envoy, each with one request under way. These connections keep Envoy's
-// worker busy.
+// connections is the number of client connections to Envoy. Each connection has one request in progress. These connections keep
+// Envoy's worker busy.
 const connections = 32
 
-// saturated measures the maximum rate of an Envoy with one worker.
-func saturated(ctx context.Context, t *testing.T, w *setup) []caseFigures {
-	return []caseFigures{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
+// oneWorker measures the maximum rate of an Envoy with one worker.
+func oneWorker(ctx context.Context, t *testing.T, w *setup) []caseFigures {
+	return []caseFigures{w.inTurns(ctx, t, "one worker", w.startEnvoys(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
 }
 
 // workers measures the maximum rate of an Envoy with two workers.
 func workers(ctx context.Context, t *testing.T, w *setup) []caseFigures {
-	return []caseFigures{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
+	return []caseFigures{w.inTurns(ctx, t, "two workers", w.startEnvoys(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
 }
 
 // latencyTurn is the length of a turn in which p99 is measured.
@@ -187,7 +187,7 @@ const latencyTurn = time.Second
 
 // halfOfSaturation measures the latency at half of the maximum rate with keywicket.
 func halfOfSaturation(ctx context.Context, t *testing.T, w *setup) []caseFigures {
-	sides := w.throughEnvoy(ctx, t, 1)[:2]
+	sides := w.startEnvoys(ctx, t, 1)[:2]
 	rate := w.saturation(ctx, t, sides[0]) / 2
 	l := load{Plan: "http", Callers: connections, For: latencyTurn, Rate: rate, Details: true}
 	return []caseFigures{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
@@ -195,7 +195,7 @@ func halfOfSaturation(ctx context.Context, t *testing.T, w *setup) []caseFigures
 
 // rates measures the latency at several fractions of the maximum rate, for the plot.
 func rates(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
-	sides := w.throughEnvoy(ctx, t, 1)
+	sides := w.startEnvoys(ctx, t, 1)
 	maxRate := w.saturation(ctx, t, sides[0])
 	for _, share := range []float64{.1, .25, .5, .6, .7, .8, .9, 1} {
 		l := load{Plan: "http", Callers: 4 * connections, For: latencyTurn, Rate: share * maxRate, Details: true}

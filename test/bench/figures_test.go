@@ -25,13 +25,13 @@ import (
 
 var out = flag.String("out", "../../docs/benchmarks", "folder of the figures, the document and the plots")
 
-// figure is the result of one row.
+// figure contains the measurements of one benchmark.
 type figure struct {
 	Row      string        `json:"row"`
 	Date     string        `json:"date"`
 	Commit   string        `json:"commit"` // commit of keywicket; with + if the tree had changes
 	Machine  string        `json:"machine"`
-	Load     float64       `json:"load"` // load average of the machine just before the row, without this process
+	Load     float64       `json:"load"` // load average of the machine just before the benchmark, without this process
 	Go       string        `json:"go"`
 	GRPC     string        `json:"grpc"`
 	Envoy    string        `json:"envoy"`
@@ -39,7 +39,7 @@ type figure struct {
 	Cases    []caseFigures `json:"cases"`
 }
 
-// caseFigures is a case of a row.
+// caseFigures contains the measurements of one case. A benchmark has one or more cases, such as different numbers of callers.
 type caseFigures struct {
 	Name string `json:"name"`
 	// Base is the server that the others are compared with; empty: none.
@@ -87,10 +87,10 @@ func (c *caseFigures) median(server string, q quantity) float64 { return median(
 // ratio returns the median of the rounds' ratios.
 func (c *caseFigures) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
-// together returns one ratio for all rounds together: the ratio of the CPU times, or of the numbers of checks. This ratio
-// includes costs that occur in few rounds, such as garbage collections. The median hides such costs. The result ok is false
-// for all other quantities, such as latencies.
-func (c *caseFigures) together(server string, q quantity) (ratio float64, ok bool) {
+// totalRatio returns the ratio of the totals of all rounds: of the CPU times, or of the numbers of checks. This ratio includes
+// costs that occur in few rounds, such as garbage collections. The median hides such costs. The result ok is false for all
+// other quantities, such as latencies.
+func (c *caseFigures) totalRatio(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
 		checks := c.Servers[server][checkRate] // proportional to the checks of each round, because all rounds have the same length
 		for i, v := range c.Servers[server][q] {
@@ -110,7 +110,8 @@ func (c *caseFigures) together(server string, q quantity) (ratio float64, ok boo
 	return total(server) / total(c.Base), true
 }
 
-// ratios returns the ratio to the base for each round. It returns none if the base lacks the quantity.
+// ratios returns the ratio to the base server for each round. It returns no ratio if the base server has no values of the
+// quantity.
 func (c *caseFigures) ratios(server string, q quantity) (all []float64) {
 	base := c.Servers[c.Base][q]
 	for i, v := range c.Servers[server][q] {
@@ -152,8 +153,8 @@ func describe(f figure) string {
 				if ratios := c.ratios(server, q); len(ratios) > 0 {
 					fmt.Fprintf(&b, "   × %.3f   (%.3f to %.3f)", median(ratios), slices.Min(ratios), slices.Max(ratios))
 				}
-				if ratio, ok := c.together(server, q); ok {
-					fmt.Fprintf(&b, "   together × %.3f", ratio)
+				if ratio, ok := c.totalRatio(server, q); ok {
+					fmt.Fprintf(&b, "   ratio of the totals %.3f", ratio)
 				}
 				b.WriteString("\n")
 			}
@@ -234,11 +235,13 @@ func envoyVersion(t *testing.T) string {
 
 func figuresFile() string { return filepath.Join(*out, "figures.json") }
 
-// saveFigure saves the figure, and replaces the earlier figure of the same row.
+// saveFigure saves the figure. The figure replaces the earlier figure of the same benchmark.
 func saveFigure(t *testing.T, f figure) {
 	t.Helper()
 	all := append(slices.DeleteFunc(savedFigures(t), func(old figure) bool { return old.Row == f.Row }), f)
-	place := func(f figure) int { return slices.IndexFunc(allRows, func(r row) bool { return r.name == f.Row }) }
+	place := func(f figure) int {
+		return slices.IndexFunc(benchmarks, func(r benchmark) bool { return r.name == f.Row })
+	}
 	slices.SortFunc(all, func(a, b figure) int { return place(a) - place(b) })
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {

@@ -16,14 +16,14 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// The rows of this file compare three sidecars that differ only in the number of routes, of warm (cached) tokens, or of stored
-// tokens. The CPU time of a check should not depend on that number. The figures are ratios to the first sidecar.
+// Each benchmark in this file compares three sidecars that differ in only one number: of routes, of warm (cached) tokens, or of
+// stored tokens. The CPU time of a check should not depend on that number. The figures are ratios to the first sidecar.
 
-// cacheForAll sets a cache.max_bytes that is enough for all tokens of a row.
+// cacheForAll sets a cache.max_bytes that is enough for all tokens of a benchmark.
 const cacheForAll = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
 
-// flatRoutes measures tables of 20 to 3,000 routes, each with every form of row. For every table, the checks use 2,000 pairs of a
-// token and a route.
+// flatRoutes measures tables of 20 to 3,000 routes. Each table contains every kind of route in routeTemplates. For every table,
+// the checks use 2,000 pairs of a token and a route.
 func flatRoutes(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	var sides []*comparedServer
 	for _, n := range []int{20, 300, 3000} {
@@ -32,7 +32,7 @@ func flatRoutes(ctx context.Context, t *testing.T, w *setup) (cases []caseFigure
 		s.name = humanize.Comma(int64(n)) + " routes"
 		p := plan{Name: s.name}
 		for _, e := range endpoints {
-			p.Forms = append(p.Forms, w.formFor(t, e))
+			p.Templates = append(p.Templates, w.requestTemplateFor(t, e))
 		}
 		for i := range rotation {
 			p.Entries = append(p.Entries, planEntry{variedTokens + int64((i*8|neededScopes)%sets), i * 7 % n})
@@ -43,7 +43,7 @@ func flatRoutes(ctx context.Context, t *testing.T, w *setup) (cases []caseFigure
 	return compareSizes(ctx, t, w, sides, load{})
 }
 
-// compareSizes measures the sides in turn. The first side is the base.
+// compareSizes measures the servers in turns. The figures are ratios to the first server.
 func compareSizes(ctx context.Context, t *testing.T, w *setup, sides []*comparedServer, l load) (cases []caseFigures) {
 	t.Helper()
 	for _, n := range callers {
@@ -58,8 +58,9 @@ func compareSizes(ctx context.Context, t *testing.T, w *setup, sides []*compared
 // neededScopes has a bit for each scope that the routes of generated tables need in addition to issues:read.
 const neededScopes = 0b111 // issues:write, projects:read, projects:write
 
-// routeForms are the forms of a table's rows. A group of rows contains each form once. %d is the group's number.
-var routeForms = []struct{ row, method, path string }{
+// routeTemplates are the templates of a table's routes. A group of routes contains each template once. %d is the group's
+// number.
+var routeTemplates = []struct{ row, method, path string }{
 	{`{method: GET, path: /api/r%d, scopes: [issues:read]}`, "GET", "/api/r%d"},
 	{`{method: GET, path: "/api/r%d/{id}", scopes: [issues:read]}`, "GET", "/api/r%d/{id}"},
 	{`{method: GET, path: "/api/r%d/{id}.json", scopes: [issues:read, projects:read]}`, "GET", "/api/r%d/{id}.json"},
@@ -72,8 +73,8 @@ var routeForms = []struct{ row, method, path string }{
 	{`{grpc: bench.r%d.Things/*, scopes: [issues:write]}`, "POST", "/bench.r%d.Things/Create"},
 }
 
-// generatePolicies creates a folder with the built-in policies, but a generated table for Velocity. It also returns an endpoint for
-// each of the table's routes.
+// generatePolicies creates a folder with the built-in policies, and replaces the routes of Velocity with generated routes. It
+// also returns an endpoint for each of the table's routes.
 func generatePolicies(t *testing.T, routes int) (dir string, endpoints []endpoint) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "policies")
@@ -101,9 +102,9 @@ func generatePolicies(t *testing.T, routes int) (dir string, endpoints []endpoin
 	var b strings.Builder
 	b.WriteString(scopes + "\nhead_with_get: true\nroutes:\n")
 	for i := range routes {
-		form, group := routeForms[i%len(routeForms)], i/len(routeForms)
-		fmt.Fprintf(&b, "  - "+form.row+"\n", group)
-		endpoints = append(endpoints, endpoint{form.method, fmt.Sprintf(form.path, group)})
+		template, group := routeTemplates[i%len(routeTemplates)], i/len(routeTemplates)
+		fmt.Fprintf(&b, "  - "+template.row+"\n", group)
+		endpoints = append(endpoints, endpoint{template.method, fmt.Sprintf(template.path, group)})
 	}
 	if err := os.WriteFile(filepath.Join(apiDir, "data.yaml"), []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -111,11 +112,12 @@ func generatePolicies(t *testing.T, routes int) (dir string, endpoints []endpoin
 	return dir, endpoints
 }
 
-// formFor returns a check for the endpoint: a check that Envoy sent, with another method and path.
-func (w *setup) formFor(t *testing.T, e endpoint) form {
+// requestTemplateFor returns the template of a check for the endpoint. It replaces the method and the path in a check that
+// Envoy sent.
+func (w *setup) requestTemplateFor(t *testing.T, e endpoint) requestTemplate {
 	t.Helper()
 	var check authv3.CheckRequest
-	if err := proto.Unmarshal(w.forms[0].Text, &check); err != nil {
+	if err := proto.Unmarshal(w.templates[0].Text, &check); err != nil {
 		t.Fatal(err)
 	}
 	http := check.GetAttributes().GetRequest().GetHttp()
@@ -124,7 +126,7 @@ func (w *setup) formFor(t *testing.T, e endpoint) form {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := newForm(text)
+	f, err := newTemplate(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,11 +146,11 @@ func flatStored(ctx context.Context, t *testing.T, w *setup) (cases []caseFigure
 			name := humanize.Comma(int64(n)) + " stored"
 			s := w.keywicket(t, c.setting, "KEYWICKET_DATABASE_URL="+w.database(t, c.name+" "+name, n))
 			s.name = name
-			sets := numbersBelow(n)
+			tokenNumbers := numbersBelow(n)
 			if c.warm {
-				sets = sets[:tokensUsed]
+				tokenNumbers = tokenNumbers[:tokensUsed]
 			}
-			p := w.issues(c.name+", "+name, equalTokens, evenlySpaced(sets, rotation))
+			p := w.issuesPlan(c.name+", "+name, equalTokens, evenlySpaced(tokenNumbers, rotation))
 			if w.client.storePlan(t, p); c.warm {
 				w.warm(ctx, t, s, p, 200)
 			}
@@ -162,7 +164,8 @@ func flatStored(ctx context.Context, t *testing.T, w *setup) (cases []caseFigure
 	return cases
 }
 
-// evenlySpaced returns n elements of all at equal distances, or all of them if there are fewer.
+// evenlySpaced returns n elements of the list, at equal distances. If the list has at most n elements, it returns the whole
+// list.
 func evenlySpaced(all []int, n int) (some []int) {
 	if len(all) <= n {
 		return all
@@ -181,17 +184,17 @@ func flatWarm(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures)
 	for _, n := range []int{1000, 10_000, 100_000} {
 		s := w.keywicket(t, cacheForAll, "KEYWICKET_DATABASE_URL="+databaseURL)
 		s.name = humanize.Comma(int64(n)) + " warm"
-		p := w.issues(s.name, equalTokens, numbersBelow(n))
+		p := w.issuesPlan(s.name, equalTokens, numbersBelow(n))
 		w.warm(ctx, t, s, p, 200)
 		sides = append(sides, &comparedServer{server: s, want: 200, plan: p.Name})
 	}
 	return compareSizes(ctx, t, w, sides, load{})
 }
 
-// flatCallers measures the row "warm" with one to 64 callers, for the plot.
+// flatCallers measures the benchmark "warm" with one to 64 callers, for the plot.
 func flatCallers(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
-	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)
+	w.warm(ctx, t, sides[0].server, w.issuesPlan("warm", variedTokens, smallSets(rotation)), 200)
 	for _, n := range []int{1, 2, 4, 8, 16, 32, 64} {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewerRounds(), load{Plan: "warm", Callers: n}))
 	}

@@ -42,24 +42,24 @@ import (
 )
 
 var (
-	baseline  = flag.String("baseline", "", "keywicket binaries of other commits, separated by spaces, measured in turn with this one")
+	baseline  = flag.String("baseline", "", "keywicket binaries to compare with the binary of this tree, separated by spaces")
 	rate      = flag.Int("flood", 2000, "unknown tokens a second")
 	latency   = flag.Duration("latency", 0, "added delay of the database's answers to look-ups")
 	malformed = flag.Bool("malformed", false, "flood with malformed tokens, which are refused without a look-up")
 	window    = flag.Duration("window", 2*time.Second, "duration of one window")
 )
 
-// floodVariable turns this test binary into the flooding client, so that the flood's work does not affect the measured client's
-// times.
+// floodVariable is an environment variable. If it is set, this test binary is the flooding client. The flood is a separate
+// process, so that it does not affect the measured client's times.
 const floodVariable = "KEYWICKET_BENCH_FLOOD"
 
-// Checks per second of the client in each window.
+// These are the rates of the measured client, in checks per second.
 const (
 	cachedRate   = 500
 	uncachedRate = 200
 	unknownRate  = 100
 
-	tokens      = 400_000 // tokens in the database; the sidecar caches the first cachedCount of them
+	tokens      = 400_000 // number of tokens in the database; the sidecar caches the first cachedCount of them
 	cachedCount = 50
 )
 
@@ -67,9 +67,9 @@ var format = authz.CredentialFormat{
 	Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38,
 }
 
-// BenchmarkFlood measures checks of valid cached, valid uncached and unknown tokens, with and without a flood. The flood consists
-// of well-formed unknown tokens, each used once. For each binary, an iteration is one window with the flood and one without. Run it
-// with -benchtime 8x or more.
+// BenchmarkFlood measures checks of valid cached, valid uncached and unknown tokens, with and without a flood. The flood
+// consists of well-formed unknown tokens, each used once. For each binary, an iteration is one window with the flood and one
+// without. Run this benchmark with -benchtime 8x or more.
 func BenchmarkFlood(b *testing.B) {
 	databaseURL := newDatabase(b)
 	sides := []*side{newSide(b, "here", build(b), databaseURL)}
@@ -221,7 +221,8 @@ func (s *side) report(b *testing.B) {
 	fmt.Printf("%-8s quiet: %v   flood: %v\n", s.name, s.quiet.wrong, s.flooded.wrong)
 }
 
-// sendCheck returns how long the check took, "allow" or the status of the denial, and the source of the answer.
+// sendCheck returns the duration of the check, the outcome ("allow", or the status of the denial), and whether the answer came
+// from the cache.
 func sendCheck(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
@@ -246,7 +247,7 @@ func sendCheck(client authv3.AuthorizationClient, key authz.Secret) (took time.D
 	return took, fmt.Sprint(int32(answer.GetDeniedResponse().GetStatus().GetCode())), ""
 }
 
-// paced starts perSecond calls a second, without waiting for earlier calls. At the end it waits for all calls.
+// paced starts perSecond calls of f a second, without waiting for earlier calls. At the end, it waits for all calls.
 func paced(perSecond int, length time.Duration, f func()) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -335,7 +336,8 @@ func startSidecar(b *testing.B, binary, databaseURL string) string {
 	}
 }
 
-// delayedDatabase returns the database's URL through a proxy that delays its answers.
+// delayedDatabase returns the URL of a proxy that delays the database's answers. Without a delay, it returns the database's
+// URL.
 func delayedDatabase(b *testing.B, databaseURL string) string {
 	b.Helper()
 	if *latency == 0 {
@@ -358,7 +360,7 @@ func delayedDatabase(b *testing.B, databaseURL string) string {
 	return u.String()
 }
 
-// floodProcess is a child process that floods between begin and end.
+// floodProcess is a child process that sends the flood between the calls of begin and end.
 type floodProcess struct {
 	commands io.Writer
 	results  *bufio.Scanner

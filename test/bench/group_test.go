@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// group creates control groups, one for each process, with a CPU limit.
-type group struct {
+// groupFactory creates a control group with a CPU limit for each process.
+type groupFactory struct {
 	parent string
 	limits map[string]string // file → text
 	count  int
@@ -23,15 +23,15 @@ const (
 	period      = 100_000              // in µs, the kernel's default
 )
 
-// newGroup skips the test if no limit can be set.
-func newGroup(t *testing.T, cores float64) *group {
+// newGroupFactory skips the test if no limit can be set.
+func newGroupFactory(t *testing.T, cores float64) *groupFactory {
 	t.Helper()
 	quota := strconv.Itoa(int(cores * period))
-	for _, g := range []*group{
+	for _, g := range []*groupFactory{
 		{parent: cgroupV1Dir, limits: map[string]string{"cpu.cfs_period_us": strconv.Itoa(period), "cpu.cfs_quota_us": quota}},
 		{parent: cgroupV2Dir, limits: map[string]string{"cpu.max": quota + " " + strconv.Itoa(period)}},
 	} {
-		if dir, err := g.make(t); err == nil {
+		if dir, err := g.create(t); err == nil {
 			t.Logf("the limit is set in %s", dir)
 			return g
 		}
@@ -40,8 +40,8 @@ func newGroup(t *testing.T, cores float64) *group {
 	return nil
 }
 
-// make creates a group. After the test, the group is removed when its processes have exited.
-func (g *group) make(t testing.TB) (dir string, err error) {
+// create creates a control group. After the test, it waits until the processes of the group have exited, and removes the group.
+func (g *groupFactory) create(t testing.TB) (dir string, err error) {
 	t.Helper()
 	g.count++
 	dir = filepath.Join(g.parent, fmt.Sprintf("keywicket-bench-%d-%d", os.Getpid(), g.count))
@@ -69,9 +69,9 @@ func (g *group) make(t testing.TB) (dir string, err error) {
 }
 
 // command returns a command that starts the program in its own group. The limit is set before the program starts.
-func (g *group) command(t testing.TB, path string, args []string) (string, []string) {
+func (g *groupFactory) command(t testing.TB, path string, args []string) (string, []string) {
 	t.Helper()
-	dir, err := g.make(t)
+	dir, err := g.create(t)
 	if err != nil {
 		t.Fatal(err)
 	}

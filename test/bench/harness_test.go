@@ -23,9 +23,9 @@ import (
 
 // These tests check the harness itself.
 
-// A generated check differs from the check that Envoy sent only in the token and the ID.
+// A generated check and the check that Envoy sent differ only in the token and the ID.
 func TestGeneratedChecksEqualEnvoysChecks(t *testing.T) {
-	f := capture(t, []endpoint{{"GET", "/api/issues/{id}"}}, false)[0]
+	f := captureChecks(t, []endpoint{{"GET", "/api/issues/{id}"}}, false)[0]
 	read := func(text []byte) *authv3.AttributeContext_HttpRequest {
 		var check authv3.CheckRequest
 		if err := proto.Unmarshal(text, &check); err != nil {
@@ -115,11 +115,11 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := newForm(text)
+	f, err := newTemplate(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client.storePlan(t, plan{Name: "p", Forms: []form{f}, Entries: []planEntry{{1, 0}, {2, 0}}})
+	w.client.storePlan(t, plan{Name: "p", Templates: []requestTemplate{f}, Entries: []planEntry{{1, 0}, {2, 0}}})
 	before := s.cpu(t)
 	if r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, Checks: 100, Want: 200}); r.Checks != 100 || r.Seconds <= 0 {
 		t.Errorf("closed loop of 100 checks: %+v", r)
@@ -137,7 +137,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// A generated table contains every form of row, and each request matches its own row.
+// A generated table contains every kind of route in routeTemplates, and each request matches its own route.
 func TestGeneratedRoutes(t *testing.T) {
 	dir, endpoints := generatePolicies(t, 20)
 	tables, err := table.Read(os.DirFS(dir))

@@ -80,13 +80,13 @@ func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 	return status, last, err
 }
 
-// httpForm returns a request to Envoy with a token and an ID.
-func httpForm(e endpoint) (form, error) {
+// httpTemplate returns the template of a request to Envoy with a token and an ID.
+func httpTemplate(e endpoint) (requestTemplate, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: api.velocity.quest\r\nauthorization: Bearer %s\r\n", e.Method, strings.ReplaceAll(e.Path, "{id}", idPlaceholder), tokenPlaceholder)
 	for name, value := range browserHeaders {
 		fmt.Fprintf(&b, "%s: %s\r\n", name, value)
 	}
 	b.WriteString("\r\n")
-	return newForm([]byte(b.String()))
+	return newTemplate([]byte(b.String()))
 }

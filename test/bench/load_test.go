@@ -27,32 +27,33 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// clientVariable turns this test binary into the client that creates load, so that its CPU time is not part of a server's figures.
+// clientVariable is an environment variable. If it is set, this test binary is the client that creates load. The client is a
+// separate process, so that its CPU time is not part of a server's figures.
 const clientVariable = "KEYWICKET_BENCH_CLIENT"
 
-// plan is the sequence of a client's requests: each has a form and a token.
+// plan is the sequence of a client's requests. Each request has a template and a token.
 type plan struct {
-	Name    string
-	Forms   []form
-	Entries []planEntry
+	Name      string
+	Templates []requestTemplate
+	Entries   []planEntry
 }
 
 // planEntry is one request of a plan.
 type planEntry struct {
-	Token int64
-	Form  int
+	Token    int64
+	Template int
 }
 
 // load describes a series of checks, or of requests to Envoy.
 type load struct {
 	Plan    string
 	Address string // host:port or unix:///path
-	// If HTTP is set, the forms are HTTP/1.1 requests to Envoy. Otherwise the forms are gRPC checks.
+	// If HTTP is set, the templates are HTTP/1.1 requests to Envoy. Otherwise the templates are gRPC checks.
 	HTTP bool
-	// Callers is the number of concurrent callers. Each has one check under way. gRPC callers share one connection, as the requests of
-	// one Envoy worker do. HTTP callers have a connection each.
+	// Callers is the number of concurrent callers. Each caller has one check in progress. gRPC callers share one connection, as
+	// the requests of one Envoy worker do. Each HTTP caller has its own connection.
 	Callers int
-	// For is how long new checks are started. Checks is the maximum number of checks; 0: no limit.
+	// The callers start new checks for the duration For. Checks is the maximum number of checks; 0: no limit.
 	For    time.Duration
 	Checks int
 	// From is the position in the plan at which the load starts. After the last entry of the plan, the load continues with
@@ -60,8 +61,8 @@ type load struct {
 	From int
 	// Want is the status that every answer must have.
 	Want int
-	// Rate is how many checks a second are started, without waiting for earlier answers. If Rate is 0, a caller starts its next
-	// check when it has the answer to its previous check.
+	// The callers start Rate checks a second, and do not wait for earlier answers. If Rate is 0, a caller starts the next check
+	// when it has the answer to the previous check.
 	Rate float64
 	// Details adds results that cost the client more CPU time: the latencies and, for gRPC, Hits.
 	Details bool
@@ -200,11 +201,12 @@ type loadRunner struct {
 	http  map[string][]*httpConnection
 }
 
-// exchange sends a request and returns the status of the answer. The answer uses the buffer, which the caller may reuse.
+// exchange sends a request and returns the status of the answer. The answer is stored in the buffer. The caller may reuse the
+// buffer later.
 type exchange func(request, buffer []byte) (status int, answer []byte, err error)
 
-// exchanges returns one exchange for each caller.
-func (m *loadRunner) exchanges(l load) (all []exchange, err error) {
+// exchangesFor returns one exchange for each caller.
+func (m *loadRunner) exchangesFor(l load) (all []exchange, err error) {
 	if l.HTTP {
 		for len(m.http[l.Address]) < l.Callers {
 			m.http[l.Address] = append(m.http[l.Address], &httpConnection{address: l.Address})
@@ -217,7 +219,7 @@ func (m *loadRunner) exchanges(l load) (all []exchange, err error) {
 	conn := m.grpc[l.Address]
 	if conn == nil {
 		conn, err = grpc.NewClient(l.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(asBytes{})),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})),
 			// The windows have a fixed size, as in Envoy. Without these options, grpc-go would measure the connection with
 			// pings.
 			grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<20))
@@ -232,7 +234,7 @@ func (m *loadRunner) exchanges(l load) (all []exchange, err error) {
 	return all, nil
 }
 
-// check returns the exchange of a check, with the metadata that Envoy sends.
+// check returns an exchange that sends a check with the metadata that Envoy sends.
 func check(conn *grpc.ClientConn) exchange {
 	sent := metadata.AppendToOutgoingContext(context.Background(), "x-keywicket-client-address", "203.0.113.7")
 	return func(request, buffer []byte) (int, []byte, error) {
@@ -251,7 +253,7 @@ func (m *loadRunner) run(l load) (result, error) {
 	if !ok || len(p.Entries) == 0 {
 		return result{}, fmt.Errorf("there is no plan %q", l.Plan)
 	}
-	exchanges, err := m.exchanges(l)
+	exchanges, err := m.exchangesFor(l)
 	if err != nil {
 		return result{}, err
 	}
@@ -318,7 +320,7 @@ func (l load) schedule(start time.Time) func() (n int, due time.Time, ok bool) {
 	ready := make(chan int, all) // a buffer for due checks while all callers are busy
 	go func() {
 		defer close(ready)
-		// Go's sleep may be a millisecond too long, because it waits for the network at the same time.
+		// time.Sleep may be a millisecond too long, because Go's runtime waits for the network at the same time.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		for n := range all {
@@ -364,7 +366,7 @@ func (c *caller) run(next func() (n int, due time.Time, ok bool)) error {
 		}
 		q := c.plan.Entries[(c.load.From+n)%len(c.plan.Entries)]
 		token = fmt.Appendf(token[:0], "vel_%038d", q.Token)
-		request = c.plan.Forms[q.Form].fill(request, token)
+		request = c.plan.Templates[q.Template].fill(request, token)
 		var status int
 		var err error
 		if status, answer, err = c.exchange(request, answer[:0]); err != nil {

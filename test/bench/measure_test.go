@@ -23,14 +23,14 @@ var (
 	keywicket = flag.String("keywicket", "", "keywicket binary to measure; empty: build this tree")
 )
 
-// row is a row of the table of goals.
-type row struct {
+// benchmark is what `make bench-envoy ROWS=NAME` measures. The table of goals has one or more rows for most benchmarks.
+type benchmark struct {
 	name    string
-	long    bool // the row takes minutes
+	long    bool // the benchmark takes minutes
 	measure func(ctx context.Context, t *testing.T, w *setup) []caseFigures
 }
 
-var allRows = []row{
+var benchmarks = []benchmark{
 	{name: "control", measure: control},
 	{name: "warm", measure: warm},
 	{name: "headers", measure: headers},
@@ -39,7 +39,7 @@ var allRows = []row{
 	{name: "denial", measure: denial},
 	{name: "unix", measure: unixSocket},
 	{name: "half", measure: halfCore},
-	{name: "envoy", measure: saturated},
+	{name: "envoy", measure: oneWorker},
 	{name: "workers", measure: workers},
 	{name: "latency", measure: halfOfSaturation},
 	{name: "cold", measure: cold},
@@ -54,8 +54,8 @@ var allRows = []row{
 	{name: "rates", long: true, measure: rates},
 }
 
-// TestMeasure measures the named rows. Its figures are valid only on an otherwise idle machine: the row "control" shows whether
-// the machine is idle.
+// TestMeasure runs the benchmarks in the flag -rows. The figures are valid only on an otherwise idle machine. The benchmark
+// "control" shows whether the machine is idle.
 func TestMeasure(t *testing.T) {
 	switch *rows {
 	case "":
@@ -64,7 +64,7 @@ func TestMeasure(t *testing.T) {
 		publish(t)
 		return
 	}
-	// An interrupt ends the current row, and everything is stopped and removed as after a failure.
+	// An interrupt ends the current benchmark. The test then stops all processes and removes all files, as after a failure.
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if end, ok := t.Deadline(); ok { // at its deadline, go test kills the process without cleaning up
@@ -89,11 +89,11 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-func choose(t *testing.T, names string) (chosen []row) {
+func choose(t *testing.T, names string) (chosen []benchmark) {
 	t.Helper()
 	for name := range strings.SplitSeq(names, ",") {
 		before := len(chosen)
-		for _, r := range allRows {
+		for _, r := range benchmarks {
 			if name == r.name || name == "all" || name == "quick" && !r.long {
 				chosen = append(chosen, r)
 			}
@@ -107,7 +107,7 @@ func choose(t *testing.T, names string) (chosen []row) {
 
 var callers = []int{4, 16}
 
-// fewerRounds returns the number of rounds of measurements that are slow or have no goal.
+// fewerRounds returns the number of rounds for benchmarks that are slow or have no goal.
 func fewerRounds() int { return max(1, *rounds/4) }
 
 // control compares the no-op server with a second one. It shows the error of the measurement: the reported difference of two equal
@@ -115,17 +115,17 @@ func fewerRounds() int { return max(1, *rounds/4) }
 func control(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	one, other := w.noop(t, "", ""), w.noop(t, "", "")
 	one.name = "no-op, again"
-	w.client.storePlan(t, w.issues("warm", variedTokens, smallSets(rotation)))
+	w.client.storePlan(t, w.issuesPlan("warm", variedTokens, smallSets(rotation)))
 	for _, n := range callers {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), pairOf(one, other), *rounds, load{Plan: "warm", Callers: n}))
 	}
 	return cases
 }
 
-// warm measures checks of cached tokens, each for a random issue.
+// warm measures checks of cached tokens. Each check is for a random issue.
 func warm(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
-	p := w.issues("warm", variedTokens, smallSets(rotation))
+	p := w.issuesPlan("warm", variedTokens, smallSets(rotation))
 	w.warm(ctx, t, sides[0].server, p, 200)
 	for _, n := range callers {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, *rounds, load{Plan: "warm", Callers: n}))
@@ -133,15 +133,15 @@ func warm(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	return cases
 }
 
-// headers measures the row "warm" with every request header in the check. Envoy sends all headers if allowed_headers is not
-// set.
+// headers measures the benchmark "warm" with every request header in the check. Envoy sends all headers if allowed_headers is
+// not set.
 func headers(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
-	p := w.issues("headers", variedTokens, smallSets(rotation))
-	p.Forms = capture(t, w.endpoints, true)
+	p := w.issuesPlan("headers", variedTokens, smallSets(rotation))
+	p.Templates = captureChecks(t, w.endpoints, true)
 	w.warm(ctx, t, sides[0].server, p, 200)
 	for _, n := range callers {
-		name := fmt.Sprintf("%d callers, checks of %.1f KiB", n, float64(len(p.Forms[p.Entries[0].Form].Text))/1024)
+		name := fmt.Sprintf("%d callers, checks of %.1f KiB", n, float64(len(p.Templates[p.Entries[0].Template].Text))/1024)
 		cases = append(cases, w.inTurns(ctx, t, name, sides, *rounds, load{Plan: "headers", Callers: n}))
 	}
 	return cases
@@ -159,7 +159,7 @@ func denial(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	}{
 		{"unknown", unknownTokens, 401, "401 unknown"}, {"missing", unscopedTokens, 403, "403 missing_scope"},
 	} {
-		w.warm(ctx, t, sides[0].server, w.issues(c.name, c.from, sets), c.want)
+		w.warm(ctx, t, sides[0].server, w.issuesPlan(c.name, c.from, sets), c.want)
 		for _, n := range callers {
 			sides[0].want = c.want
 			cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%s, %d callers", c.caseName, n), sides, *rounds, load{Plan: c.name, Callers: n}))
@@ -173,7 +173,8 @@ func first(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	return w.firstDecisions(ctx, t)
 }
 
-// evaluated measures the row "first" with a rule that prevents tokens from sharing decisions. So OPA evaluates each decision.
+// evaluated measures the benchmark "first" with a rule that prevents tokens from sharing decisions. So OPA evaluates each
+// decision.
 func evaluated(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -197,9 +198,9 @@ func (w *setup) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	const warmRoute = 0 // GET /api/issues
 	byScopes := smallSets(sets)
 	slices.Reverse(byScopes) // tokens with many scopes come first, because they may use many routes
-	pairs := plan{Name: "first", Forms: w.forms}
-	routesOnce := plan{Name: "routes", Forms: w.forms}
-	warmTokens := plan{Name: "known", Forms: w.forms}
+	pairs := plan{Name: "first", Templates: w.templates}
+	routesOnce := plan{Name: "routes", Templates: w.templates}
+	warmTokens := plan{Name: "known", Templates: w.templates}
 	for n, set := range byScopes {
 		warmTokens.Entries = append(warmTokens.Entries, planEntry{int64(variedTokens + set), warmRoute})
 		// The first few tokens use every route once.
@@ -252,24 +253,24 @@ func (w *setup) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	return cases
 }
 
-// unixSocket measures the row "warm" over a Unix socket.
+// unixSocket measures the benchmark "warm" over a Unix socket.
 func unixSocket(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
 	dir := t.TempDir()
 	sides := pairOf(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
-	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)
+	w.warm(ctx, t, sides[0].server, w.issuesPlan("warm", variedTokens, smallSets(rotation)), 200)
 	for _, n := range callers {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, *rounds, load{Plan: "warm", Callers: n}))
 	}
 	return cases
 }
 
-// halfCore measures the row "warm" with each server limited to half of a processor. The latencies include whole periods in
-// which the limit stops the server.
+// halfCore measures the benchmark "warm" with each server limited to half of a processor. The latencies include whole periods
+// in which the limit stops the server.
 func halfCore(ctx context.Context, t *testing.T, w *setup) (cases []caseFigures) {
-	w.cgroup = newGroup(t, 0.5)
+	w.cgroup = newGroupFactory(t, 0.5)
 	defer func() { w.cgroup = nil }()
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
-	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)
+	w.warm(ctx, t, sides[0].server, w.issuesPlan("warm", variedTokens, smallSets(rotation)), 200)
 	for _, n := range callers {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewerRounds(), load{Plan: "warm", Callers: n, For: 4 * *turn, Details: true}))
 	}

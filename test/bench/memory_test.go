@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-var growth = flag.Duration("growth", 5*time.Minute, `duration of the row "growth"`)
+var growth = flag.Duration("growth", 5*time.Minute, `duration of the benchmark "growth"`)
 
-// resident returns the process's resident memory (RSS) in MiB.
-func (s *server) resident(t *testing.T) float64 {
+// residentMemory returns the process's resident memory (RSS) in MiB.
+func (s *server) residentMemory(t *testing.T) float64 {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
 	if err != nil {
@@ -52,16 +52,16 @@ func (s *server) metric(t *testing.T, name string) (value float64) {
 	return 0
 }
 
-// settings adds the settings of the sidecar's garbage collector to the case.
-func (s *server) settings(t *testing.T, c *caseFigures) {
+// addSettings adds the settings of the sidecar's garbage collector to the case.
+func (s *server) addSettings(t *testing.T, c *caseFigures) {
 	t.Helper()
 	c.add(s.name, gogc, s.metric(t, "go_gc_gogc_percent"))
 	c.add(s.name, memLimit, s.metric(t, "go_gc_gomemlimit_bytes")/(1<<20))
 }
 
-// samples records the memory while f runs repeatedly: one sample per second, or ten samples if the length is shorter than ten
-// seconds.
-func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, length time.Duration, f func()) {
+// sampleMemory records the memory while f runs repeatedly. It takes one sample per second, or ten samples if the length is
+// shorter than ten seconds.
+func (s *server) sampleMemory(ctx context.Context, t *testing.T, c *caseFigures, length time.Duration, f func()) {
 	t.Helper()
 	interval := min(time.Second, length/10)
 	for end := time.Now().Add(length); time.Now().Before(end); {
@@ -71,7 +71,7 @@ func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, leng
 		begin := time.Now()
 		f()
 		time.Sleep(time.Until(begin.Add(interval)))
-		c.add(s.name, rss, s.resident(t))
+		c.add(s.name, rss, s.residentMemory(t))
 	}
 }
 
@@ -79,18 +79,18 @@ func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, leng
 func idleMemory(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	sidecar := w.keywicket(t)
 	c := newCase("at rest")
-	sidecar.settings(t, &c)
-	sidecar.samples(ctx, t, &c, 10*time.Second, func() {})
+	sidecar.addSettings(t, &c)
+	sidecar.sampleMemory(ctx, t, &c, 10*time.Second, func() {})
 	return []caseFigures{c}
 }
 
-// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit.
-// Otherwise cache.max_bytes is 1.25 times the size of the tokens, because an eighth of the cache is reserved for denials.
-// This also leaves a small margin.
+// memory measures a sidecar with 100,000 warm tokens under load. The sidecar uses the default cache.max_bytes if the tokens fit
+// into the cache. Otherwise cache.max_bytes is 1.25 times the size of the tokens, because an eighth of the cache is reserved
+// for denials. The factor 1.25 also leaves a small margin.
 func memory(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	const stored = 100_000
 	databaseURL := "KEYWICKET_DATABASE_URL=" + w.database(t, "memory", stored)
-	p := w.issues("many", equalTokens, numbersBelow(stored))
+	p := w.issuesPlan("many", equalTokens, numbersBelow(stored))
 	sidecar := w.keywicket(t, databaseURL, cacheForAll)
 	w.warm(ctx, t, sidecar, p, 200)
 	size, setting := 64.0, ""
@@ -104,11 +104,11 @@ func memory(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	sidecar = w.keywicket(t, databaseURL, setting)
 	w.warm(ctx, t, sidecar, p, 200)
 	warm := newCase(fmt.Sprintf("100,000 warm tokens, under load, cache.max_bytes: %.0fMiB", size))
-	sidecar.settings(t, &warm)
+	sidecar.addSettings(t, &warm)
 	warm.add(sidecar.name, entries, sidecar.metric(t, `keywicket_cache_entries{answers="good"}`))
 	warm.add(sidecar.name, cached, sidecar.metric(t, cacheBytes)/(1<<20))
 	next := 0
-	sidecar.samples(ctx, t, &warm, 10*time.Second, func() {
+	sidecar.sampleMemory(ctx, t, &warm, 10*time.Second, func() {
 		next += w.client.run(t, load{Plan: "many", Address: sidecar.address, Callers: 4, For: time.Second, From: next, Want: 200}).Checks
 	})
 	return []caseFigures{warm}
@@ -120,13 +120,13 @@ const cacheBytes = `keywicket_cache_bytes{answers="good"}`
 // their maximum age, as in a default configuration.
 func memoryGrowth(ctx context.Context, t *testing.T, w *setup) []caseFigures {
 	sidecar := w.keywicket(t, "KEYWICKET_CACHE_MAX_AGE=60s")
-	w.warm(ctx, t, sidecar, w.issues("warm", variedTokens, smallSets(rotation)), 200)
+	w.warm(ctx, t, sidecar, w.issuesPlan("warm", variedTokens, smallSets(rotation)), 200)
 	l := load{Plan: "warm", Address: sidecar.address, Callers: 16, For: 3 * time.Second, Want: 200}
 	maxRate := w.client.run(t, l).perSecond()
 	c := newCase(fmt.Sprintf("%v at 70 %% of saturation", *growth))
-	sidecar.settings(t, &c)
+	sidecar.addSettings(t, &c)
 	l.For, l.Rate = time.Second, 0.7*maxRate
-	sidecar.samples(ctx, t, &c, *growth, func() {
+	sidecar.sampleMemory(ctx, t, &c, *growth, func() {
 		r := w.client.run(t, l)
 		l.From += r.Checks
 		c.add(sidecar.name, checkRate, r.perSecond())

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// noopVariable turns this test binary into an ext_authz server that decides nothing. Its value is the address.
+	// noopVariable is an environment variable. If it is set, this test binary is an ext_authz server that decides nothing. The
+	// value is the address.
 	noopVariable = "KEYWICKET_BENCH_NOOP"
 	// answerVariable names a file with the server's CheckResponse. Default: an allow without headers.
 	answerVariable = "KEYWICKET_BENCH_ANSWER"

@@ -28,7 +28,7 @@ type line struct {
 	points [][2]float64
 }
 
-// Colours that colour-blind readers can distinguish.
+// Colour-blind readers can distinguish these colours.
 const (
 	blue   = "#0072b2"
 	orange = "#d55e00"

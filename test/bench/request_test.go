@@ -17,26 +17,27 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Placeholders in a form for the token and the ID. They have the same length as every token and ID.
+// These placeholders mark the token and the ID in a request template. They have the same length as every token and ID.
 var (
 	tokenPlaceholder = key(987654321987654321)
 	idPlaceholder    = "f0e1d2c3-b4a5-4697-8877-665544332211"
 )
 
-// key returns the credential with a number.
+// key returns the credential that contains the number n.
 func key(n int64) string { return fmt.Sprintf("vel_%038d", n) }
 
 // endpoint is a method and a path. An {id} in the path is different in each request.
 type endpoint struct{ Method, Path string }
 
-// form is an encoded CheckRequest as Envoy sends it, with the positions of the token and the IDs.
-type form struct {
+// requestTemplate is an encoded CheckRequest as Envoy sends it, or an HTTP request to Envoy. It contains the positions of the
+// token and the IDs.
+type requestTemplate struct {
 	Text        []byte
 	Tokens, IDs []int
 }
 
 // fill writes the request with the token and random IDs into the buffer, and returns the buffer.
-func (f *form) fill(buffer, token []byte) []byte {
+func (f *requestTemplate) fill(buffer, token []byte) []byte {
 	buffer = append(buffer[:0], f.Text...)
 	for _, at := range f.Tokens {
 		copy(buffer[at:], token)
@@ -58,8 +59,8 @@ func (f *form) fill(buffer, token []byte) []byte {
 	return buffer
 }
 
-func newForm(text []byte) (form, error) {
-	f := form{Text: text, Tokens: positions(text, tokenPlaceholder), IDs: positions(text, idPlaceholder)}
+func newTemplate(text []byte) (requestTemplate, error) {
+	f := requestTemplate{Text: text, Tokens: positions(text, tokenPlaceholder), IDs: positions(text, idPlaceholder)}
 	if len(f.Tokens) == 0 {
 		return f, errors.New("Envoy has sent no credential")
 	}
@@ -99,9 +100,9 @@ var browserHeaders = map[string]string{
 	"x-workspace-slug":   workspaceSlug,
 }
 
-// capture sends a request to each endpoint of Velocity through a real Envoy with deploy/envoy's configuration. It returns the
-// checks that Envoy sent. If allHeaders is true, it removes allowed_headers from the configuration.
-func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
+// captureChecks sends a request to each endpoint of Velocity through a real Envoy with deploy/envoy's configuration. It returns
+// the checks that Envoy sent. If allHeaders is true, captureChecks removes allowed_headers from Envoy's configuration.
+func captureChecks(t testing.TB, endpoints []endpoint, allHeaders bool) []requestTemplate {
 	t.Helper()
 	sent := make(chan []byte, 1)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -109,7 +110,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 		t.Fatal(err)
 	}
 	// The codec keeps the original bytes: a message that is decoded and encoded again could differ.
-	server := grpc.NewServer(grpc.ForceServerCodecV2(asBytes{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+	server := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
 		var text []byte
 		if err := s.RecvMsg(&text); err != nil {
 			return err
@@ -129,7 +130,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 		}
 	})
 	defer func() { _ = envoy.Stop(5 * time.Second) }()
-	var forms []form
+	var templates []requestTemplate
 	for _, e := range endpoints {
 		request, err := http.NewRequestWithContext(t.Context(), e.Method, "http://"+envoy.address+strings.ReplaceAll(e.Path, "{id}", idPlaceholder), nil)
 		if err != nil {
@@ -147,25 +148,25 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 		_ = response.Body.Close()
 		select {
 		case text := <-sent:
-			f, err := newForm(text)
+			f, err := newTemplate(text)
 			if err != nil {
 				t.Fatal(err)
 			}
-			forms = append(forms, f)
+			templates = append(templates, f)
 		default:
 			t.Fatalf("Envoy has sent no check for %s %s: %s", e.Method, e.Path, response.Status)
 		}
 	}
-	return forms
+	return templates
 }
 
 const checkMethod = "/envoy.service.auth.v3.Authorization/Check"
 
-// asBytes is a codec whose messages are *[]byte: the bytes on the wire.
-type asBytes struct{}
+// rawCodec is a codec whose messages are *[]byte: the bytes on the wire.
+type rawCodec struct{}
 
 // Marshal implements [encoding.CodecV2].
-func (asBytes) Marshal(v any) (mem.BufferSlice, error) {
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	text, ok := v.(*[]byte)
 	if !ok {
 		return nil, fmt.Errorf("%T is not *[]byte", v)
@@ -174,7 +175,7 @@ func (asBytes) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal implements [encoding.CodecV2]. It reuses the capacity of the slice.
-func (asBytes) Unmarshal(data mem.BufferSlice, v any) error {
+func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	text, ok := v.(*[]byte)
 	if !ok {
 		return fmt.Errorf("%T is not *[]byte", v)
@@ -187,4 +188,4 @@ func (asBytes) Unmarshal(data mem.BufferSlice, v any) error {
 }
 
 // Name implements [encoding.CodecV2].
-func (asBytes) Name() string { return "proto" }
+func (rawCodec) Name() string { return "proto" }

@@ -28,8 +28,8 @@ import (
 
 const workspaceSlug = "acme"
 
-// The first token numbers of the groups of tokens. Each group has some thousands of numbers. The last group has as many numbers
-// as a row needs.
+// The tokens form groups. Each constant is the number of the first token in a group. The last group has as many tokens as a
+// benchmark needs. Each of the other groups has some thousands of tokens.
 const (
 	variedTokens   = 0           // each of these tokens has issues:read and its own set of other scopes
 	unscopedTokens = 1_000_000   // these tokens lack issues:read
@@ -40,7 +40,7 @@ const (
 const rotation = 2000 // number of tokens that the checks use in turn
 
 // The scopes in which the tokens differ: the workspace scopes except workspace:admin, and the user scopes. A workspace key can
-// contain user scopes, but they give it no access.
+// contain user scopes, but these scopes give the key no access.
 var (
 	workspaceScopes = []string{"issues:write", "projects:read", "projects:write", "documents:read", "documents:write", "workspace:read"}
 	userScopes      = []string{"user:read", "user:write", "workspaces:list", "workspaces:create", "workspaces:update", "workspaces:delete", "admin"}
@@ -66,19 +66,19 @@ func smallSets(n int) []int {
 	return all[:n]
 }
 
-// setup is what all rows need: a Postgres with tokens, the keywicket binary, the client, and the requests as Envoy sends
-// them.
+// setup contains what all benchmarks need: a Postgres with tokens, the keywicket binary, the client, and the requests as Envoy
+// sends them.
 type setup struct {
 	server      *postgres.Server
 	databaseURL string // URL for the sidecar's role
 	db          *sqlx.DB
 	binary      string // keywicket
 	client      *client
-	endpoints   []endpoint // workspace-level rows of Velocity's table that a token without workspace:admin may use
-	needs       [][]string // the scopes of each endpoint
-	forms       []form
+	endpoints   []endpoint        // workspace-level rows of Velocity's table that a token without workspace:admin may use
+	needs       [][]string        // the scopes of each endpoint
+	templates   []requestTemplate // for each endpoint, the CheckRequest that Envoy sends
 
-	cgroup *group // control group for new servers; nil: none
+	cgroup *groupFactory // control group for new servers; nil: none
 }
 
 func newSetup(t testing.TB, binary string) *setup {
@@ -96,7 +96,7 @@ func newSetup(t testing.TB, binary string) *setup {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.server.Close() })
-	w.fill(t, w.server.URL("postgres"))
+	w.storeTokens(t, w.server.URL("postgres"))
 	tables, err := table.Read(policies.Builtin)
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func newSetup(t testing.TB, binary string) *setup {
 		w.endpoints = append(w.endpoints, endpoint{r.Method, withIDs(r.Path)})
 		w.needs = append(w.needs, r.Scopes)
 	}
-	w.forms = capture(t, w.endpoints, false)
+	w.templates = captureChecks(t, w.endpoints, false)
 	w.client = startClient(t)
 	return w
 }
@@ -124,10 +124,10 @@ func withIDs(pattern string) string {
 	return strings.Join(segments, "/")
 }
 
-// fill migrates the database and stores the tokens.
-func (w *setup) fill(t testing.TB, databaseURL string) {
+// storeTokens migrates the database and stores the tokens.
+func (w *setup) storeTokens(t testing.TB, databaseURL string) {
 	t.Helper()
-	db, home := migrated(t, databaseURL)
+	db, home := openMigrated(t, databaseURL)
 	t.Cleanup(func() { _ = db.Close() })
 	w.db = db
 	var numbers []int64
@@ -152,8 +152,8 @@ func (w *setup) fill(t testing.TB, databaseURL string) {
 	w.databaseURL = withRole(t, databaseURL)
 }
 
-// migrated opens a database, migrates it, and creates a workspace.
-func migrated(t testing.TB, databaseURL string) (db *sqlx.DB, workspace string) {
+// openMigrated opens a database, migrates it, and creates a workspace.
+func openMigrated(t testing.TB, databaseURL string) (db *sqlx.DB, workspace string) {
 	t.Helper()
 	db, err := database.Open(databaseURL)
 	if err != nil {
@@ -195,8 +195,8 @@ type server struct {
 	operations string // address of keywicket's operations listener
 }
 
-// keywicket starts a sidecar with the defaults and the settings. The sidecar's log is read and discarded. A warm (cached)
-// token stays in the cache for the whole row, so that no measurement includes a look-up.
+// keywicket starts a sidecar with the defaults and the settings. The sidecar's log is read and discarded. A warm (cached) token
+// stays in the cache for the whole benchmark, so that no measurement includes a look-up.
 func (w *setup) keywicket(t testing.TB, settings ...string) *server {
 	t.Helper()
 	free := freeAddresses(t, 2)
@@ -240,9 +240,9 @@ func (w *setup) noop(t testing.TB, address, answer string) *server {
 	}
 }
 
-// start runs the process until the test ends, in a control group if there is one. It reads and discards the process's
-// output.
-func (s *server) start(t testing.TB, cgroup *group, path string, args, environ []string) {
+// start runs the process until the test ends. If cgroup is not nil, the process is in its own control group. The function start
+// also reads and discards the output of the process.
+func (s *server) start(t testing.TB, cgroup *groupFactory, path string, args, environ []string) {
 	t.Helper()
 	var err error
 	if cgroup != nil {
@@ -299,7 +299,7 @@ func freeAddresses(t testing.TB, n int) (free []string) {
 	return free
 }
 
-// warm runs the plan until all answers have the wanted status and come from the cache.
+// warm runs the plan until all answers have the expected status and come from the cache.
 func (w *setup) warm(ctx context.Context, t testing.TB, s *server, p plan, want int) {
 	t.Helper()
 	w.client.storePlan(t, p)

@@ -32,7 +32,8 @@ func (s *comparedServer) loadFor(l load) load {
 	return l
 }
 
-// inTurns runs the load on each side in turn, so that other activity of the machine affects all sides.
+// inTurns runs the load on the servers in turns, so that other activity of the machine affects all servers. The parameter sides
+// contains the compared servers.
 func (w *setup) inTurns(ctx context.Context, t *testing.T, name string, sides []*comparedServer, rounds int, l load) caseFigures {
 	t.Helper()
 	c := newCase(name)
@@ -48,8 +49,8 @@ func (w *setup) inTurns(ctx context.Context, t *testing.T, name string, sides []
 	return c
 }
 
-// round runs one turn of each side. The side that starts changes with each round. It returns how many checks the first side has
-// answered.
+// round runs one turn of each server. In each round, another server starts. The function returns how many checks the first
+// server of the list has answered.
 func (w *setup) round(ctx context.Context, t *testing.T, c *caseFigures, round int, sides []*comparedServer, l load) (checks int) {
 	t.Helper()
 	l.For = cmp.Or(l.For, *turn)
@@ -85,13 +86,13 @@ func (w *setup) round(ctx context.Context, t *testing.T, c *caseFigures, round i
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
-// issues returns a plan of GET /api/issues/{id} with one token for each set of scopes. The number of a token is the sum of
-// `from` and the set.
-func (w *setup) issues(name string, from int64, sets []int) plan {
-	p := plan{Name: name, Forms: w.forms}
+// issuesPlan returns a plan of requests GET /api/issues/{id}, one for each offset. The number of the token of a request is the
+// sum of `from` and the offset.
+func (w *setup) issuesPlan(name string, from int64, offsets []int) plan {
+	p := plan{Name: name, Templates: w.templates}
 	route := w.route("GET", "/api/issues/{id}")
-	for _, set := range sets {
-		p.Entries = append(p.Entries, planEntry{from + int64(set), route})
+	for _, offset := range offsets {
+		p.Entries = append(p.Entries, planEntry{from + int64(offset), route})
 	}
 	return p
 }

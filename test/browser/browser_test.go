@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/test/browser"
 )
 
-// The pages of a site. As on the consent page, the Content-Security-Policy allows only inline style, and no framing. The checks of
-// the tests must work under this policy.
+// The pages of a site. As on the consent page, the Content-Security-Policy allows only inline style, and no framing. The steps
+// of package browser must work under this policy.
 var pages = map[string]string{
 	"/good": `<style>body { background: Canvas; color: CanvasText; color-scheme: light dark }</style>
 		<h1>Good</h1>
@@ -102,7 +102,7 @@ func TestBrowser(t *testing.T) {
 
 	site, b := serve(t), start(t)
 
-	t.Run("axe-core reports exactly the errors", func(t *testing.T) {
+	t.Run("axe-core reports exactly the errors of a page", func(t *testing.T) {
 		p := b.Page(t)
 		p.Visit(site.URL + "/bad")
 		got := p.Axe()

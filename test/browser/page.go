@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/test/js"
 )
 
-// Page is a tab. A failure fails its test immediately, so only the test's own goroutine may use a Page. Every selector is a CSS
-// selector. A step waits until an element that matches the selector is present and visible.
+// Page is a tab. If a step fails, the test fails immediately. So only the test's own goroutine may use a Page. Every selector
+// is a CSS selector. A step waits until an element that matches the selector is present and visible.
 type Page struct {
 	t   testing.TB
 	ctx context.Context // identifies the tab for chromedp

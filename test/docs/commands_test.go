@@ -1,4 +1,4 @@
-// Package docs tests the documents: their commands, their links, and the tests and keys that they name.
+// Package docs tests the documents: the commands, the links, and the names of tests and of configuration keys.
 package docs
 
 import (
@@ -25,8 +25,8 @@ var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
 
 var expectedOutput = regexp.MustCompile(`\s+# → (.*)$`)
 
-// The test runs every command of the documents as it is written, while a demo runs. The output of a command must contain
-// the text after "# →".
+// The test runs every command exactly as the documents contain it, while a demo runs. The output of a command must contain the
+// text after "# →".
 func TestDocumentedCommandsWork(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {

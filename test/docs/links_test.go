@@ -55,7 +55,8 @@ func anchors(text string) (all []string) {
 	return all
 }
 
-// Every test that these documents name exists. README.md cites the documents as proof.
+// The documents below contain names of tests. Each of these tests must exist, because README.md refers to the documents for its
+// claims.
 func TestNamedTestsExist(t *testing.T) {
 	var names []string
 	for document, minimum := range map[string]int{"security.md": 50, "reliability.md": 15, "configuration.md": 5, "policies.md": 1, "operations.md": 1} {
@@ -65,7 +66,7 @@ func TestNamedTestsExist(t *testing.T) {
 		}
 		named := testnames.Find(string(text))
 		if len(named) < minimum {
-			t.Errorf("%s names only %d tests", document, len(named))
+			t.Errorf("%s contains the names of only %d tests", document, len(named))
 		}
 		names = append(names, named...)
 	}

@@ -36,7 +36,7 @@ func TestReadmeShowsTheMeasuredCost(t *testing.T) {
 	}
 	want := fmt.Sprintf("[%.2f to %.2f times the CPU]", slices.Min(ratios), slices.Max(ratios))
 	if !strings.Contains(strings.Join(strings.Fields(string(readme)), " "), want) {
-		t.Errorf("README.md does not say %q", want)
+		t.Errorf("README.md does not contain %q", want)
 	}
 }
 

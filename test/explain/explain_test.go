@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/test/rego"
 )
 
-// explained is the output of `explain --output json`.
-type explained struct {
+// explainOutput is the output of `explain --output json`.
+type explainOutput struct {
 	Allow          bool
 	Code, Reason   *string
 	RequiredScopes []string `json:"required_scopes"`
@@ -187,7 +187,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	})
 }
 
-func explain(t *testing.T, s *demo.Stack, dir string, args ...string) (e explained) {
+func explain(t *testing.T, s *demo.Stack, dir string, args ...string) (e explainOutput) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -203,7 +203,7 @@ func explain(t *testing.T, s *demo.Stack, dir string, args ...string) (e explain
 	return e
 }
 
-// runFix runs a command in a shell exactly as explain prints it.
+// runFix runs a command in a shell, exactly as `keywicket explain` printed the command.
 func runFix(t *testing.T, s *demo.Stack, line string) (made harness.Token) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

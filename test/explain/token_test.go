@@ -10,8 +10,8 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// explain accepts the ID of an app's access token, as it is in the log. The output says whether an operator can apply the
-// fix, or the user has to.
+// `keywicket explain` accepts the ID of an app's access token that the log contains. The fix tells what an operator, the user
+// or the app has to do.
 func TestExplainAccessToken(t *testing.T) {
 	client := harness.NewClient(t, deployment.Stack, 1)
 	one, two, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
@@ -24,14 +24,14 @@ func TestExplainAccessToken(t *testing.T) {
 	harness.Keywicket[registry.Member](t, deployment.Stack, "member", "set", "--workspace", leftWorkspace.Slug, "--user", ada.ID, "--role", "guest")
 	db := harness.OpenDatabase(t, deployment.Stack)
 	for name, c := range map[string]struct {
-		line      string
-		scopes    []string
-		granted   []string
-		workspace string
-		revoked   bool
-		outcome   string
-		fix       string
-		works     bool // an operator can apply the fix
+		line       string
+		scopes     []string
+		granted    []string
+		workspace  string
+		revoked    bool
+		outcome    string
+		fix        string
+		appliesFix bool // the test applies the fix, and the request is then allowed
 	}{
 		"allowed":                               {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
 		"missing scope":                         {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", again + "; the app has to request projects:read", false},
@@ -76,7 +76,7 @@ func TestExplainAccessToken(t *testing.T) {
 			if outcome != c.outcome || !strings.HasPrefix(e.Fix, c.fix) || (c.fix == "") != (e.Fix == "") || len(e.Held) != len(c.scopes) {
 				t.Fatalf("explain returns %+v", e)
 			}
-			if !c.works {
+			if !c.appliesFix {
 				return
 			}
 			workspace := c.workspace
@@ -137,7 +137,7 @@ func TestExplainWithoutAToken(t *testing.T) {
 	}
 }
 
-// For a banned user, explain proposes no other token, because another token would not help.
+// For a banned user, `keywicket explain` does not propose a new token, because a new token would not help.
 func TestExplainBannedUser(t *testing.T) {
 	user, workspace := deployment.CreateOwner(t)
 	token, _ := deployment.CreateToken(t, "velu_", registry.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, User: user})

@@ -5,11 +5,11 @@
 -- migrations here, it cannot be undone, because undoing it would delete users' tokens. Restore a backup, or add another migration
 -- instead.
 --
--- The default of created_at is clock_timestamp(), because now() would give all rows that one transaction imports the same time.
--- The constraints check the forms of the values, although the Go code also checks them: the values get into headers, and a product
--- may write them with its own SQL.
+-- The default of created_at is clock_timestamp(). With now(), all rows that one transaction imports would have the same time.
+-- The constraints check the format of the values, although the Go code also checks it. The reason is that the sidecar copies
+-- the values into headers, and that a product may write the rows with its own SQL.
 
--- Only the owner and the roles of migration 00004 need access.
+-- Only the owner, and the roles to which migration 00004 grants privileges, need access.
 REVOKE ALL ON SCHEMA keywicket FROM PUBLIC;
 
 CREATE TABLE keywicket.workspaces (
@@ -34,10 +34,10 @@ CREATE UNIQUE INDEX users_email_key ON keywicket.users (lower(email));
 CREATE TABLE keywicket.members (
     workspace_id text        NOT NULL REFERENCES keywicket.workspaces ON DELETE CASCADE,
     user_id      text        NOT NULL REFERENCES keywicket.users ON DELETE CASCADE,
-    -- The data of policies defines which roles exist, so only the form is checked.
+    -- The data of the policies define which roles exist. So this constraint checks only the format.
     role         text        NOT NULL CONSTRAINT members_role_form CHECK (role ~ '^[a-z][a-z0-9_-]{0,62}$'),
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT members_pkey PRIMARY KEY (workspace_id, user_id)
 );
--- For listing a user's workspaces, and for the cascade from users.
+-- This index speeds up lists of a user's workspaces, and ON DELETE CASCADE from the table users.
 CREATE INDEX members_user_id ON keywicket.members (user_id, workspace_id);

@@ -11,7 +11,8 @@
 CREATE TABLE keywicket.tokens (
     id             text        NOT NULL DEFAULT gen_random_uuid()::text CONSTRAINT tokens_pkey PRIMARY KEY,
     api            text        NOT NULL CONSTRAINT tokens_api_form CHECK (api ~ '^[A-Za-z0-9_-]{1,63}$'),
-    -- The constraint is a pattern, not a list, because later versions may use new kinds before they migrate the database.
+    -- A later version of keywicket may use a new kind before the database is migrated. So the constraint is a pattern, not a
+    -- list of kinds.
     kind           text        NOT NULL CONSTRAINT tokens_kind_form CHECK (kind ~ '^[a-z][a-z_]{0,62}$'),
     environment    text        NOT NULL CONSTRAINT tokens_environment_form CHECK (environment IN ('live', 'sandbox')),
     visible_prefix text        NOT NULL CONSTRAINT tokens_visible_prefix_form CHECK (visible_prefix <> ''),
@@ -27,7 +28,7 @@ CREATE TABLE keywicket.tokens (
     revoked_at     timestamptz,
     CONSTRAINT tokens_one_owner CHECK (num_nonnulls(workspace_id, user_id) = 1)
 );
--- For lists with the newest tokens first, and for the cascades from workspaces and users.
+-- These indexes speed up lists with the newest tokens first, and ON DELETE CASCADE from the tables workspaces and users.
 CREATE INDEX tokens_workspace_id ON keywicket.tokens (workspace_id, created_at) WHERE workspace_id IS NOT NULL;
 CREATE INDEX tokens_user_id ON keywicket.tokens (user_id, created_at) WHERE user_id IS NOT NULL;
 CREATE INDEX tokens_created_at ON keywicket.tokens (created_at);
@@ -36,4 +37,4 @@ CREATE TABLE keywicket.token_usage (
     token_id     text        NOT NULL CONSTRAINT token_usage_pkey PRIMARY KEY
                              REFERENCES keywicket.tokens ON DELETE CASCADE,
     last_used_at timestamptz NOT NULL
-) WITH (fillfactor = 70); -- space for the next version of a row on its page, so that an update changes no index
+) WITH (fillfactor = 70); -- leaves space on each page for new versions of its rows, so that an update changes no index

@@ -4,10 +4,10 @@
 --
 -- On a live database: this migration takes milliseconds, and locks nothing that is in use. It cannot be undone.
 --
--- Roles belong to the whole cluster, and another database of the cluster may run this migration at the same time. So it is not an
--- error if a role already exists. If this login may not create roles, an administrator has to create the two roles first. The
--- privileges are granted in the next migration, because this transaction may not see a role that another transaction has just
--- created.
+-- Roles belong to the whole cluster, and another database of the cluster may run this migration at the same time. So it is not
+-- an error if a role already exists. If the login that runs this migration has no permission to create roles, an administrator
+-- has to create the two roles first. The next migration grants the privileges. A role that another transaction has just created
+-- can be invisible to the transaction of this migration.
 
 -- +goose StatementBegin
 DO $$

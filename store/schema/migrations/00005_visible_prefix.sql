@@ -4,8 +4,8 @@
 --
 -- On a live database: checks and the writing of usage continue. Creating, importing and revoking tokens wait until the index is
 -- built, about a second for a million tokens. To avoid this wait, the owner of the table can first create the index with
--- CONCURRENTLY, under the same name. The owner must check that the index is valid, because this migration creates no index if one
--- with this name exists. Older code works with the index, and newer code without the index is only slower. This migration cannot
--- be undone.
+-- CONCURRENTLY, under the same name. The owner must then check that this index is valid, because this migration does nothing if
+-- an index with this name exists. Older code works with the index, and newer code without the index is only slower. This
+-- migration cannot be undone.
 
 CREATE INDEX IF NOT EXISTS tokens_visible_prefix ON keywicket.tokens (visible_prefix text_pattern_ops);

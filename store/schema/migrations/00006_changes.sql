@@ -7,12 +7,12 @@
 --
 -- The triggers are ENABLE ALWAYS, so they also fire in a session with session_replication_role = replica. They fire once per
 -- statement, so a change of a million rows causes one notification. (Logical replication into these tables fires no statement
--- triggers; for its changes, only max_age limits the use of older data.) Postgres sends notifications when their transaction
--- commits, in the order of commits.
+-- triggers; for changes by replication, only cache.max_age limits the use of older data.) Postgres sends notifications when
+-- their transaction commits, in the order of commits.
 --
--- On a live database: this migration waits for running transactions that have written to one of the four tables. Until it ends, it
--- blocks other writers. So migrate when there are no long transactions. Look-ups continue. Code that does not listen works as
--- before. This migration cannot be undone.
+-- On a live database: this migration waits for running transactions that have written to tokens, workspaces, users or members.
+-- Until the migration ends, it blocks other writers of these tables. So migrate when there are no long transactions. Look-ups
+-- continue. Code that does not listen works as before. This migration cannot be undone.
 
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.change_key(kind text, name text) RETURNS text
@@ -21,8 +21,8 @@ CREATE FUNCTION keywicket.change_key(kind text, name text) RETURNS text
 -- +goose StatementEnd
 
 -- tell_changes is the function of all triggers. Its arguments are pairs: the kind of a key, and an SQL expression that computes
--- the key's name from a row. It runs with the privileges of the role that writes. Other roles may not create triggers with it,
--- because its arguments are SQL.
+-- the key's name from a row. The function runs with the privileges of the role that writes the row. Other roles have no
+-- permission to create triggers with this function, because its arguments are SQL.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.tell_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

@@ -1,12 +1,12 @@
 -- +goose Up
--- Sessions that end before their tokens expire. A token's signature proves who issued the token, but not that the session still
--- exists. `keywicket session revoke` or the product writes to this table that a session has ended. The product's INSERT fails only
--- if a value has a wrong form:
+-- The table revoked_sessions lists sessions that end before their tokens expire. A token's signature proves who issued the
+-- token, but not that the session still exists. `keywicket session revoke` or the product writes to this table that a session
+-- has ended. The product's INSERT fails only if the format of a value is wrong:
 --
---     INSERT INTO keywicket.revoked_sessions (session_id) VALUES (...);   -- this one
---     INSERT INTO keywicket.revoked_sessions (user_id) VALUES (...);      -- all that the user has begun by now
+--     INSERT INTO keywicket.revoked_sessions (session_id) VALUES (...);   -- revokes this session
+--     INSERT INTO keywicket.revoked_sessions (user_id) VALUES (...);      -- revokes all sessions that the user has begun by now
 --
--- "Now" is the time of the statement. So if a transaction writes a row with a user_id, it should do so at its end.
+-- "Now" is the time of the statement. So a transaction should write a row with a user_id in its last statement.
 --
 -- A row may be deleted when the session can no longer be refreshed and its last token has expired. There is no foreign key to
 -- users. So if a user is removed and created again, the user's old sessions stay revoked.

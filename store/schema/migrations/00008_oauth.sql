@@ -1,8 +1,9 @@
 -- +goose Up
 -- OAuth 2.0: apps, the grants that users give to apps, and the codes and tokens of these grants.
 --
--- Only the SHA-256 of codes, tokens and client secrets is stored. To revoke a grant or an app changes one row, and makes all its
--- codes and tokens invalid. The issuer writes the tables, and the sidecar reads only the columns that a look-up needs.
+-- Only the SHA-256 of codes, tokens and client secrets is stored. The revocation of a grant or an app changes one row. It makes
+-- all codes and tokens of this grant or app invalid. The issuer writes the tables, and the sidecar reads only the columns that
+-- a look-up needs.
 --
 -- On a live database: this migration creates tables, locks nothing that is in use, and takes milliseconds. Older sidecars do not
 -- read the new tables. A sidecar that is newer than the database works without its cache, and accepts no access token. This
@@ -13,8 +14,8 @@ CREATE TABLE keywicket.oauth_apps (
     api           text        NOT NULL CONSTRAINT oauth_apps_api_form CHECK (api ~ '^[A-Za-z0-9_-]{1,63}$'),
     name          text        NOT NULL CONSTRAINT oauth_apps_name_form
                               CHECK (char_length(name) <= 100 AND name ~ '\S' AND name !~ '[[:cntrl:]]'),
-    -- A request's URI must be identical to one of them; only the port on a loopback address may differ. The command that creates
-    -- an app checks their form.
+    -- The redirect URI of a request must be identical to one of these URIs. Only the port of a loopback address may differ. The
+    -- command that creates an app checks the format of the URIs.
     redirect_uris text[]      NOT NULL CONSTRAINT oauth_apps_redirect_uris_form
                               CHECK (cardinality(redirect_uris) BETWEEN 1 AND 20 AND array_position(redirect_uris, NULL) IS NULL),
     secret_digest bytea       NOT NULL CONSTRAINT oauth_apps_secret_digest_form CHECK (octet_length(secret_digest) = 32),
@@ -35,8 +36,8 @@ CREATE TABLE keywicket.oauth_grants (
 CREATE INDEX oauth_grants_app_id ON keywicket.oauth_grants (app_id, created_at);
 CREATE INDEX oauth_grants_user_id ON keywicket.oauth_grants (user_id, created_at);
 
--- The workspaces to which the user has granted access. If there are none, the app may do only what the user may do outside a
--- workspace.
+-- The workspaces to which the user has granted access. If a grant has no workspaces, the app may do only what the user may do
+-- outside a workspace.
 CREATE TABLE keywicket.oauth_grant_workspaces (
     grant_id     text NOT NULL REFERENCES keywicket.oauth_grants ON DELETE CASCADE,
     workspace_id text NOT NULL REFERENCES keywicket.workspaces ON DELETE CASCADE,
@@ -44,7 +45,8 @@ CREATE TABLE keywicket.oauth_grant_workspaces (
 );
 CREATE INDEX oauth_grant_workspaces_workspace_id ON keywicket.oauth_grant_workspaces (workspace_id);
 
--- See RFC 6749, section 4.1.2, and RFC 7636. A used code stays in the table until it expires, so that a second use is detected.
+-- See RFC 6749, section 4.1.2, and RFC 7636. A used code stays in the table until it expires, so that the issuer detects a
+-- second use.
 CREATE TABLE keywicket.oauth_codes (
     digest         bytea       NOT NULL CONSTRAINT oauth_codes_pkey PRIMARY KEY
                                CONSTRAINT oauth_codes_digest_form CHECK (octet_length(digest) = 32),
@@ -57,7 +59,7 @@ CREATE TABLE keywicket.oauth_codes (
 CREATE INDEX oauth_codes_grant_id ON keywicket.oauth_codes (grant_id);
 CREATE INDEX oauth_codes_expires_at ON keywicket.oauth_codes (expires_at);
 
--- See RFC 6749, section 6. A used token, too, stays in the table until it expires.
+-- See RFC 6749, section 6. A used refresh token also stays in the table until it expires.
 CREATE TABLE keywicket.oauth_refresh_tokens (
     digest     bytea       NOT NULL CONSTRAINT oauth_refresh_tokens_pkey PRIMARY KEY
                            CONSTRAINT oauth_refresh_tokens_digest_form CHECK (octet_length(digest) = 32),
@@ -93,7 +95,7 @@ GRANT SELECT, INSERT, UPDATE (revoked_at) ON keywicket.oauth_grants TO keywicket
 GRANT SELECT, INSERT ON keywicket.oauth_grant_workspaces TO keywicket_issuer;
 GRANT SELECT, INSERT, DELETE, UPDATE (used_at) ON keywicket.oauth_codes, keywicket.oauth_refresh_tokens TO keywicket_issuer;
 GRANT SELECT, INSERT, DELETE, UPDATE (revoked_at) ON keywicket.oauth_access_tokens TO keywicket_issuer;
-GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_issuer; -- for the sessions of users who decide about consent
+GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_issuer; -- on the consent page, the issuer checks the session of the user
 
 CALL keywicket.tell_changes_of('oauth_access_tokens', $k$'token', 'encode(digest, ''hex'')'$k$);
 CALL keywicket.tell_changes_of('oauth_grants', $k$'grant', 'id'$k$);

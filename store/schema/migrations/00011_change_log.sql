@@ -1,37 +1,38 @@
 -- +goose Up
--- Triggers write changes to a log, which every sidecar reads several times a second. A notification (NOTIFY) is now only a hint,
--- which lets a sidecar know of a change a little earlier.
+-- Triggers write changes to a log, which every sidecar reads several times a second. A notification (NOTIFY) is now only a
+-- hint: a sidecar that receives it reads the log a little earlier.
 --
 -- Notifications alone had these disadvantages. Postgres wakes every listener of a database for every notification, so
--- notifications by N sidecars wake N * N listeners. Listening needs its own connection. A transaction for two-phase commit cannot
--- notify. Sidecars could not detect a replaced table, or a change that was made while the triggers were disabled.
+-- notifications by N sidecars wake N * N listeners. Listening needs its own connection. A transaction that uses NOTIFY cannot
+-- be prepared for two-phase commit. Sidecars could not detect a replaced table, or a change that was made while the triggers
+-- were disabled.
 --
 -- Reading the log: each row has the id of the transaction that wrote the row. A sidecar stores the snapshot of its last reading.
 -- The next reading returns the rows of the transactions that are not visible in this snapshot. So the sidecar gets each row
 -- exactly once, no matter in which order transactions commit.
 --
--- On a live database: this migration waits for running transactions that have written to one of the nine tables, or have read
--- tokens or token_usage. Until it ends, it blocks other such transactions. So migrate when there are no long transactions.
--- Sidecars of the previous version continue to receive notifications, with one exception: if max_prepared_transactions is not 0,
--- no notifications are sent. In that case, replace these sidecars first. A sidecar that is newer than the database works without
--- its cache. This migration cannot be undone.
+-- On a live database: this migration waits for running transactions that have written to one of the nine tables with triggers,
+-- or that have read tokens or token_usage. Until the migration ends, it blocks other such transactions. So migrate when there
+-- are no long transactions. Sidecars of the previous version continue to receive notifications, with one exception: if
+-- max_prepared_transactions is not 0, no notifications are sent. In that case, replace these sidecars first. A sidecar that is
+-- newer than the database works without its cache. This migration cannot be undone.
 
 CREATE TABLE keywicket.changes (
     xid  xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    -- The keys of up to 100 changed rows. A key has eight hexadecimal digits (store/cache/key.go computes the same keys). "*":
-    -- anything may have changed. "ack": sidecars confirm immediately that they have read this row. "moved": a sidecar has reached
-    -- another server.
+    -- The keys of up to 100 changed rows. A key has eight hexadecimal digits (store/cache/key.go computes the same keys). The
+    -- text "*" means that any row may have changed. The text "ack" asks sidecars to confirm immediately that they have read
+    -- this row. The text "moved" means that a sidecar has reached another server.
     keys text NOT NULL
 );
 CREATE INDEX changes_xid ON keywicket.changes (xid);
--- If there is a publication for all tables, a table needs a replica identity before keep_up can delete its rows. This table has no
--- key, so its replica identity is the full row.
+-- If a publication for all tables exists, Postgres deletes rows only from tables with a replica identity. The table changes has
+-- no key, so its replica identity is the full row.
 ALTER TABLE keywicket.changes REPLICA IDENTITY FULL;
 
--- One row: the state of the upkeep (the regular deletion of old rows of the log and of token_usage).
+-- This table has one row: the state of the upkeep. The upkeep regularly deletes old rows of the log and of token_usage.
 CREATE TABLE keywicket.upkeep (
     one       boolean     NOT NULL DEFAULT true CONSTRAINT upkeep_pkey PRIMARY KEY CONSTRAINT upkeep_one CHECK (one),
-    number    bigint      NOT NULL, -- number of marks so far
+    number    bigint      NOT NULL, -- number of marks so far; see the column mark
     mark      pg_snapshot NOT NULL, -- the next cleaning deletes the rows that are visible in this snapshot
     marked_at timestamptz NOT NULL,
     cleaning  boolean     NOT NULL, -- some rows that are visible in the mark are already deleted
@@ -49,21 +50,21 @@ CREATE UNLOGGED TABLE keywicket.sidecars (
     bound          interval    NOT NULL, -- cache.staleness_bound
     stale_if_error interval    NOT NULL, -- cache.stale_if_error
     snapshot       pg_snapshot NOT NULL, -- the sidecar has read every change that is visible in this snapshot
-    lease          interval    NOT NULL, -- how long the cache could be used when the row was written
+    lease          interval    NOT NULL, -- how long the sidecar could still use its cache when it wrote this row
     lag            interval    NOT NULL, -- how long the last reading of the log took
     started_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at        timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50); -- space for the next version of a row on its page
 
--- One row, or none: the state ("world") of the server, tables, triggers and functions when a sidecar last verified them, for all
--- sidecars. The table is UNLOGGED so that a crash and a failover empty it. The row is then created again with a new id. From the
--- new id, every sidecar learns that the server may have lost commits.
+-- This table has at most one row, which all sidecars share: the state ("world") of the server, tables, triggers and functions
+-- when a sidecar last verified them. The table is UNLOGGED so that a crash and a failover empty it. The row is then created
+-- again with a new id. From the new id, every sidecar learns that the server may have lost commits.
 CREATE UNLOGGED TABLE keywicket.world (
     one         boolean     NOT NULL DEFAULT true CONSTRAINT world_pkey PRIMARY KEY CONSTRAINT world_one CHECK (one),
     id          uuid        NOT NULL DEFAULT gen_random_uuid(),
-    number      bigint      NOT NULL, -- number of marks so far: the number in keywicket.upkeep, or an earlier one
+    number      bigint      NOT NULL, -- the current or an earlier value of keywicket.upkeep.number
     world       text        NOT NULL, -- a fingerprint: while it stays the same, no change has bypassed the triggers
-    told        boolean     NOT NULL, -- every change is written to the log: the triggers are enabled, and nothing drops rows of the log
+    told        boolean     NOT NULL, -- true: the log gets every change, because the triggers are enabled and nothing drops rows of the log
     verified_at timestamptz NOT NULL, -- the fingerprint includes every schema change that was committed by this time
     made_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 10);
@@ -71,16 +72,16 @@ CREATE UNLOGGED TABLE keywicket.world (
 -- quickly.
 CREATE INDEX world_verified_at ON keywicket.world (verified_at);
 
--- The triggers run with the privileges of the role that writes. So every role that may write to one of the tables must be able to
--- insert rows into the log.
+-- The triggers run with the privileges of the role that writes the row. So every role with the privilege to write to one of the
+-- tables must also have the privilege to insert rows into the log.
 GRANT INSERT (keys) ON keywicket.changes TO PUBLIC;
 GRANT SELECT ON keywicket.changes TO keywicket_sidecar;
 GRANT SELECT (number) ON keywicket.upkeep TO keywicket_sidecar;
 GRANT SELECT, INSERT, UPDATE ON keywicket.sidecars, keywicket.world TO keywicket_sidecar;
 
 -- tell_changes is the function of all triggers. Its arguments are pairs: the kind of a key, and an SQL expression that computes
--- the key's name from a row. It runs with the privileges of the role that writes. Other roles may not create triggers with it,
--- because its arguments are SQL.
+-- the key's name from a row. The function runs with the privileges of the role that writes the row. Other roles have no
+-- permission to create triggers with this function, because its arguments are SQL.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION keywicket.tell_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -159,9 +160,9 @@ CALL keywicket.tell_rows_of('oauth_grants', $k$'grant', 'id'$k$);
 CALL keywicket.tell_rows_of('oauth_grant_workspaces', $k$'grant', 'grant_id'$k$);
 CALL keywicket.tell_rows_of('oauth_apps', $k$'app', 'id'$k$);
 
--- If rows of the log are deleted, some sidecars may not have read these rows, so this trigger writes "*" to the log. It writes
--- nothing if keep_up deletes the rows. To show this, keep_up sets the setting keywicket.upkeep to "on" (not the table with this
--- name).
+-- If rows of the log are deleted, some sidecars may not have read these rows, so this trigger writes "*" to the log. If keep_up
+-- deletes the rows, the trigger writes nothing: keep_up sets the configuration parameter keywicket.upkeep to "on". This
+-- parameter is not the table keywicket.upkeep.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.tell_deleted_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -180,16 +181,17 @@ CREATE TRIGGER tell_delete AFTER DELETE OR UPDATE ON keywicket.changes
     FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_deleted_changes();
 ALTER TABLE keywicket.changes ENABLE ALWAYS TRIGGER tell_delete;
 
--- Because of this foreign key, a write of usage locked the token, and a deletion of a token locked its usage, so the two could
--- deadlock. Without the foreign key, they cannot.
+-- Because of this foreign key, a write of usage locked the token, and a deletion of a token locked its usage, so the two
+-- statements could deadlock. Without the foreign key, the two statements cannot deadlock.
 ALTER TABLE keywicket.token_usage DROP CONSTRAINT token_usage_token_id_fkey;
 
--- keep_up is the upkeep. It deletes rows of the log that are visible in the last mark, which is at least a minute old, and the
--- usage of tokens that no longer exist. Each sidecar calls it once a minute, and most calls do nothing. It runs with its owner's
--- privileges, so that a sidecar's login needs no privilege to delete rows of the log.
+-- keep_up does the upkeep. It deletes the rows of the log that are visible in the last mark, a snapshot that is at least a
+-- minute old. It also deletes the usage of tokens that no longer exist, and the rows of sidecars that sent no heartbeat for an
+-- hour. Each sidecar calls keep_up once a minute, and most calls do nothing. The function runs with its owner's privileges, so
+-- that a sidecar's login needs no privilege to delete rows of the log.
 --
--- Each reading returns the number of the last mark. All rows that are visible in this mark were also visible to the reading. So a
--- sidecar can have missed rows only if two marks were set since its last reading.
+-- Each reading of the log returns the number of the last mark. All rows that are visible in this mark were also visible to the
+-- reading. So a sidecar can have missed rows only if two marks were set since its last reading.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.keep_up() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET keywicket.upkeep = 'on'

@@ -1,22 +1,23 @@
 -- +goose Up
--- Attributes: data about a token, a workspace or a user that the product's policies read, such as a plan or a region. Each row has
--- one JSON object, whose names and values the product defines.
+-- Attributes are data about a token, a workspace or a user, such as a plan or a region. The product's policies read them. Each
+-- row has one JSON object. The product defines the names and values in this object.
 --
 -- The size is limited because a sidecar reads the attributes with each look-up and keeps them in memory. octet_length measures the
 -- text that a look-up reads: Postgres writes a jsonb with a space after each comma and colon.
 --
--- The constraints are NOT VALID, so that Postgres does not check all rows while the tables are locked. Migration 00013 does that
--- later. Nevertheless, every row satisfies the constraints: existing rows get the default, and each insert and update is checked.
+-- The constraints are NOT VALID, so that Postgres does not check all rows while the tables are locked. Migration 00013 checks
+-- the rows later. Nevertheless, every row satisfies the constraints: existing rows get the default, and each insert and update
+-- is checked.
 --
 -- The issuer may read the attributes of workspaces and users, because its privileges from migration 00004 are for whole tables.
 --
--- On a live database: this migration takes milliseconds after it gets the exclusive locks of the three tables. A new column with a
--- constant default does not rewrite the table. For the locks, it waits for the transactions that use the tables, and new queries
--- wait for this migration. So migrate when there are no long transactions. This migration locks the tables in the same order as
--- look-ups. A concurrent token import locks them in another order, so one of the two may fail with a deadlock. The one that fails
--- has changed nothing, and can be repeated. The triggers of migrations 00006 and 00011 also report changes of the new columns.
--- Older code does not read the columns. Code that is newer than the database uses {} for all attributes. This migration cannot be
--- undone.
+-- On a live database: this migration takes milliseconds after it gets the exclusive locks of the three tables. A new column
+-- with a constant default does not rewrite the table. Before this migration gets the locks, it waits for the transactions that
+-- use the tables, and new queries wait for the migration. So migrate when there are no long transactions. This migration locks
+-- the tables in the same order as look-ups. A concurrent token import locks the tables in another order, so the migration or
+-- the import may fail with a deadlock. If one fails, it has changed nothing, and can be repeated. The triggers of migrations
+-- 00006 and 00011 also report changes of the new columns. Older code does not read the columns. Code that is newer than the
+-- database uses {} for all attributes. This migration cannot be undone.
 
 LOCK TABLE keywicket.tokens, keywicket.users, keywicket.workspaces IN ACCESS EXCLUSIVE MODE;
 
