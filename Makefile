@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI runs only targets of this file.
 
-# Go needs a home directory for its caches. A service user may have none, or one that does not exist.
+# Go needs a home directory for its caches. A service user may have no home directory, or its home directory may not exist.
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo yes),yes)
 export HOME := $(CURDIR)/.tools/home
 endif
@@ -37,10 +37,10 @@ test-policies: ## Check, format-check and test the Rego policies with the standa
 # The programs that `make` downloads for the tests.
 TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
 
-# -count=1: the tests build and run binaries, and Go's cache of test results does not notice when these change.
+# -count=1: the tests build and run binaries, and Go's cache of test results does not notice when these binaries change.
 .PHONY: test-go
-# -p 4: many tests wait, so four packages at a time use the processors of a small machine better than the default.
-test-go: $(TEST_PROGRAMS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium
+# -p 4: many tests wait. On a small machine, the default runs too few packages at a time to use all processors.
+test-go: $(TEST_PROGRAMS) ## Run the Go tests, with a real Envoy, Postgres, PgBouncer and Chromium
 	go test -short -count=1 -p 4 -timeout 20m ./...
 
 .PHONY: test-race
@@ -58,7 +58,7 @@ test-fast: ## Run the Go tests that need neither Envoy nor a browser, except the
 .PHONY: test-long
 test-long: $(TEST_PROGRAMS) ## Run the tests that take minutes and that `make test` leaves out
 	tools/test-matching 'SkipIfShort[(]|testing[.]Short[(][)]' -race -timeout 40m
-	tools/test-matching 'race[.]Skip[(]' -timeout 40m # without -short
+	tools/test-matching 'race[.]Skip[(]' -timeout 40m # these tests skip themselves under -race
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
@@ -94,7 +94,7 @@ bench: ## Measure a decision, a look-up, and the loading of policies
 	go test -run '^$$' -bench . -benchmem ./policies ./store/directory ./envoy
 
 .PHONY: bench-flood
-bench-flood: ## Measure checks of valid tokens during a flood of unknown tokens, relative to no flood
+bench-flood: ## Measure checks of valid tokens with and without a flood of unknown tokens
 	go test -run '^$$' -bench Flood -benchtime 8x ./test/bench
 
 ROWS ?= quick
@@ -103,7 +103,7 @@ GROWTH ?= 5m
 KEYWICKET ?= bin/keywicket
 BENCH_OUT ?= docs/benchmarks
 .PHONY: bench-envoy
-bench-envoy: build .tools/envoy ## Compare KEYWICKET (bin/keywicket) with a server that does not decide, directly and through Envoy; ROWS (quick) names the rows to measure, such as warm,denial or all; BENCH_OUT (docs/benchmarks) is the folder for tables and plots
+bench-envoy: build .tools/envoy ## Compare KEYWICKET (bin/keywicket) with a no-op server, directly and through Envoy; ROWS (quick) lists the rows to measure, such as warm,denial or all; BENCH_OUT (docs/benchmarks) is the folder for tables and plots
 	go test -count=1 -timeout 3h -v -run TestMeasure ./test/bench -rows $(ROWS) -rounds $(ROUNDS) -growth $(GROWTH) -keywicket $(abspath $(KEYWICKET)) -out $(abspath $(BENCH_OUT))
 
 SOAK ?= 5m
@@ -115,7 +115,7 @@ soak: .tools/pgbouncer ## Check four sidecars for SOAK (5m), during random chang
 SIDECARS ?= 10,100,300
 POOLED ?= false
 .PHONY: fleet
-fleet: .tools/pgbouncer ## Measure the load of many sidecars on one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) is their number; with POOLED=true, a quarter of them are behind PgBouncer
+fleet: .tools/pgbouncer ## Measure the load of many sidecars on one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) lists the numbers of sidecars; with POOLED=true, a quarter of the sidecars use PgBouncer
 	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS) -pooled=$(POOLED)
 
 .PHONY: recording

@@ -38,8 +38,8 @@ type WorkspaceHeader struct {
 	Header string `yaml:"header"`
 	// By is how the header identifies the workspace: ByID or BySlug.
 	By WorkspaceKey `yaml:"by"`
-	// Required means that a request without the header acts in no workspace, even if the request's credential belongs to a
-	// workspace.
+	// If Required is true, a request without the header gets no workspace, even if its credential belongs to one. The policy then
+	// decides whether to deny the request.
 	Required bool `yaml:"required"`
 }
 
@@ -61,10 +61,10 @@ type CredentialFormat struct {
 	Prefix string `yaml:"prefix"`
 	// Environment is the environment of keys with this prefix. Default: live.
 	Environment Environment `yaml:"environment"`
-	// VisiblePrefix is how many characters at the start of a key may be shown. The number includes the prefix. Default and maximum:
+	// VisiblePrefix is the number of characters at the start of a key that may be shown. The number includes the prefix. Default and maximum:
 	// the length of the prefix plus 8.
 	VisiblePrefix int `yaml:"visible_prefix"`
-	// BodyLength is the length of the part after the prefix, including the checksum. It applies only to keys that keywicket
+	// BodyLength is the length of the part after the prefix, including the checksum. BodyLength applies only to keys that keywicket
 	// creates. Default and minimum: 38 characters.
 	BodyLength int `yaml:"body_length"`
 }
@@ -79,7 +79,7 @@ func (a API) Complete() (API, error) {
 	for i, host := range a.Hosts {
 		a.Hosts[i] = strings.ToLower(host)
 		if !target.ValidHostPattern(a.Hosts[i]) {
-			return a, fmt.Errorf("hosts: %q is not a host without a port, such as api.example.com or *.example.com", host)
+			return a, fmt.Errorf("hosts: %q is not valid: write a host without a port, such as api.example.com or *.example.com", host)
 		}
 	}
 	switch {
@@ -128,10 +128,10 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 		f.BodyLength = minBody
 	}
 	switch {
-	case !f.Kind.ofKey():
+	case !f.Kind.isKey():
 		return f, fmt.Errorf("kind: %q is not one of workspace_token, workspace_key, personal_key, oauth_token", f.Kind)
 	case !prefixForm.MatchString(f.Prefix):
-		return f, fmt.Errorf("prefix: %q has characters other than letters, digits, _ and -, or is empty", f.Prefix)
+		return f, fmt.Errorf("prefix: %q is not valid: write one or more letters, digits, _ or -", f.Prefix)
 	case f.Environment != Live && f.Environment != Sandbox:
 		return f, fmt.Errorf("environment: %q is neither live nor sandbox", f.Environment)
 	case f.VisiblePrefix < len(f.Prefix) || f.VisiblePrefix > len(f.Prefix)+maxVisible:
@@ -166,8 +166,8 @@ func (a API) OperatorFormats() []CredentialFormat {
 	return slices.DeleteFunc(slices.Clone(a.Credentials), func(f CredentialFormat) bool { return f.Kind == KindOAuthToken })
 }
 
-// MatchingAPIs returns the sorted names of the APIs for which the parameter matches returns true. If the parameter onlyName is not
-// empty, only the API with this name can match.
+// MatchingAPIs calls the function matches for each API. It returns the sorted names of the APIs for which this function returns
+// true. If the parameter onlyName is not empty, only the API with this name can match.
 func MatchingAPIs(apis map[string]API, onlyName string, matches func(API) bool) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(apis)), func(name string) bool {
 		return !matches(apis[name]) || onlyName != "" && onlyName != name

@@ -27,7 +27,7 @@ type Policy interface {
 	Needs(api string) PolicyNeeds
 	// Decide returns the decision for an input. Several goroutines may call Decide concurrently. Decide must not retain the input.
 	// An error means that there is no decision, and never leads to an allow. Callers must not modify a decision, because several
-	// callers may get the same one.
+	// callers may get the same decision.
 	Decide(ctx context.Context, in Input) (Decision, error)
 }
 
@@ -35,11 +35,11 @@ type Policy interface {
 type PolicyNeeds struct {
 	// Parameters lists the special characters that a path parameter may contain.
 	Parameters target.Parameters
-	// Query means that decisions depend on the parsed query. If Query is set, a request matches no route if other parsers may read
-	// its query differently.
+	// Query means that decisions depend on the parsed query. Other parsers may read some queries differently. If Query is set, a
+	// request with such a query matches no route.
 	Query bool
-	// Header means that decisions depend on headers, Time that they depend on the time, and Source that they depend on the source
-	// of the request.
+	// Header means that decisions depend on headers. Time means that decisions depend on the time. Source means that decisions
+	// depend on the source of the request.
 	Header, Time, Source bool
 	// Certificate means that decisions depend on the client's certificate. If Certificate is set, a certificate that cannot be
 	// parsed is an error.
@@ -63,15 +63,15 @@ type Config struct {
 
 // Authorizer answers checks. It is safe for concurrent use.
 type Authorizer struct {
-	apis       map[string]*API
-	defaultAPI string
-	hosts      target.Hosts
-	headers    []string // request headers that policies may read
-	upstream   []string // headers that the policies of all APIs may set
-	sessions   Sessions
-	now        func() time.Time
-	directory  Directory
-	policy     Policy
+	apis            map[string]*API
+	defaultAPI      string
+	hosts           target.Hosts
+	allowedHeaders  []string // request headers that policies may read
+	upstreamHeaders []string // the upstream_headers of all APIs together
+	sessions        Sessions
+	now             func() time.Time
+	directory       Directory
+	policy          Policy
 }
 
 // New validates the configuration, fills its defaults, and returns an Authorizer.
@@ -97,13 +97,13 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		api.name = name
 		a.apis[name] = &api
 		hosts[name] = api.Hosts
-		a.upstream = append(a.upstream, api.UpstreamHeaders...)
+		a.upstreamHeaders = append(a.upstreamHeaders, api.UpstreamHeaders...)
 	}
-	slices.Sort(a.upstream)
-	a.upstream = slices.Compact(a.upstream)
+	slices.Sort(a.upstreamHeaders)
+	a.upstreamHeaders = slices.Compact(a.upstreamHeaders)
 	for name, api := range a.apis {
-		if slices.Contains(a.upstream, api.Workspace.Header) {
-			return nil, fmt.Errorf("apis: upstream_headers has %s, the workspace header of %s, which the sidecar sets itself", api.Workspace.Header, name)
+		if slices.Contains(a.upstreamHeaders, api.Workspace.Header) {
+			return nil, fmt.Errorf("apis: upstream_headers must not list %s: it is the workspace header of %s, and the sidecar sets this header", api.Workspace.Header, name)
 		}
 	}
 	var err error
@@ -118,7 +118,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		if !validHeader(h) {
 			return nil, fmt.Errorf("allowed_headers: %q is not a valid header name, or is a header that policies may not read", h)
 		}
-		a.headers = append(a.headers, h)
+		a.allowedHeaders = append(a.allowedHeaders, h)
 	}
 	return a, nil
 }
@@ -137,13 +137,13 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 		answer.WorkspaceHeader.Value = ""
 		return answer, err
 	}
-	answer.addDeclared(a.apis[answer.API], a.upstream)
+	answer.addDeclared(a.apis[answer.API], a.upstreamHeaders)
 	return answer, nil
 }
 
 // addDeclared adds to the answer what the configuration declares. A denial gets its status, message and retry time. An allow gets
-// the upstream headers of all APIs. With the headers of one API alone, a client of this API could forge a header of another API at
-// an upstream that serves both APIs.
+// the upstream headers of all APIs, because an upstream may serve several APIs. Otherwise, a client of one API could send a forged
+// header of another API to this upstream.
 func (answer *Answer) addDeclared(api *API, upstreamHeaders []string) {
 	if d, ok := api.denial(answer.Code, answer.Reason); ok {
 		answer.Status, answer.Message = d.Status, d.Message
@@ -223,7 +223,7 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 	answer.WorkspaceHeader.Value = api.Workspace.reference(in.Workspace)
 	answer.Decision, err = a.decide(ctx, in)
 	if err == nil && answer.Allow && in.Principal == nil {
-		return fmt.Errorf("the policy allows a credential that is %s, but denies a request without one", denial)
+		return fmt.Errorf("the policy allows a request with a refused credential (reason %s), but denies a request without a credential", denial)
 	}
 	return err
 }
@@ -250,19 +250,19 @@ func (a *Authorizer) apiOf(r Request) (*API, error) {
 		case !ok:
 			return nil, fmt.Errorf("the request names the API %q, which is not configured: the configured APIs are %s", r.API, a.names())
 		case len(api.Hosts) > 0 && a.hosts.Find(r.Host) != r.API:
-			return nil, fmt.Errorf("the request names the API %q and the host %.100q, which apis.%s.hosts does not list", r.API, r.Host, r.API)
+			return nil, fmt.Errorf("the request names the API %q, but apis.%[1]s.hosts does not list the host %.100[2]q", r.API, r.Host)
 		}
 		return api, nil
 	}
 	if len(a.hosts) > 0 {
 		name := a.hosts.Find(r.Host)
 		if name == "" {
-			return nil, fmt.Errorf("the request is for the host %.100q, which no API has: add it to apis.NAME.hosts", r.Host)
+			return nil, fmt.Errorf("no API has the host %.100q of the request: add this host to apis.NAME.hosts", r.Host)
 		}
 		return a.apis[name], nil
 	}
 	if a.defaultAPI == "" {
-		return nil, fmt.Errorf("the request names no API: set default_api to one of %s, or set apis.NAME.hosts, or the context extension api in Envoy",
+		return nil, fmt.Errorf("the request names no API: set default_api to one of %s, or set apis.NAME.hosts, or set the context extension \"api\" in Envoy",
 			a.names())
 	}
 	return a.apis[a.defaultAPI], nil
@@ -294,8 +294,8 @@ func (a *Authorizer) input(api string, r *Request) (Input, error) {
 		in.Path = target.DecodePath(path, needs.Parameters)
 	}
 	if needs.Header {
-		in.Header = make(map[string][]string, len(a.headers))
-		for _, h := range a.headers {
+		in.Header = make(map[string][]string, len(a.allowedHeaders))
+		for _, h := range a.allowedHeaders {
 			if values := r.Header.Values(h); values != nil {
 				in.Header[h] = values
 			}

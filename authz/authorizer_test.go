@@ -80,7 +80,7 @@ func newAuthorizer(t *testing.T, c authz.Config, d authz.Directory, p authz.Poli
 	return a
 }
 
-func get(api, path string, header map[string][]string) authz.Request {
+func getRequest(api, path string, header map[string][]string) authz.Request {
 	var fields authz.Fields
 	for name, values := range header {
 		for _, value := range values {
@@ -97,7 +97,7 @@ func withAuthorization(authorization ...string) map[string][]string {
 func TestPublicRouteIsDecidedBeforeAnyLookup(t *testing.T) {
 	d := &directory{err: errors.New("the database is down")}
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, nil }}
-	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", withAuthorization("Bearer "+validKey)))
+	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), getRequest("velaflows", "/healthz", withAuthorization("Bearer "+validKey)))
 	if err != nil || !answer.Allow || !answer.Public || answer.Principal != nil ||
 		answer.WorkspaceHeader != (authz.HeaderValue{Name: "x-workspace-id"}) { // the client's own header must not reach the upstream
 		t.Fatalf("got %+v, %v", answer, err)
@@ -112,7 +112,7 @@ func TestDenialOfTheDirectoryReachesThePolicy(t *testing.T) {
 		found := acme
 		found.Denial = denial
 		p := &policy{decide: principalsOnly}
-		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey)))
+		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), getRequest("velaflows", "/thing", withAuthorization("Bearer "+validKey)))
 		if err != nil || answer.Allow || answer.Reason != denial || answer.Principal != nil {
 			t.Errorf("%s: got %+v, %v", denial, answer, err)
 		}
@@ -122,7 +122,7 @@ func TestDenialOfTheDirectoryReachesThePolicy(t *testing.T) {
 	}
 }
 
-// After any error the answer is complete, and its code is UNAVAILABLE.
+// After any error, the answer is complete, and the code of the answer is UNAVAILABLE.
 func TestErrorIsNeverAnAllow(t *testing.T) {
 	boom := errors.New("boom")
 	decision := func(d authz.Decision, err error) func(authz.Input) (authz.Decision, error) {
@@ -138,13 +138,13 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 		directory *directory
 		decide    func(authz.Input) (authz.Decision, error)
 	}{
-		"unknown API":                  {"other", &directory{}, principalsOnly},
-		"no API":                       {"", &directory{}, principalsOnly},
-		"directory":                    {"velaflows", &directory{err: boom, found: acme}, principalsOnly},
-		"policy, with a credential":    {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true}, boom)},
-		"policy, without a credential": {"velaflows", &directory{found: acme}, func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, boom }},
-		"no decision":                  {"velaflows", &directory{found: acme}, decision(authz.Decision{}, nil)},
-		"allow with a code":            {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true, Code: authz.CodeForbidden}, nil)},
+		"unknown API":                               {"other", &directory{}, principalsOnly},
+		"no API":                                    {"", &directory{}, principalsOnly},
+		"error of the directory":                    {"velaflows", &directory{err: boom, found: acme}, principalsOnly},
+		"error of the policy, with a credential":    {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true}, boom)},
+		"error of the policy, without a credential": {"velaflows", &directory{found: acme}, func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, boom }},
+		"no decision":                               {"velaflows", &directory{found: acme}, decision(authz.Decision{}, nil)},
+		"allow with a code":                         {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true, Code: authz.CodeForbidden}, nil)},
 		"code with the reason of another code": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonExpired}, nil)},
 		"a scope that is invalid in WWW-Authenticate": {"velaflows", &directory{found: acme},
@@ -156,7 +156,7 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAuthorizer(t, config(), c.directory, &policy{decide: c.decide})
-			answer, err := a.Check(t.Context(), get(c.api, "/thing", withAuthorization("Bearer "+validKey)))
+			answer, err := a.Check(t.Context(), getRequest(c.api, "/thing", withAuthorization("Bearer "+validKey)))
 			if err == nil || answer.Allow || answer.Public || answer.Code != authz.CodeUnavailable ||
 				answer.Reason != authz.ReasonUnavailable || answer.ID == "" {
 				t.Fatalf("got %+v, %v", answer, err)
@@ -171,7 +171,7 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 func TestDefaultAPIServesRequestsWithoutAnAPI(t *testing.T) {
 	c := config()
 	c.DefaultAPI = "velaflows"
-	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", withAuthorization("Bearer "+validKey)))
+	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(), getRequest("", "/thing", withAuthorization("Bearer "+validKey)))
 	if err != nil || !answer.Allow || answer.API != "velaflows" {
 		t.Fatalf("got %+v, %v", answer, err)
 	}
@@ -182,7 +182,7 @@ func TestInputHasAllowedHeadersOnly(t *testing.T) {
 	c := config()
 	c.AllowedHeaders = []string{"X-Region"}
 	p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Query: true, Header: true}}
-	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+validKey+"?x", map[string][]string{
+	r := getRequest("velaflows", "/thing/7?q=1&q=2&access_token="+validKey+"?x", map[string][]string{
 		"authorization": {"Bearer " + validKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
 	})
 	r.Context = authz.Fields{{Name: "api", Value: "velaflows"}, {Name: "tier", Value: "gold"}}
@@ -204,7 +204,7 @@ func TestInputHasAllowedHeadersOnly(t *testing.T) {
 func TestRequestWithTwoHostsMatchesNoRoute(t *testing.T) {
 	for host, segments := range map[string][]string{"API.Example": {"thing"}, "api.example,evil.example": nil} {
 		p := &policy{decide: principalsOnly}
-		r := get("velaflows", "/thing", nil)
+		r := getRequest("velaflows", "/thing", nil)
 		r.Host = host
 		if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil {
 			t.Fatal(err)
@@ -219,7 +219,7 @@ func TestEveryAnswerHasItsOwnID(t *testing.T) {
 	a := newAuthorizer(t, config(), &directory{found: acme}, &policy{decide: principalsOnly})
 	seen := make(map[string]bool)
 	for range 100 {
-		answer, err := a.Check(t.Context(), get("velaflows", "/thing", nil))
+		answer, err := a.Check(t.Context(), getRequest("velaflows", "/thing", nil))
 		if err != nil || len(answer.ID) != 26 || seen[answer.ID] {
 			t.Fatalf("got %+v, %v", answer, err)
 		}
@@ -253,7 +253,7 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 			a.Credentials = append(a.Credentials, authz.CredentialFormat{Kind: authz.KindWorkspaceKey, Prefix: "sk_live_"})
 		}),
 		`apis.velaflows.credentials[0].kind: "robot" is not one of`:     velaflows(func(a *authz.API) { a.Credentials[0].Kind = "robot" }),
-		`apis.velaflows.credentials[0].prefix: "" has characters`:       velaflows(func(a *authz.API) { a.Credentials[0].Prefix = "" }),
+		`apis.velaflows.credentials[0].prefix: "" is not valid`:         velaflows(func(a *authz.API) { a.Credentials[0].Prefix = "" }),
 		`apis.velaflows.credentials[0].environment: "moon"`:             velaflows(func(a *authz.API) { a.Credentials[0].Environment = "moon" }),
 		"apis.velaflows.credentials[0].visible_prefix: 17 is not":       velaflows(func(a *authz.API) { a.Credentials[0].VisiblePrefix = 17 }),
 		"apis.velaflows.credentials[0].body_length: 37 is less than 38": velaflows(func(a *authz.API) { a.Credentials[0].BodyLength = 37 }),

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	minAcceptedBody = 16   // minimum number of characters after the prefix, also for an imported key; shorter keys can be guessed
+	minAcceptedBody = 16   // minimum number of characters after the prefix, for created and imported keys; shorter keys can be guessed
 	maxKey          = 512  // bytes of a whole key
 	maxJWT          = 8192 // bytes of a session JWT
 )
@@ -71,8 +71,8 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	return credential{format.Kind, Secret(token)}, ""
 }
 
-// Accepts reports whether a check would look up this key, which keywicket created or imported. The key must have at least 16
-// b64token characters (RFC 6750) after the prefix, and at most 512 bytes in total.
+// Accepts reports whether a check would look up this key. The key must start with the prefix, and have at most 512 bytes in total.
+// After the prefix, the key must have at least 16 characters. All characters must be b64token characters (RFC 6750).
 func (f CredentialFormat) Accepts(key Secret) bool {
 	return strings.HasPrefix(string(key), f.Prefix) && len(key) >= f.minLength() && len(key) <= maxKey &&
 		bearer.IsB64Token(string(key))

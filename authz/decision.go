@@ -132,8 +132,8 @@ func (d *Decision) validate(api *API) error {
 	return nil
 }
 
-// quoteIfValid quotes a code, a reason or a header name for the log. If the text does not match form, quoteIfValid returns only its
-// length, because the text may be a secret from the request.
+// quoteIfValid quotes a code, a reason or a header name for the log. If the text does not match the parameter form, quoteIfValid
+// returns only the length of the text, because the text may be a secret from the request.
 func quoteIfValid(form *regexp.Regexp, text string) string {
 	if !form.MatchString(text) {
 		return fmt.Sprintf("(malformed, %d bytes)", len(text))
@@ -182,8 +182,8 @@ type Answer struct {
 	// WorkspaceHeader is the API's workspace header, with the granted workspace as its value. An empty value means that no
 	// workspace was granted, and the PEP removes the header. Both name and value are empty if the API is unknown.
 	WorkspaceHeader HeaderValue
-	// UpstreamHeaders are all headers that a policy of any API may set, with the values that this policy set. The PEP removes
-	// a header with an empty value.
+	// UpstreamHeaders are the upstream_headers of all APIs, with the values that the policy of the request's API has set. The PEP
+	// removes a header with an empty value.
 	UpstreamHeaders []HeaderValue
 	// Status (an HTTP status) and Message are set for a denial that the API declares. For every other answer, Status is 0 and
 	// Message is empty.
@@ -203,8 +203,8 @@ type HeaderValue struct{ Name, Value string }
 // idLength is the length of an Answer's ID: 26 characters of five bits each.
 const idLength = 26
 
-// NewID returns an ID for an Answer. An ID must be unique, but is not a secret. So math/rand/v2 is good enough. It needs no system
-// call for each ID.
+// NewID returns an ID for an Answer. An ID must be unique, but is not a secret. So math/rand/v2 is good enough. This package needs
+// no system call for each ID.
 func NewID() string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" // base32, RFC 4648
 	var id [idLength]byte

@@ -37,7 +37,7 @@ var (
 	reasonForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 )
 
-// extensibleCodes maps each built-in code for which an API may declare reasons to its HTTP status.
+// extensibleCodes contains the built-in codes for which an API may declare reasons. The value is the HTTP status of the code.
 var extensibleCodes = map[Code]int{CodeUnauthorized: 401, CodeForbidden: 403, CodeWorkspaceAccessDenied: 403}
 
 // Complete returns the denial with its defaults, and validates it as [API.Complete] does.
@@ -54,7 +54,7 @@ func (d DeclaredDenial) Complete() (DeclaredDenial, error) {
 	case !reasonForm.MatchString(string(d.Reason)):
 		return d, fmt.Errorf("reason: %q is not valid: write 1 to 64 characters of a-z, 0-9 and _, starting with a letter", d.Reason)
 	case codeOf[d.Reason] != "":
-		return d, fmt.Errorf("reason: %s is built in, under the code %s; choose another one", d.Reason, codeOf[d.Reason])
+		return d, fmt.Errorf("reason: %s is built in, under the code %s; choose another reason", d.Reason, codeOf[d.Reason])
 	case builtIn && d.Status != status:
 		return d, fmt.Errorf("status: the status of %s is always %d; remove this setting", d.Code, status)
 	case d.Status < 400 || d.Status > 499:

@@ -39,11 +39,11 @@ func TestInvalidDenialIsRefused(t *testing.T) {
 		"no message":                         {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = "" })}, `denials[0].message: write one line`},
 		"a message of two lines":             {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = "a\nb" })}, `denials[0].message: `},
 		"a message that is not UTF-8":        {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = "a\xff" })}, `denials[0].message: `},
-		"a long message":                     {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = strings.Repeat("a", 513) })}, `denials[0].message: `},
-		"part of a second":                   {[]authz.DeclaredDenial{payment, change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = 1500 * time.Millisecond })}, `denials[1].retry_after: 1.5s is not`},
-		"a negative time":                    {[]authz.DeclaredDenial{change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = -time.Second })}, `denials[0].retry_after: -1s`},
-		"more than a day":                    {[]authz.DeclaredDenial{change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = 25 * time.Hour })}, `denials[0].retry_after: 25h0m0s`},
-		"a pair twice":                       {[]authz.DeclaredDenial{payment, limited, payment}, `denials[2].reason: plan_too_small is declared twice under the code PAYMENT_REQUIRED`},
+		"a message of 513 bytes":             {[]authz.DeclaredDenial{change(payment, func(d *authz.DeclaredDenial) { d.Message = strings.Repeat("a", 513) })}, `denials[0].message: `},
+		"a retry time of 1.5 seconds":        {[]authz.DeclaredDenial{payment, change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = 1500 * time.Millisecond })}, `denials[1].retry_after: 1.5s is not`},
+		"a negative retry time":              {[]authz.DeclaredDenial{change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = -time.Second })}, `denials[0].retry_after: -1s`},
+		"a retry time above a day":           {[]authz.DeclaredDenial{change(limited, func(d *authz.DeclaredDenial) { d.RetryAfter = 25 * time.Hour })}, `denials[0].retry_after: 25h0m0s`},
+		"the same code and reason twice":     {[]authz.DeclaredDenial{payment, limited, payment}, `denials[2].reason: plan_too_small is declared twice under the code PAYMENT_REQUIRED`},
 		"two statuses for one code":          {[]authz.DeclaredDenial{payment, change(payment, func(d *authz.DeclaredDenial) { d.Reason, d.Status = "unpaid", 403 })}, `denials[1].status: PAYMENT_REQUIRED has the status 402 above`},
 	} {
 		api := config().APIs["velocity"]
@@ -98,35 +98,35 @@ func TestDeclaredAnswers(t *testing.T) {
 			authz.Answer{Status: 429, Message: limited.Message, Decision: authz.Decision{RetryAfter: 30}}},
 		"the policy's retry time": {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86400}, "",
 			authz.Answer{Status: 429, Message: limited.Message, Decision: authz.Decision{RetryAfter: 86400}}},
-		"more than a day":            {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86401}, "retry_after is 86401", authz.Answer{}},
-		"a negative time":            {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: -1}, "retry_after is -1", authz.Answer{}},
-		"a built-in's retry time":    {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute, RetryAfter: 1}, "is built in and has no retry_after", authz.Answer{}},
-		"a retry time of an allow":   {authz.Decision{Allow: true, RetryAfter: 1}, "retry_after 1", authz.Answer{}},
-		"the reason of another code": {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "quota"}, `"PAYMENT_REQUIRED" and the reason "quota"`, authz.Answer{}},
-		"an undeclared code":         {authz.Decision{Code: "TEAPOT", Reason: "tea"}, `"TEAPOT"`, authz.Answer{}},
-		"an invalid scope in any_of": {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, AnyOf: []string{"a", "b c"}}, `"b c", which is not a valid scope`, authz.Answer{}},
-		"a header of a denial":       {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", Headers: map[string]string{"x-plan": "pro"}}, "has headers", authz.Answer{}},
-		"headers":                    {allow(map[string]string{"x-plan": "größe"}), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan", Value: "größe"}, {Name: "x-region"}}}},
-		"no headers":                 {allow(nil), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan"}, {Name: "x-region"}}}},
-		"an undeclared header":       {allow(map[string]string{"x-role": "secret"}), `header "x-role"`, authz.Answer{}},
-		"a header in capitals":       {allow(map[string]string{"X-Plan": "secret"}), `header "X-Plan"`, authz.Answer{}},
-		"a line break":               {allow(map[string]string{"x-plan": "secret\r\nx-role: admin"}), "its value for x-plan", authz.Answer{}},
-		"a value that is not UTF-8":  {allow(map[string]string{"x-plan": "secret\xff"}), "its value for x-plan", authz.Answer{}},
-		"a NUL":                      {allow(map[string]string{"x-plan": "secret\x00"}), "its value for x-plan", authz.Answer{}},
-		"a denial of another API":    {authz.Decision{Code: "RATE_LIMITED", Reason: "burst"}, `"burst"`, authz.Answer{}},
+		"a retry time above a day":          {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86401}, "retry_after is 86401", authz.Answer{}},
+		"a negative retry time":             {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: -1}, "retry_after is -1", authz.Answer{}},
+		"a retry time of a built-in reason": {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute, RetryAfter: 1}, "is built in and has no retry_after", authz.Answer{}},
+		"a retry time of an allow":          {authz.Decision{Allow: true, RetryAfter: 1}, "retry_after 1", authz.Answer{}},
+		"the reason of another code":        {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "quota"}, `"PAYMENT_REQUIRED" and the reason "quota"`, authz.Answer{}},
+		"an undeclared code":                {authz.Decision{Code: "TEAPOT", Reason: "tea"}, `"TEAPOT"`, authz.Answer{}},
+		"an invalid scope in any_of":        {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, AnyOf: []string{"a", "b c"}}, `"b c", which is not a valid scope`, authz.Answer{}},
+		"a header of a denial":              {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", Headers: map[string]string{"x-plan": "pro"}}, "has headers", authz.Answer{}},
+		"one of two headers":                {allow(map[string]string{"x-plan": "größe"}), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan", Value: "größe"}, {Name: "x-region"}}}},
+		"no headers":                        {allow(nil), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan"}, {Name: "x-region"}}}},
+		"an undeclared header":              {allow(map[string]string{"x-role": "secret"}), `header "x-role"`, authz.Answer{}},
+		"a header in capitals":              {allow(map[string]string{"X-Plan": "secret"}), `header "X-Plan"`, authz.Answer{}},
+		"a line break in a value":           {allow(map[string]string{"x-plan": "secret\r\nx-role: admin"}), "its value for x-plan", authz.Answer{}},
+		"a value that is not UTF-8":         {allow(map[string]string{"x-plan": "secret\xff"}), "its value for x-plan", authz.Answer{}},
+		"a NUL in a value":                  {allow(map[string]string{"x-plan": "secret\x00"}), "its value for x-plan", authz.Answer{}},
+		"a denial of another API":           {authz.Decision{Code: "RATE_LIMITED", Reason: "burst"}, `"burst"`, authz.Answer{}},
 	} {
-		c2 := config()
-		c2.APIs["velaflows"] = velaflows
-		velocity := c2.APIs["velocity"]
+		withDenials := config()
+		withDenials.APIs["velaflows"] = velaflows
+		velocity := withDenials.APIs["velocity"]
 		velocity.Denials = []authz.DeclaredDenial{{Code: "RATE_LIMITED", Reason: "burst", Status: 429, Message: "Slow down."}}
-		c2.APIs["velocity"] = velocity
+		withDenials.APIs["velocity"] = velocity
 		p := &policy{decide: func(in authz.Input) (authz.Decision, error) {
 			if in.Denial != "" {
 				return principalsOnly(in)
 			}
 			return c.decision, nil
 		}}
-		got, err := newAuthorizer(t, c2, &directory{found: acme}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey)))
+		got, err := newAuthorizer(t, withDenials, &directory{found: acme}, p).Check(t.Context(), getRequest("velaflows", "/thing", withAuthorization("Bearer "+validKey)))
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%s: got %v, want %q in it", name, err, c.err)

@@ -3,9 +3,9 @@
 // enforces the answer.
 //
 // An Authorizer needs three adapters: a [Directory] of credentials and workspaces, a [Policy], and [Sessions] if an API accepts
-// session tokens. An [API] configures which requests belong to it and which credentials it accepts. The package does not depend on
+// session tokens. An [API] configures its requests and the credentials that the API accepts. The package does not depend on
 // Envoy, Postgres or Rego: the packages for Envoy, Postgres and Rego are adapters, and import authz.
 //
-// To follow one request, read [Authorizer.Check] from top to bottom. Comments cite the documents of two APIs by their names,
-// velaflows and velocity, with the heading in quotes.
+// To follow one request, read [Authorizer.Check] from top to bottom. Some comments cite a heading of the document velaflows or of
+// the document velocity. Each of these documents describes an API for which keywicket has policies.
 package authz

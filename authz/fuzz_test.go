@@ -14,7 +14,7 @@ import (
 // Each fuzz target tests one rule. This file implements each rule a second time. The target compares the results of both
 // implementations.
 
-// headerValues returns no, one, two or three values of one header. The third value equals the first.
+// headerValues returns 0 to 3 values of one header. The third value equals the first.
 func headerValues(count uint8, first, second string) []string {
 	return [][]string{nil, {first}, {first, second}, {first, second, first}}[count%4]
 }
@@ -43,9 +43,9 @@ func presentedToken(api string, values []string) (token string, canBeValid bool)
 	return m[1], false
 }
 
-// FuzzAuthorizationHeader checks that all header values lead to an answer, and none to a panic. A credential is looked up, by its
-// digest, if and only if it can be valid. A request without such a credential is denied. No error, answer or policy input contains
-// the credential, even if the directory fails.
+// FuzzAuthorizationHeader sends any values of the Authorization header. Check must return an answer and must not panic. Check
+// looks up a credential, by its digest, if and only if the credential can be valid. A request without such a credential is denied.
+// No error, answer or policy input contains the credential, even if the directory fails.
 func FuzzAuthorizationHeader(f *testing.F) {
 	for _, values := range [][]string{
 		{"Bearer " + validKey}, {"bEaReR   " + validKey}, {"Bearer vel_aaaaaaaaaaaaaaaa"}, {"Bearer vel_u_aaaaaaaaaaaaaaaa"},
@@ -80,7 +80,7 @@ func FuzzAuthorizationHeader(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := get(api, "/thing", map[string][]string{"authorization": values})
+		r := getRequest(api, "/thing", map[string][]string{"authorization": values})
 		if values == nil {
 			r.Header = nil
 		}
@@ -122,7 +122,7 @@ func matchesAlphabet(s string, minLength, maxLength int, extra string) bool {
 
 // FuzzWorkspaceHeader checks when a workspace is granted. The credential must have a workspace. The header must be absent and not
 // required, or have one value that equals the workspace's id or slug (the API's configuration says which). A workspace that is not
-// granted appears in no answer. Only a value of the right form is looked up.
+// granted appears in no answer. Check looks up only a value of the right form.
 func FuzzWorkspaceHeader(f *testing.F) {
 	for _, v := range []string{
 		acmeID, "acme", "", strings.ToUpper(acmeID), acmeID[1:], acmeID + "0", acmeID + "\n", acmeID + "," + acmeID, " " + acmeID,
@@ -156,7 +156,7 @@ func FuzzWorkspaceHeader(f *testing.F) {
 		if values != nil {
 			header["x-workspace"] = values
 		}
-		answer, err := a.Check(context.Background(), get("x", "/thing", header))
+		answer, err := a.Check(context.Background(), getRequest("x", "/thing", header))
 		if err != nil || len(d.lookups) != 1 {
 			t.Fatalf("%q: %v, %d look-ups", values, err, len(d.lookups))
 		}

@@ -67,7 +67,7 @@ func TestHostSelectsTheAPI(t *testing.T) {
 		{c, "other", "velocity.test", ""},
 	} {
 		a := newAuthorizer(t, x.config, &directory{}, &policy{decide: principalsOnly})
-		r := get(x.api, "/thing", nil)
+		r := getRequest(x.api, "/thing", nil)
 		r.Host = x.host
 		answer, err := a.Check(t.Context(), r)
 		if answer.API != x.want || (err == nil) != (x.want != "") || x.want == "" && answer.Code != authz.CodeUnavailable {
@@ -76,7 +76,7 @@ func TestHostSelectsTheAPI(t *testing.T) {
 	}
 	// If another API has hosts, an API without hosts is selected only by Envoy's configuration.
 	oneAPIHasHosts := newAuthorizer(t, withHosts([]string{"velaflows.test"}, nil), &directory{}, &policy{decide: principalsOnly})
-	if answer, err := oneAPIHasHosts.Check(t.Context(), get("velocity", "/thing", nil)); err != nil || answer.API != "velocity" {
+	if answer, err := oneAPIHasHosts.Check(t.Context(), getRequest("velocity", "/thing", nil)); err != nil || answer.API != "velocity" {
 		t.Errorf("%+v, %v", answer, err)
 	}
 }
@@ -84,10 +84,10 @@ func TestHostSelectsTheAPI(t *testing.T) {
 // If a request selects no API, the error contains the settings that select an API.
 func TestErrorNamesTheSettingsThatSelectAnAPI(t *testing.T) {
 	for want, c := range map[string]authz.Config{
-		"set default_api to one of velaflows, velocity, or set apis.NAME.hosts":   config(),
-		`for the host "api.example", which no API has: add it to apis.NAME.hosts`: withHosts([]string{"velaflows.test"}, nil),
+		"set default_api to one of velaflows, velocity, or set apis.NAME.hosts":              config(),
+		`no API has the host "api.example" of the request: add this host to apis.NAME.hosts`: withHosts([]string{"velaflows.test"}, nil),
 	} {
-		_, err := newAuthorizer(t, c, &directory{}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", nil))
+		_, err := newAuthorizer(t, c, &directory{}, &policy{decide: principalsOnly}).Check(t.Context(), getRequest("", "/thing", nil))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, not %q", err, want)
 		}
@@ -96,18 +96,18 @@ func TestErrorNamesTheSettingsThatSelectAnAPI(t *testing.T) {
 
 func TestInvalidHostsAreRefused(t *testing.T) {
 	for want, hosts := range map[string][]string{
-		`apis.velaflows.hosts: "" is not a host`:                      {""},
-		`apis.velaflows.hosts: "https://a.test" is not a host`:        {"https://a.test"},
-		`apis.velaflows.hosts: "a.test/x" is not a host`:              {"a.test/x"},
-		`apis.velaflows.hosts: "a.test:80" is not a host without a`:   {"a.test:80"},
-		`apis.velaflows.hosts: "a.test." is not a host`:               {"a.test."},
-		`apis.velaflows.hosts: "*" is not a host`:                     {"*"},
-		`apis.velaflows.hosts: "a.*.test" is not a host`:              {"a.*.test"},
-		`apis.velaflows.hosts: "a test" is not a host`:                {"a test"},
-		`apis.velocity.hosts: "a.test" is also a host of velaflows`:   {"a.test"},
-		`apis.velocity.hosts: "*.a.test" is also a host of velaflows`: {"*.a.test"},
-		`apis.velocity.hosts: "b.a.test" is also a host of velaflows`: {"B.a.test"},
-		`apis.velaflows.hosts: "a.test" is also a host of velaflows`:  {"c.test", "a.test", "a.test"},
+		`apis.velaflows.hosts: "" is not valid`:                                  {""},
+		`apis.velaflows.hosts: "https://a.test" is not valid`:                    {"https://a.test"},
+		`apis.velaflows.hosts: "a.test/x" is not valid`:                          {"a.test/x"},
+		`apis.velaflows.hosts: "a.test:80" is not valid: write a host without a`: {"a.test:80"},
+		`apis.velaflows.hosts: "a.test." is not valid`:                           {"a.test."},
+		`apis.velaflows.hosts: "*" is not valid`:                                 {"*"},
+		`apis.velaflows.hosts: "a.*.test" is not valid`:                          {"a.*.test"},
+		`apis.velaflows.hosts: "a test" is not valid`:                            {"a test"},
+		`apis.velocity.hosts: "a.test" is also a host of velaflows`:              {"a.test"},
+		`apis.velocity.hosts: "*.a.test" is also a host of velaflows`:            {"*.a.test"},
+		`apis.velocity.hosts: "b.a.test" is also a host of velaflows`:            {"B.a.test"},
+		`apis.velaflows.hosts: "a.test" is also a host of velaflows`:             {"c.test", "a.test", "a.test"},
 	} {
 		c := withHosts(hosts, []string{"a.test", "*.a.test", "b.a.test"})
 		if _, err := authz.New(c, &directory{}, &policy{}); err == nil || !strings.Contains(err.Error(), want) {

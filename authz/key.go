@@ -7,7 +7,7 @@ import (
 
 const (
 	maxVisible   = 8                        // maximum number of characters of a key's body that may be shown
-	minRandom    = 32                       // base62 characters: 190.5 bits
+	minRandom    = 32                       // minimum number of random base62 characters: 190.5 bits
 	checksumSize = 6                        // base62 characters, enough for a CRC-32
 	minBody      = minRandom + checksumSize // minimum length of the body (the part after the prefix) of a key that keywicket creates
 	base62       = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

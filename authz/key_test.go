@@ -107,7 +107,7 @@ func TestAcceptsKeysThatACheckLooksUp(t *testing.T) {
 	} {
 		d := &directory{found: acme}
 		a := newAuthorizer(t, config(), d, &policy{decide: principalsOnly})
-		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+text))); err != nil {
+		if _, err := a.Check(t.Context(), getRequest("velaflows", "/thing", withAuthorization("Bearer "+text))); err != nil {
 			t.Fatal(err)
 		}
 		if got, want := f.Accepts(authz.Secret(text)), len(d.lookups) == 1; got != want {

@@ -14,11 +14,11 @@ const (
 	KindSession        Kind = "session"         // Velocity: the JWT of a Supabase session
 )
 
-// OfUser reports whether credentials of this kind belong to a user. All others belong to a workspace.
+// OfUser reports whether credentials of this kind belong to a user. Credentials of all other kinds belong to a workspace.
 func (k Kind) OfUser() bool { return k == KindPersonalKey || k == KindOAuthToken || k == KindSession }
 
-// ofKey reports whether credentials of this kind are keys. A key has a prefix that identifies its kind.
-func (k Kind) ofKey() bool {
+// isKey reports whether credentials of this kind are keys. A key has a prefix that identifies its kind.
+func (k Kind) isKey() bool {
 	return k == KindWorkspaceToken || k == KindWorkspaceKey || k == KindPersonalKey || k == KindOAuthToken
 }
 
@@ -69,14 +69,14 @@ type LookupResult struct {
 	// and the other fields except Cache are not set.
 	Denial    Reason
 	Principal Principal
-	// Workspace depends on the owner of the credential. For a workspace's credential, it is the workspace that owns the credential,
-	// even if the request names another workspace. For a user's credential, it is the workspace that the request names. It is zero
-	// if the request names no workspace, or if the user is not a member. Exception: if the request names no workspace, and an app's
-	// access token is granted exactly one workspace, it is this workspace.
+	// Workspace depends on the owner of the credential. A workspace's credential has the workspace that owns the credential, even if
+	// the request names another workspace. A user's credential has the workspace that the request names, or none if the user is not
+	// a member. If the request names no workspace, Workspace is zero. Exception: an app's access token that is granted exactly one
+	// workspace then has this workspace.
 	Workspace Membership
 	// MFAEnrolled means that the user of a session has enrolled a second factor.
 	MFAEnrolled bool
-	// Cache is the source of the result. It may be empty.
+	// Cache is the source of the result; empty: unknown.
 	Cache CacheResult
 }
 

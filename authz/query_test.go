@@ -48,7 +48,7 @@ func TestQueryThatParsersReadDifferently(t *testing.T) {
 			if query != "" {
 				target += "?" + query
 			}
-			if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), get("velaflows", target, withAuthorization("Bearer "+validKey))); err != nil {
+			if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), getRequest("velaflows", target, withAuthorization("Bearer "+validKey))); err != nil {
 				t.Fatal(err)
 			}
 			for _, in := range p.inputs { // the decisions without and with the credential

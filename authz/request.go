@@ -8,10 +8,10 @@ import (
 // AuthorizationHeader is the only header that contains a credential for a check (RFC 6750, section 2.1). A credential in a query or
 // a body is ignored.
 //
-// A second credential header needs more than a change of API.credential:
-//   - secretHeaders (authorizer.go), so that no policy reads it and no API uses it as its workspace header;
-//   - reservedHeaders (upstream_headers.go), so that no policy sets it; this list contains secretHeaders;
-//   - appendAllowed (envoy/response.go), which removes the credential from an allowed request.
+// To support a second credential header, change API.credential and the following:
+//   - secretHeaders (authorizer.go), so that no policy reads the header and no API uses it as a workspace header;
+//   - reservedHeaders (upstream_headers.go), so that no policy sets the header; this list already contains secretHeaders;
+//   - appendAllowed (envoy/response.go), so that the upstream does not receive the credential.
 const AuthorizationHeader = "authorization"
 
 // Request is the request of a client, as the PEP (policy enforcement point, such as Envoy) reports it.
@@ -74,7 +74,7 @@ type Input struct {
 	Source    Source
 }
 
-// Segments returns the decoded segments of the path. It returns none if servers may read the path differently. A segment contains
+// Segments returns the decoded segments of the path. If servers may read the path differently, it returns nil. A segment contains
 // no slash.
 func (in Input) Segments() []string {
 	if in.Path == "" {

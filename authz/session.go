@@ -12,8 +12,8 @@ import (
 
 // Sessions verifies session JWTs.
 type Sessions interface {
-	// Verify returns the session of a token from the API's issuer. For an invalid token it returns a result with a denial, not an
-	// error. An error means that the token cannot be verified now. Verify does not check whether the session was revoked, and
+	// Verify returns the session of a token from the API's issuer. For an invalid token, Verify returns a result with a denial, not
+	// an error. An error means that the token cannot be verified now. Verify does not check whether the session was revoked, and
 	// returns no data of the user. The directory contains the revocations and the users.
 	Verify(ctx context.Context, api string, token Secret) (VerifiedSession, error)
 }
@@ -21,8 +21,8 @@ type Sessions interface {
 // VerifiedSession is the result of verifying a session's token.
 type VerifiedSession struct {
 	Session Session // zero if Denial is set
-	// AAL is the authenticator assurance level in Supabase's terms: aal1 after one factor, aal2 after two. Empty: the token does
-	// not contain it.
+	// AAL is the authenticator assurance level in Supabase's terms: aal1 after one factor, aal2 after two. Empty: the token has no
+	// assurance level.
 	AAL string
 	// Denial is ReasonMalformed, ReasonExpired, ReasonUnknown, ReasonUnsupportedAlgorithm or ReasonAppToken; empty for a valid
 	// token.
@@ -84,8 +84,8 @@ type SessionFormat struct {
 // enabled reports whether the API accepts sessions.
 func (f SessionFormat) enabled() bool { return f.Issuer != "" }
 
-// SecondFactorMissing reports whether a session with the level aal needs a second factor and does not have it. The parameter
-// enrolled means that the user has enrolled a second factor.
+// SecondFactorMissing reports whether a session lacks a second factor that the API requires. The parameter aal is the session's
+// assurance level. The parameter enrolled means that the user has enrolled a second factor.
 func (f SessionFormat) SecondFactorMissing(aal string, enrolled bool) bool {
 	if aal == AAL2 || aal == "aal3" {
 		return false
@@ -125,7 +125,7 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 		return f, errors.New("jwks_url: tokens cannot be verified without a key; set jwks_url or hs256_secret")
 	case f.HS256Secret != "" && len(f.HS256Secret) < minSecret:
 		return f, fmt.Errorf("hs256_secret: a secret of less than %d bytes can be guessed; use a longer secret", minSecret)
-	case f.HS256Secret != "" && !isSecret(f.HS256Secret.Reveal()):
+	case f.HS256Secret != "" && !canBeSharedSecret(f.HS256Secret.Reveal()):
 		return f, errors.New("hs256_secret: the value is a PEM or JSON key, or starts or ends with white space; set the shared secret")
 	case f.JWKSURL != "" && !validHTTPURL(f.JWKSURL):
 		return f, errors.New("jwks_url: not an http or https URL, such as https://PROJECT.supabase.co/auth/v1/.well-known/jwks.json")
@@ -150,8 +150,8 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	return f, nil
 }
 
-// isSecret reports whether s can be a shared secret. A key in PEM or JSON cannot be one, because such a key may be public.
-func isSecret(s string) bool {
+// canBeSharedSecret reports whether s can be a shared secret. A key in PEM or JSON is not accepted, because such a key may be public.
+func canBeSharedSecret(s string) bool {
 	return strings.TrimSpace(s) == s && !strings.HasPrefix(s, "-----BEGIN") && !strings.HasPrefix(s, "{")
 }
 

@@ -49,17 +49,17 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 		lookups   int
 		wantError bool
 	}{
-		"valid":                {sessions: sessions{session: adasSession}, directory: directory{found: found}, lookups: 1},
-		"forged":               {sessions: sessions{denial: authz.ReasonUnknown}, directory: directory{found: found}, want: authz.ReasonUnknown},
-		"expired":              {sessions: sessions{denial: authz.ReasonExpired}, directory: directory{found: found}, want: authz.ReasonExpired},
-		"revoked":              {sessions: sessions{session: adasSession}, directory: directory{found: authz.LookupResult{Denial: authz.ReasonRevoked}}, want: authz.ReasonRevoked, lookups: 1},
-		"no public key":        {sessions: sessions{session: adasSession, err: errors.New("down")}, directory: directory{found: found}, want: authz.ReasonUnavailable, wantError: true},
-		"the database is down": {sessions: sessions{session: adasSession}, directory: directory{found: found, err: errors.New("down")}, want: authz.ReasonUnavailable, lookups: 1, wantError: true},
+		"valid":                   {sessions: sessions{session: adasSession}, directory: directory{found: found}, lookups: 1},
+		"forged":                  {sessions: sessions{denial: authz.ReasonUnknown}, directory: directory{found: found}, want: authz.ReasonUnknown},
+		"expired":                 {sessions: sessions{denial: authz.ReasonExpired}, directory: directory{found: found}, want: authz.ReasonExpired},
+		"revoked":                 {sessions: sessions{session: adasSession}, directory: directory{found: authz.LookupResult{Denial: authz.ReasonRevoked}}, want: authz.ReasonRevoked, lookups: 1},
+		"no keys from the issuer": {sessions: sessions{session: adasSession, err: errors.New("down")}, directory: directory{found: found}, want: authz.ReasonUnavailable, wantError: true},
+		"the database is down":    {sessions: sessions{session: adasSession}, directory: directory{found: found, err: errors.New("down")}, want: authz.ReasonUnavailable, lookups: 1, wantError: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := &policy{decide: principalsOnly}
 			a := newAuthorizer(t, configWithSessions(&c.sessions), &c.directory, p)
-			answer, err := a.Check(t.Context(), get("velocity", "/thing", map[string][]string{
+			answer, err := a.Check(t.Context(), getRequest("velocity", "/thing", map[string][]string{
 				"authorization": {"Bearer " + sessionJWT}, "x-workspace-slug": {"acme"}}))
 			if answer.Reason != c.want || answer.Allow != (c.want == "") || (err != nil) != c.wantError || len(c.directory.lookups) != c.lookups {
 				t.Fatalf("%+v, %v, %d look-ups", answer, err, len(c.directory.lookups))
@@ -97,7 +97,7 @@ func TestSessionTokenIsRecognised(t *testing.T) {
 	} {
 		s, d := &sessions{session: authz.Session{ID: "s"}}, &directory{found: acme}
 		answer, err := newAuthorizer(t, configWithSessions(s), d, &policy{decide: principalsOnly}).Check(t.Context(),
-			get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + token}}))
+			getRequest("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + token}}))
 		if want == "a key" {
 			if err != nil || len(s.calls) != 0 || len(d.lookups) != 1 || d.lookups[0].Digest != authz.Secret(token).Digest() {
 				t.Errorf("%s: %+v, %v", token, d.lookups, err)
@@ -110,7 +110,7 @@ func TestSessionTokenIsRecognised(t *testing.T) {
 	}
 	s := &sessions{}
 	answer, err := newAuthorizer(t, configWithSessions(s), &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(),
-		get("velaflows", "/thing", withAuthorization("Bearer "+sessionJWT)))
+		getRequest("velaflows", "/thing", withAuthorization("Bearer "+sessionJWT)))
 	if err != nil || answer.Reason != authz.ReasonUnknown || len(s.calls) != 0 {
 		t.Errorf("an API that accepts no sessions: %s, %v", answer.Reason, err)
 	}
@@ -152,7 +152,7 @@ func TestSecondFactor(t *testing.T) {
 		velocity := config.APIs["velocity"]
 		velocity.Session.RequireAAL2 = c.require
 		config.APIs["velocity"] = velocity
-		answer, err := newAuthorizer(t, config, d, p).Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + sessionJWT}}))
+		answer, err := newAuthorizer(t, config, d, p).Check(t.Context(), getRequest("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + sessionJWT}}))
 		if err != nil || answer.Allow == c.denied || c.denied && (answer.Reason != authz.ReasonSecondFactorRequired || answer.Principal != nil) {
 			t.Errorf("%+v: %+v, %v", c, answer, err)
 		}
@@ -179,7 +179,7 @@ func TestSecondFactor(t *testing.T) {
 func TestDenialDetailIsKept(t *testing.T) {
 	s := &sessions{denial: authz.ReasonUnsupportedAlgorithm, detail: "HS512"}
 	answer, err := newAuthorizer(t, configWithSessions(s), &directory{}, &policy{decide: principalsOnly}).
-		Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + sessionJWT}}))
+		Check(t.Context(), getRequest("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + sessionJWT}}))
 	if err != nil || answer.Reason != authz.ReasonUnsupportedAlgorithm || answer.Detail != "HS512" {
 		t.Errorf("%+v, %v", answer, err)
 	}

@@ -11,8 +11,8 @@ import (
 type Connection struct {
 	// Address is the client's IP address that the PEP trusts.
 	Address string
-	// Principal is the name in the client's certificate, which the PEP has verified. It is the first URI, or without a URI the
-	// first DNS name, or without a DNS name the subject.
+	// Principal is the name in the client's certificate, which the PEP has verified. The name is
+	// the first URI. Without a URI, it is the first DNS name. Without both, it is the subject.
 	Principal string
 	// Certificate is the client's certificate in PEM, URL-encoded.
 	Certificate string
@@ -22,7 +22,7 @@ type Connection struct {
 type Source struct {
 	Address     string                  // an IPv4 or IPv6 address in its shortest form; empty: unknown
 	Principal   string                  // as in Connection
-	Certificate *clientcert.Certificate // nil: there is none, or the policy does not read it
+	Certificate *clientcert.Certificate // nil: no certificate, or the policy does not read certificates
 }
 
 // clientAddress returns an address in its canonical form. For an IPv4 client, it returns the IPv4 address even if the PEP listens

@@ -44,11 +44,11 @@ func TestInputHasTheSource(t *testing.T) {
 		URIs: []string{"spiffe://acme.example/billing"}, DNSNames: []string{"billing.acme.example"}, Subject: "CN=billing,O=Acme",
 	}
 	for name, c := range map[string]struct {
-		connection authz.Connection
-		parse      bool // the policy reads the certificate
-		want       authz.Source
+		connection        authz.Connection
+		readsCertificates bool // the policy reads certificates
+		want              authz.Source
 	}{
-		"nothing":                                 {authz.Connection{}, true, authz.Source{}},
+		"no data":                                 {authz.Connection{}, true, authz.Source{}},
 		"IPv4":                                    {authz.Connection{Address: "203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
 		"IPv6, not shortened":                     {authz.Connection{Address: "2001:DB8:0:0:0:0:0:1"}, false, authz.Source{Address: "2001:db8::1"}},
 		"IPv4 to an IPv6 listener":                {authz.Connection{Address: "::ffff:203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
@@ -60,8 +60,8 @@ func TestInputHasTheSource(t *testing.T) {
 		"a certificate that is not read":          {authz.Connection{Certificate: encoded}, false, authz.Source{}},
 		"an invalid certificate that is not read": {authz.Connection{Certificate: "%zz"}, false, authz.Source{}},
 	} {
-		p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Source: true, Certificate: c.parse}}
-		r := get("velaflows", "/thing", withAuthorization("Bearer "+validKey))
+		p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Source: true, Certificate: c.readsCertificates}}
+		r := getRequest("velaflows", "/thing", withAuthorization("Bearer "+validKey))
 		r.Source = c.connection
 		if answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil || !answer.Allow {
 			t.Errorf("%s: got %+v, %v", name, answer, err)
@@ -80,12 +80,12 @@ func TestUnreadableCertificateIsAnError(t *testing.T) {
 	privateKey := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret")})))
 	notACertificate := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("secret")})))
 	for name, encoded := range map[string]string{
-		"no URL-encoding": "%zz", "no PEM": "secret", "another PEM type": privateKey, "no certificate": notACertificate, "two": valid + valid, "truncated": valid[:len(valid)/2],
+		"an invalid URL escape": "%zz", "text that is not PEM": "secret", "another PEM type": privateKey, "other bytes in PEM": notACertificate, "two certificates": valid + valid, "truncated": valid[:len(valid)/2],
 	} {
 		p := &policy{needs: authz.PolicyNeeds{Certificate: true}, decide: func(authz.Input) (authz.Decision, error) {
 			return authz.Decision{Allow: true}, nil
 		}}
-		r := get("velaflows", "/thing", nil)
+		r := getRequest("velaflows", "/thing", nil)
 		r.Source.Certificate = encoded
 		answer, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), r)
 		if err == nil || answer.Allow || answer.Code != authz.CodeUnavailable || strings.Contains(err.Error(), "secret") || len(p.inputs) > 0 {
@@ -101,7 +101,7 @@ func TestClockIsReadOncePerCheck(t *testing.T) {
 	p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Time: true}}
 	a := newAuthorizer(t, c, &directory{found: acme}, p)
 	for range 2 {
-		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey))); err != nil {
+		if _, err := a.Check(t.Context(), getRequest("velaflows", "/thing", withAuthorization("Bearer "+validKey))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -109,31 +109,31 @@ func TestClockIsReadOncePerCheck(t *testing.T) {
 		t.Errorf("%d evaluations, at %v and %v", n, p.inputs[0].Time, p.inputs[1].Time)
 	}
 	p = &policy{needs: authz.PolicyNeeds{Time: true}, decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{}, errors.New("no") }}
-	if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), get("velaflows", "/", nil)); err == nil || time.Since(p.inputs[0].Time) > time.Minute {
+	if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), getRequest("velaflows", "/", nil)); err == nil || time.Since(p.inputs[0].Time) > time.Minute {
 		t.Errorf("the default clock returned %v", p.inputs[0].Time)
 	}
 }
 
-// The raw query is available as it was sent, even if parsers would read it differently.
+// The policy gets the raw query unchanged, even if parsers would read this query differently.
 func TestRawQuery(t *testing.T) {
 	for path, want := range map[string]string{
 		"/thing": "", "/thing?": "", "/thing?a=1": "a=1", "/thing?a=%zz;b#c": "a=%zz;b#c", "/thing?a=1?b=2": "a=1?b=2", "/thing%3Fa=1": "",
 	} {
 		p := &policy{decide: principalsOnly}
-		if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), get("velaflows", path, nil)); err != nil {
+		if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), getRequest("velaflows", path, nil)); err != nil {
 			t.Fatal(err)
 		}
 		if got := p.inputs[0].RawQuery; got != want {
 			t.Errorf("%s: %q", path, got)
 		}
 		if got := p.inputs[0].Segments(); strings.Contains(path, "#") && got == nil {
-			t.Errorf("%s: the policy does not read the parsed query, but got no segments", path)
+			t.Errorf("%s: the path has no segments, although the policy does not read the parsed query", path)
 		}
 	}
 }
 
-// FuzzCertificate checks that every text in place of a certificate leads to an answer, and none to a panic. Text that is not a
-// certificate never leads to an allow, and no error contains the text.
+// FuzzCertificate sends any text in place of a certificate. Check must return an answer or an error, and must not panic. Text that
+// is not a certificate never leads to an allow, and no error contains the text.
 func FuzzCertificate(f *testing.F) {
 	valid := clientCertificate(f)
 	for _, seed := range []string{"", valid, valid[:40], "%zz", "x", valid + valid, strings.ReplaceAll(valid, "-----", "")} {
@@ -141,7 +141,7 @@ func FuzzCertificate(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, encoded string) {
 		p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Certificate: true}}
-		r := get("velaflows", "/thing", withAuthorization("Bearer "+validKey))
+		r := getRequest("velaflows", "/thing", withAuthorization("Bearer "+validKey))
 		r.Source.Certificate = encoded
 		answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r)
 		if err != nil && (answer.Allow || len(encoded) > 40 && strings.Contains(err.Error(), encoded)) {

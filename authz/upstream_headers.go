@@ -33,7 +33,7 @@ func (a API) checkUpstreamHeaders() error {
 		case !upstreamForm.MatchString(name):
 			err = errors.New("is not valid: write 1 to 64 characters of a-z, 0-9 and -, starting with a letter")
 		case name == a.Workspace.Header:
-			err = errors.New("is the API's workspace header, which the sidecar sets itself")
+			err = errors.New("is the API's workspace header, and only the sidecar sets this header")
 		case slices.Contains(reservedHeaders, name), slices.ContainsFunc(reservedPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):
 			err = errors.New("is a header that no policy may set")
 		case slices.Contains(a.UpstreamHeaders[:i], name):

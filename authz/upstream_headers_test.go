@@ -36,7 +36,7 @@ func TestHeaderOfAnotherAPIIsRemoved(t *testing.T) {
 	velocity.UpstreamHeaders = []string{"x-plan"}
 	c.APIs["velocity"] = velocity
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, nil }}
-	got, err := newAuthorizer(t, c, &directory{}, p).Check(t.Context(), get("velaflows", "/", nil))
+	got, err := newAuthorizer(t, c, &directory{}, p).Check(t.Context(), getRequest("velaflows", "/", nil))
 	if err != nil || !slices.Equal(got.UpstreamHeaders, []authz.HeaderValue{{Name: "x-plan"}}) {
 		t.Errorf("got %+v, %v", got.UpstreamHeaders, err)
 	}
@@ -56,7 +56,7 @@ func TestPublicRouteHasUpstreamHeaders(t *testing.T) {
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) {
 		return authz.Decision{Allow: true, Headers: map[string]string{"x-plan": "none"}}, nil
 	}}
-	got, err := newAuthorizer(t, c, &directory{}, p).Check(t.Context(), get("velocity", "/", nil))
+	got, err := newAuthorizer(t, c, &directory{}, p).Check(t.Context(), getRequest("velocity", "/", nil))
 	if err != nil || !got.Public || !slices.Equal(got.UpstreamHeaders, []authz.HeaderValue{{Name: "x-plan", Value: "none"}}) {
 		t.Errorf("got %+v, %v", got, err)
 	}

@@ -8,7 +8,7 @@ type WorkspaceRef struct{ ID, Slug string }
 type Workspace struct {
 	// Requested means that the request has the workspace header, with any value.
 	Requested bool
-	// Granted means that the principal may act in the workspace, within its scopes and its role.
+	// Granted means that the principal may act in the workspace, within the principal's scopes and role.
 	Granted  bool
 	ID, Slug string
 	Role     string
@@ -62,7 +62,8 @@ func (a *API) requestedWorkspace(header Fields) requestedWorkspace {
 	return r
 }
 
-// reference returns the header's value for the workspace: its id or its slug. The value is empty if the workspace is not granted.
+// reference returns the header's value for the workspace: the workspace's id or slug. The value is empty if the workspace is not
+// granted.
 func (h WorkspaceHeader) reference(w Workspace) string {
 	if h.By == ByID {
 		return w.ID

@@ -13,7 +13,7 @@ func TestWorkspace(t *testing.T) {
 		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`},
 	}
 	noWorkspace := authz.LookupResult{Principal: inAcme.Principal}
-	none, absent := []string(nil), authz.Workspace{}
+	noHeader, notRequested := []string(nil), authz.Workspace{}
 	granted := func(requested bool) authz.Workspace {
 		return authz.Workspace{Requested: requested, Granted: true, ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`}
 	}
@@ -24,27 +24,27 @@ func TestWorkspace(t *testing.T) {
 		header []string
 		want   authz.Workspace
 	}{
-		"required, absent":           {"velaflows", inAcme, none, absent},
-		"required, matches":          {"velaflows", inAcme, []string{acmeID}, granted(true)},
-		"required, another":          {"velaflows", inAcme, []string{"64f1a2b3c4d5e6f7a8b9c0d2"}, notGranted},
-		"required, empty":            {"velaflows", inAcme, []string{""}, notGranted},
-		"required, repeated":         {"velaflows", inAcme, []string{acmeID, acmeID}, notGranted},
-		"required, joined":           {"velaflows", inAcme, []string{acmeID + "," + acmeID}, notGranted},
-		"required, upper case":       {"velaflows", inAcme, []string{strings.ToUpper(acmeID)}, notGranted},
-		"required, too short":        {"velaflows", inAcme, []string{acmeID[1:]}, notGranted},
-		"required, the slug":         {"velaflows", inAcme, []string{"acme"}, notGranted},
-		"required, trailing newline": {"velaflows", inAcme, []string{acmeID + "\n"}, notGranted},
-		"optional, absent":           {"velocity", inAcme, none, granted(false)},
-		"optional, matches":          {"velocity", inAcme, []string{"acme"}, granted(true)},
-		"optional, another":          {"velocity", inAcme, []string{"globex"}, notGranted},
-		"optional, empty":            {"velocity", inAcme, []string{""}, notGranted},
-		"optional, upper case":       {"velocity", inAcme, []string{"Acme"}, notGranted},
-		"optional, twice":            {"velocity", inAcme, []string{"acme", "acme"}, notGranted},
-		"optional, the id":           {"velocity", inAcme, []string{acmeID}, notGranted},
-		"a dash first":               {"velocity", inAcme, []string{"-acme"}, notGranted},
-		"64 characters":              {"velocity", inAcme, []string{strings.Repeat("a", 64)}, notGranted},
-		"no workspace, absent":       {"velocity", noWorkspace, none, absent},
-		"no workspace, requested":    {"velocity", noWorkspace, []string{"acme"}, notGranted},
+		"required, absent":                    {"velaflows", inAcme, noHeader, notRequested},
+		"required, matches":                   {"velaflows", inAcme, []string{acmeID}, granted(true)},
+		"required, another id":                {"velaflows", inAcme, []string{"64f1a2b3c4d5e6f7a8b9c0d2"}, notGranted},
+		"required, empty":                     {"velaflows", inAcme, []string{""}, notGranted},
+		"required, repeated":                  {"velaflows", inAcme, []string{acmeID, acmeID}, notGranted},
+		"required, two ids joined by a comma": {"velaflows", inAcme, []string{acmeID + "," + acmeID}, notGranted},
+		"required, upper case":                {"velaflows", inAcme, []string{strings.ToUpper(acmeID)}, notGranted},
+		"required, too short":                 {"velaflows", inAcme, []string{acmeID[1:]}, notGranted},
+		"required, the slug":                  {"velaflows", inAcme, []string{"acme"}, notGranted},
+		"required, trailing newline":          {"velaflows", inAcme, []string{acmeID + "\n"}, notGranted},
+		"optional, absent":                    {"velocity", inAcme, noHeader, granted(false)},
+		"optional, matches":                   {"velocity", inAcme, []string{"acme"}, granted(true)},
+		"optional, another slug":              {"velocity", inAcme, []string{"globex"}, notGranted},
+		"optional, empty":                     {"velocity", inAcme, []string{""}, notGranted},
+		"optional, upper case":                {"velocity", inAcme, []string{"Acme"}, notGranted},
+		"optional, repeated":                  {"velocity", inAcme, []string{"acme", "acme"}, notGranted},
+		"optional, the id":                    {"velocity", inAcme, []string{acmeID}, notGranted},
+		"optional, a dash first":              {"velocity", inAcme, []string{"-acme"}, notGranted},
+		"optional, 64 characters":             {"velocity", inAcme, []string{strings.Repeat("a", 64)}, notGranted},
+		"no workspace, absent":                {"velocity", noWorkspace, noHeader, notRequested},
+		"no workspace, requested":             {"velocity", noWorkspace, []string{"acme"}, notGranted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := &policy{decide: principalsOnly}
@@ -55,7 +55,7 @@ func TestWorkspace(t *testing.T) {
 			if c.header != nil {
 				sent[map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]] = c.header
 			}
-			answer, err := newAuthorizer(t, config(), &directory{found: c.found}, p).Check(t.Context(), get(c.api, "/thing", sent))
+			answer, err := newAuthorizer(t, config(), &directory{found: c.found}, p).Check(t.Context(), getRequest(c.api, "/thing", sent))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Arguments returns text, in which it shortens each argument of 20 bytes or more to its first 8 bytes. It does the same with the
-// value of a --flag=value argument. Such an argument could be a key that was pasted in the wrong place.
+// Arguments returns the parameter text with shortened arguments. It shortens each argument of 20 bytes or more to the first 8
+// bytes, because the argument could be a key in the wrong place. It also shortens the value of a --flag=value argument.
 func Arguments(text string, args []string) string {
 	const visible, minLength = 8, 20
 	for _, arg := range args {
@@ -32,8 +32,8 @@ var keyPattern = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`)
 
 const jwtStart = "eyJ" // the characters {" in base64
 
-// Keys shortens each key in text to its visible prefix, and each JWT to its first characters. Unlike [Arguments], it leaves ids,
-// paths and emails unchanged.
+// Keys shortens each key in the parameter text to the key's visible prefix, and each JWT to eyJ. Unlike [Arguments], Keys leaves
+// ids, paths and emails unchanged.
 func Keys(apis map[string]authz.API, text string) string {
 	return keyPattern.ReplaceAllStringFunc(text, func(word string) string {
 		if strings.HasPrefix(word, jwtStart) && strings.Count(word, ".") >= 2 {
@@ -46,8 +46,9 @@ func Keys(apis map[string]authz.API, text string) string {
 	})
 }
 
-// Start shortens text to the part that may be shown. The parameter text is a whole key, or the beginning of a key. If no configured
-// prefix matches, no format defines how much of text may be shown. Then Start returns an error, which does not contain text.
+// Start shortens the parameter text to the part that may be shown. The text is a whole key, or the beginning of a key. If no
+// configured prefix matches, Start returns an error, because no format defines how much may be shown. The error does not contain
+// the text.
 func Start(apis map[string]authz.API, text string) (string, error) {
 	var prefix string
 	var prefixes []string

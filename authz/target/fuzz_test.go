@@ -13,13 +13,13 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 )
 
-// expectedSegments implements the rule of docs/policies.md a second time, with regular expressions. It splits the path at its
-// slashes, decodes each segment once, and refuses some texts.
 var (
 	segmentForm = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,=:@;-]|%[0-9A-Fa-f]{2})*$`)
 	refusedText = regexp.MustCompile(`[/\\\x00-\x1f\x7f\x{80}-\x{9f}]|%[0-9A-Fa-f]{2}|^\.{1,2}(?:[;?#]|$)|^;`)
 )
 
+// expectedSegments is a second implementation of the rule in docs/policies.md. It splits the path at the slashes, and decodes each
+// segment once. It refuses a segment that does not match segmentForm, or whose decoded text matches refusedText.
 func expectedSegments(p string, allowed target.Parameters) (segments []string, ok bool) {
 	rest, ok := strings.CutPrefix(p, "/")
 	if !ok || strings.Contains(p, "//") {
@@ -42,8 +42,8 @@ func expectedSegments(p string, allowed target.Parameters) (segments []string, o
 }
 
 // FuzzPath checks that Segments accepts a path if and only if expectedSegments does. Other spellings of an accepted path must have
-// the same segments. A server that unescapes the path before the split, cleans the path, or decodes it twice must get the same
-// segments too.
+// the same segments. A server must also get these segments if it unescapes the path before the split, cleans the path, or decodes
+// the path twice.
 func FuzzPath(f *testing.F) {
 	for _, p := range []string{
 		"/", "/a", "/a/b", "/a/", "/.well-known/x", "/a...b/..c", "/-._~!$&'()*+,=:@", "/caf%C3%A9/%20", "/%41", "", "*", "a", "//",
@@ -84,7 +84,7 @@ func FuzzPath(f *testing.F) {
 			t.Fatalf("%q cannot be unescaped: %v", p, err)
 		}
 		if joined := target.JoinSegments(segments); unescaped != joined || path.Clean(joined) != "/"+strings.Trim(joined, "/") {
-			t.Fatalf("%q is unescaped to %q, cleaned to %q, and the path is %q", p, unescaped, path.Clean(joined), joined)
+			t.Fatalf("%q: the unescaped path is %q; the joined segments are %q; path.Clean changes these to %q", p, unescaped, joined, path.Clean(joined))
 		}
 		if decodedTwice, err := url.PathUnescape(unescaped); err == nil && decodedTwice != unescaped {
 			t.Fatalf("%q is unescaped to %q, and then to %q", p, unescaped, decodedTwice)

@@ -21,18 +21,18 @@ type Parameters struct {
 	RawSemicolon bool `yaml:"raw_semicolon" json:"raw_semicolon"`
 }
 
-// special are the characters that [Parameters] must permit.
-const special = "#%?;"
+// specialCharacters contains the characters that a decoded segment may contain only if [Parameters] permits them.
+const specialCharacters = "#%?;"
 
 // Validate returns an error if the parameters are invalid. The text of the error starts with the invalid configuration key.
 func (p Parameters) Validate() error {
 	for _, c := range p.MayHold {
-		if len(c) != 1 || !strings.Contains(special, c) {
+		if len(c) != 1 || !strings.Contains(specialCharacters, c) {
 			return fmt.Errorf(`parameters.may_hold: %q is not one of "#", "%%", "?", ";"`, c)
 		}
 	}
 	if p.RawSemicolon && !slices.Contains(p.MayHold, ";") {
-		return errors.New(`parameters.raw_semicolon: it needs ";" in parameters.may_hold`)
+		return errors.New(`parameters.raw_semicolon: add ";" to parameters.may_hold`)
 	}
 	return nil
 }
@@ -72,7 +72,7 @@ func (c NotPermittedError) Error() string {
 //
 //   - it does not start with one slash, or has an empty segment or a dot segment;
 //   - it has a character that RFC 3986's pchar does not allow;
-//   - it has a semicolon that is not escaped, and p does not permit this;
+//   - it has a semicolon that is not escaped, and the parameter p does not permit raw semicolons;
 //   - a decoded segment has a slash, a backslash, a control character, bytes that are not UTF-8, or a valid escape;
 //   - a decoded segment has one of # % ? ; and p does not permit this character.
 func Segments(path string, p Parameters) ([]string, error) {
@@ -85,7 +85,7 @@ func Segments(path string, p Parameters) ([]string, error) {
 			return nil, ErrPathSegment
 		}
 		var err error
-		if segments[i], err = segment(raw, p); err != nil {
+		if segments[i], err = decodeSegment(raw, p); err != nil {
 			return nil, err
 		}
 	}
@@ -141,8 +141,8 @@ func JoinSegments(segments []string) string {
 	return "/" + strings.Join(segments, "/")
 }
 
-// segment returns the decoded text of one segment.
-func segment(raw string, p Parameters) (string, error) {
+// decodeSegment returns the decoded text of one segment.
+func decodeSegment(raw string, p Parameters) (string, error) {
 	escaped := false
 	for i := 0; i < len(raw); i++ {
 		switch c := raw[i]; {
@@ -168,8 +168,8 @@ func segment(raw string, p Parameters) (string, error) {
 			return "", err
 		}
 	}
-	// Some servers truncate a segment at a semicolon. Others parse the decoded path again, and end it at a ? or #. head is the part
-	// that such servers use.
+	// Some servers truncate a segment at a semicolon. Other servers parse the decoded path again, and end the path at a ? or #. The
+	// variable head is the part that such servers use.
 	head := text[:strings.IndexAny(text+";", ";?#")]
 	if head == "." || head == ".." || strings.HasPrefix(text, ";") {
 		return "", ErrPathSegment
@@ -177,7 +177,7 @@ func segment(raw string, p Parameters) (string, error) {
 	return text, nil
 }
 
-// checkDecoded returns an error for decoded text that is ambiguous, or that p does not permit.
+// checkDecoded returns an error for decoded text that is ambiguous, or that the parameter p does not permit.
 func checkDecoded(text string, p Parameters) error {
 	if !utf8.ValidString(text) {
 		return ErrPathEscape
@@ -186,7 +186,7 @@ func checkDecoded(text string, p Parameters) error {
 		switch {
 		case r == '/' || r == '\\' || unicode.IsControl(r) || r == '%' && isEscape(text[i:]):
 			return ErrPathEscape
-		case strings.ContainsRune(special, r) && !p.permits(r):
+		case strings.ContainsRune(specialCharacters, r) && !p.permits(r):
 			return NotPermittedError(string(r))
 		}
 	}

@@ -120,10 +120,10 @@ func TestParametersPermitSpecialCharacters(t *testing.T) {
 		}
 	}
 	for want, p := range map[string]target.Parameters{
-		`parameters.may_hold: "/" is not one of`:          {MayHold: []string{"/"}},
-		`parameters.may_hold: "" is not one of`:           {MayHold: []string{""}},
-		`parameters.may_hold: "#%" is not one of`:         {MayHold: []string{"#%"}},
-		`parameters.raw_semicolon: it needs ";" in param`: {MayHold: []string{"#"}, RawSemicolon: true},
+		`parameters.may_hold: "/" is not one of`:     {MayHold: []string{"/"}},
+		`parameters.may_hold: "" is not one of`:      {MayHold: []string{""}},
+		`parameters.may_hold: "#%" is not one of`:    {MayHold: []string{"#%"}},
+		`parameters.raw_semicolon: add ";" to param`: {MayHold: []string{"#"}, RawSemicolon: true},
 	} {
 		if err := p.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%v, not %s", err, want)

@@ -48,14 +48,14 @@ var goals = []goal{
 	{text: "two workers of Envoy: requests/s with keywicket ÷ requests/s with a no-op server that returns the same response", row: "workers", unit: "×", values: ratiosOf(checkRate)},
 	{text: "one worker of Envoy: requests/s with keywicket ÷ requests/s with a no-op server that returns the same response", row: "envoy", limit: "≥ 0.97", bound: -0.97, unit: "×", values: ratiosOf(checkRate)},
 	{text: "p99 through Envoy, open loop, at half of the maximum rate: keywicket ÷ a no-op server that returns the same response", row: "latency", limit: "≤ 1.1", bound: 1.1, unit: "×", values: ratiosOf(p99)},
-	{text: "cold token: p50 of a check ÷ p50 of the bare query at the same rate", row: "cold", limit: "≤ 2.5", bound: 2.5, unit: "×", values: onlyCase(samePace, ratiosOf(p50))},
+	{text: "cold token: p50 of a check ÷ p50 of the bare query, sent with pauses of 200 µs", row: "cold", limit: "≤ 2.5", bound: 2.5, unit: "×", values: onlyCase(samePace, ratiosOf(p50))},
 	{text: "cold token: p50 of a check ÷ p50 of the bare query, sent without pauses", row: "cold", unit: "×", values: onlyCase("back to back", ratiosOf(p50))},
 	{text: "RSS at rest", row: "rest", limit: "≤ 35 MiB", bound: 35, unit: " MiB", values: largest},
 	{text: "RSS with 100,000 warm tokens, under load", row: "memory", limit: "≤ 110 MiB", bound: 110, unit: " MiB", values: largest},
 	{text: "growth of RSS at 70 % of the maximum rate (up to 1 MiB counts as no growth)", row: "growth", limit: "≤ 1 MiB", bound: 1, unit: " MiB", values: growthOf},
-	{text: "CPU per check with 300 and 3,000 routes ÷ CPU per check with 20 routes", row: "routes", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
-	{text: "CPU per check with 10,000 and 100,000 warm tokens ÷ CPU per check with 1,000 warm tokens", row: "tokens", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
-	{text: "CPU per check with 100,000 and 1,000,000 stored tokens ÷ CPU per check with 1,000 stored tokens", row: "stored", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU per check with 300 or 3,000 routes ÷ CPU per check with 20 routes", row: "routes", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU per check with 10,000 or 100,000 warm tokens ÷ CPU per check with 1,000 warm tokens", row: "tokens", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU per check with 100,000 or 1,000,000 stored tokens ÷ CPU per check with 1,000 stored tokens", row: "stored", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
 	{text: "start to ready with the built-in policies", row: "start", limit: "≤ 500 ms", bound: 500, unit: " ms", values: medians(ready)},
 }
 
