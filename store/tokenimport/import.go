@@ -116,7 +116,7 @@ func Run(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 	}
 	if err != nil {
 		return 0, database.ConstraintError(err, "import the tokens", map[string]error{
-			"tokens_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
+			"tokens_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is not valid: write letters, digits, _ and -", im.API),
 		})
 	}
 	return n, nil
