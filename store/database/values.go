@@ -14,7 +14,7 @@ const ServerStarted = `(date_part('epoch', pg_postmaster_start_time()) * 1000000
 // increases the timeline.
 const Timeline = `CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END`
 
-// Seconds returns the duration of a number of seconds, as SQL's EXTRACT(EPOCH FROM …) returns it.
+// Seconds converts a number of seconds to a duration. SQL's EXTRACT(EPOCH FROM …) returns such numbers.
 func Seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // NonNilArray returns the list, or an empty array if the list is nil, because nil would become NULL in SQL.

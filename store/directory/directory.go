@@ -19,22 +19,22 @@ import (
 
 // Config configures a Directory. Only URL is required.
 type Config struct {
-	// URL is the database URL, as for [database.Open]. The login needs only the role keywicket_sidecar.
+	// URL is the database URL, in a form that [database.Open] accepts. The login needs only the role keywicket_sidecar.
 	URL string
-	// MaxOpenConnections limits the connections for look-ups and for writing usage. Three further connections do not count: one
-	// reads the change log, one listens for notifications, and one is opened from time to time. The default is 8.
+	// MaxOpenConnections limits the connections for look-ups and for writing last_used_at. Up to three further connections do not
+	// count. One reads the change log, and one listens for notifications. One is opened from time to time, to detect a failover.
+	// The default is 8.
 	MaxOpenConnections int
-	// LookupTimeout is the time limit of a look-up, including the wait for a connection, connecting, retries and the query. Set
-	// LookupTimeout to less than half of the caller's own time limit, so that the caller can still answer its client. The default
-	// is 200ms.
+	// LookupTimeout is the time limit of a look-up, from its start to its answer, with all retries. Set LookupTimeout to less than
+	// half of the caller's own time limit, so that the caller can still answer its client. The default is 200ms.
 	LookupTimeout time.Duration
 	// Pooler is the kind of connection pooler that the URL leads to. The default is PoolerAuto.
 	Pooler database.Pooler
 	// FeedURL is the database URL for listening to notifications (hints). Set FeedURL to bypass a connection pooler, because
 	// poolers do not forward notifications. The default is URL.
 	FeedURL string
-	// NoHints disables hints: the change log is read only at its interval. This saves a connection. It also saves CPU time,
-	// because Postgres wakes each listening sidecar for each change.
+	// NoHints disables hints: the sidecar reads the change log only at regular intervals. Without hints, the sidecar needs one
+	// connection less. It also needs less CPU time, because Postgres wakes each listening sidecar for each change.
 	NoHints bool
 	// Cache configures the cache in front of the look-ups.
 	Cache cache.Config
@@ -88,7 +88,8 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Directory answers look-ups from Postgres through a cache, and records which tokens are used. It is safe for concurrent use.
+// Directory answers look-ups with data from Postgres, and caches the answers. It also records which tokens are used. A Directory is
+// safe for concurrent use.
 type Directory struct {
 	lookups *lookups
 	servers *pool.Servers
@@ -96,7 +97,7 @@ type Directory struct {
 	feed    *feed.Feed
 	usage   *usage
 
-	stopWatching context.CancelFunc // nil if there is a cache, because then the feed detects other servers
+	stopWatching context.CancelFunc // nil with a cache, because the feed then detects a change of the server
 }
 
 var _ authz.Directory = (*Directory)(nil)
@@ -117,19 +118,19 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 			err = errors.Join(err, d.Close(context.Background()))
 		}
 	}()
-	// At its deadline, a look-up cancels its query and keeps the connection. The connection's time limit is twice the timeout, so
-	// that the server can confirm the cancellation in the second half.
+	// When a look-up times out, it cancels its query and keeps the connection. The connection's time limit is twice LookupTimeout,
+	// so that the server has time to confirm the cancellation.
 	connections, err := database.NewConnector(c.URL, c.Pooler, 2*c.LookupTimeout)
 	if err != nil {
 		return nil, err
 	}
 	sidecars := new(atomic.Int64) // number of live sidecars, including this one
-	shared := pool.NewDialer(connections, lookup.Queries(), database.ConnectionLifetime, connectionIdle, sidecars.Load)
-	db := database.OpenDB(shared)
+	dialer := pool.NewDialer(connections, lookup.Queries(), database.ConnectionLifetime, connectionIdle, sidecars.Load)
+	db := database.OpenDB(dialer)
 	db.SetMaxOpenConns(c.MaxOpenConnections)
 	db.SetMaxIdleConns(c.MaxOpenConnections)
 	db.SetConnMaxIdleTime(connectionIdle)
-	d.servers = pool.NewServers(database.OpenDB(connections.WithLimit(database.ConnectLimit)), db, shared.Drop, log)
+	d.servers = pool.NewServers(database.OpenDB(connections.WithLimit(database.ConnectLimit)), db, dialer.Drop, log)
 	d.lookups = newLookups(db, d.servers, c)
 	d.usage = startUsage(db, c, log)
 	if c.NoCache {
@@ -142,7 +143,8 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
 		return nil, fmt.Errorf("cache.%w", err)
 	}
-	// Cached answers from the previous server may belong to another cluster. So the hint without keys makes the cache discard all answers.
+	// The new server may belong to another cluster, so cached answers may be wrong. A hint without keys makes the cache discard all
+	// answers.
 	d.servers.OnSwitch(func() { d.cache.ApplyHint(nil) })
 	d.feed, err = feed.Start(feed.Config{
 		URL: c.URL, HintsURL: c.FeedURL, NoHints: c.NoHints, Version: c.Version, Policies: c.Policies,
@@ -167,8 +169,8 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Loo
 	return found, nil
 }
 
-// Ready returns nil if a look-up of each kind succeeds, and if the change log was read at least once. In any other case it returns
-// the cause.
+// Ready returns nil if a look-up of each kind succeeds. With a cache, the change log must also have been read at least once. If one
+// of these conditions is not met, Ready returns the cause.
 func (d *Directory) Ready(ctx context.Context) error {
 	probes := []authz.Lookup{
 		{Kind: authz.KindWorkspaceKey},
@@ -188,7 +190,7 @@ func (d *Directory) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Warnings returns the problems that do not prevent the sidecar from answering checks.
+// Warnings returns problems that an operator should solve, although the sidecar can answer checks.
 func (d *Directory) Warnings() []string {
 	if d.feed == nil {
 		return nil
@@ -196,7 +198,7 @@ func (d *Directory) Warnings() []string {
 	return d.feed.Warnings()
 }
 
-// CacheStats returns the cache's figures for metrics. Without a cache, all figures are zero.
+// CacheStats returns the cache's statistics for metrics. Without a cache, all numbers are zero.
 func (d *Directory) CacheStats() cache.Stats {
 	if d.cache == nil {
 		return cache.Stats{}
@@ -205,7 +207,7 @@ func (d *Directory) CacheStats() cache.Stats {
 }
 
 // ChangeCounts returns how many changes were read from the change log, and how many notifications were received. Without a cache,
-// both are 0. ChangeCounts is faster than CacheStats, so it may be called often.
+// both numbers are 0. ChangeCounts is faster than CacheStats, so it may be called often.
 func (d *Directory) ChangeCounts() (changes, hints uint64) {
 	if d.cache == nil {
 		return 0, 0

@@ -101,10 +101,10 @@ func TestLookupDenies(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
 	const (
-		revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
-		expire = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() WHERE id = $1`
-		later  = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() + interval '1 hour' WHERE id = $1`
-		remove = `DELETE FROM keywicket.tokens WHERE id = $1`
+		revoke         = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
+		expire         = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() WHERE id = $1`
+		expireInAnHour = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() + interval '1 hour' WHERE id = $1`
+		remove         = `DELETE FROM keywicket.tokens WHERE id = $1`
 	)
 	for _, c := range []struct {
 		name    string
@@ -113,21 +113,21 @@ func TestLookupDenies(t *testing.T) {
 		want    authz.Reason
 	}{
 		{"valid", nil, "velocity", ""},
-		{"valid, with an expiry", []string{later}, "velocity", ""},
+		{"valid, with an expiry", []string{expireInAnHour}, "velocity", ""},
 		{"expired", []string{expire}, "velocity", authz.ReasonExpired},
 		{"revoked", []string{revoke}, "velocity", authz.ReasonRevoked},
-		{"revoked before it would expire", []string{later, revoke}, "velocity", authz.ReasonRevoked},
+		{"revoked before it would expire", []string{expireInAnHour, revoke}, "velocity", authz.ReasonRevoked},
 		{"revoked and expired", []string{expire, revoke}, "velocity", authz.ReasonRevoked},
 		{"deleted", []string{remove}, "velocity", authz.ReasonUnknown},
 		{"token of another API", nil, "velaflows", authz.ReasonUnknown},
 		{"revoked token of another API", []string{revoke}, "velaflows", authz.ReasonUnknown},
 		{"empty API", nil, "", authz.ReasonUnknown},
 	} {
-		for kind, make := range map[string]func(testing.TB, ...string) (registry.Token, authz.Secret){
+		for kind, create := range map[string]func(testing.TB, ...string) (registry.Token, authz.Secret){
 			"workspace": f.WorkspaceToken, "user": f.UserToken,
 		} {
 			t.Run(c.name+"/"+kind, func(t *testing.T) {
-				token, key := make(t, "issues:read")
+				token, key := create(t, "issues:read")
 				for _, change := range c.changes {
 					f.Exec(t, change, token.ID)
 				}
@@ -137,7 +137,7 @@ func TestLookupDenies(t *testing.T) {
 					t.Fatalf("got %+v, %v, want %q", got, err, c.want)
 				}
 				if c.want != "" && !reflect.DeepEqual(got, authz.LookupResult{Denial: c.want}) {
-					t.Errorf("a denial came with %+v", got)
+					t.Errorf("a denial contains other data: %+v", got)
 				}
 			})
 		}
@@ -161,7 +161,7 @@ func TestExpiryUsesTheDatabaseClock(t *testing.T) {
 	if got := storetest.Must(f.Directory(t, clockAhead).Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" {
 		t.Errorf("the sidecar's clock is a day ahead: %+v", got)
 	}
-	// This function comes before the built-in function on the search path, so it replaces this database's clock.
+	// The search path has the schema of this function before pg_catalog. So the function replaces the database's clock.
 	f.Exec(t, `CREATE SCHEMA ahead`)
 	f.Exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
 		AS $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$`)
@@ -172,7 +172,7 @@ func TestExpiryUsesTheDatabaseClock(t *testing.T) {
 	}
 }
 
-// A product may use a time in the far future for "never". An import keeps such times.
+// In a product's data, a time in the far future may mean "never". An import keeps such times.
 func TestExpiryMayBeInTheFarFuture(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for _, at := range []string{"9999-12-31", "294276-12-31", "infinity"} {
@@ -212,10 +212,10 @@ func TestLookupIsOneQuery(t *testing.T) {
 			t.Errorf("for %d look-ups the log has %q %d times, not %d", lookups, what, n, want)
 		}
 	}
-	// At its start, the connection also checks its server, prepares the queries of three lanes, and sets and resets a timeout.
-	// Each of these statements writes a line, and the line "the end" also counts.
-	const once = 10
-	if n := strings.Count(logged, "LOG:  "); n > 2*lookups+once {
+	// When the connection is opened, the sidecar also identifies the server, prepares the queries of the three lanes, and sets and
+	// resets a timeout. Each of these statements writes a line. The statement that contains "the end" also writes a line.
+	const otherLines = 10
+	if n := strings.Count(logged, "LOG:  "); n > 2*lookups+otherLines {
 		t.Errorf("for %d look-ups there are %d lines", lookups, n)
 	}
 }
@@ -287,8 +287,8 @@ func TestConcurrentLookupsDoNotMixAnswers(t *testing.T) {
 	}
 	var entries []entry
 	for i := range 10 {
-		for _, make := range []func(testing.TB, ...string) (registry.Token, authz.Secret){f.WorkspaceToken, f.UserToken} {
-			_, key := make(t, fmt.Sprintf("s:%d", i))
+		for _, create := range []func(testing.TB, ...string) (registry.Token, authz.Secret){f.WorkspaceToken, f.UserToken} {
+			_, key := create(t, fmt.Sprintf("s:%d", i))
 			l := storetest.Lookup(key)
 			l.Workspace.ID = f.Acme.ID
 			entries = append(entries, entry{l, storetest.Must(d.Lookup(t.Context(), l))})
@@ -360,9 +360,9 @@ func TestLookupTimeoutLimitsAQueryThatWaits(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := d.Lookup(ctx, storetest.Lookup(key)); !errors.Is(err, context.Canceled) {
-		t.Errorf("the caller has canceled: %v", err)
+		t.Errorf("the caller has canceled the look-up: %v", err)
 	}
-	// If the sidecar did not cancel queries that timed out, they would accumulate until the server has no free connection.
+	// The sidecar must cancel a query that timed out. Otherwise, such queries would use all connections of the server.
 	storetest.Eventually(t, "the query that timed out is cancelled on the server", func() bool {
 		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0
@@ -373,7 +373,7 @@ func TestLookupTimeoutLimitsAQueryThatWaits(t *testing.T) {
 	storetest.Eventually(t, "a look-up succeeds after the lock was released", succeeds)
 }
 
-func TestDirectoryWorksOnceTheSchemaExists(t *testing.T) {
+func TestDirectoryWorksAfterTheSchemaIsCreated(t *testing.T) {
 	url := storetest.EmptyDatabase(t)
 	d := storetest.Must(directory.Open(directory.Config{URL: url, LookupTimeout: 10 * time.Second}, nil))
 	defer func() { _ = d.Close(t.Context()) }()
@@ -384,13 +384,13 @@ func TestDirectoryWorksOnceTheSchemaExists(t *testing.T) {
 		t.Error("without the schema, Ready returned no error")
 	}
 	storetest.Must(schema.Migrate(t.Context(), storetest.OpenDB(t, url)))
-	storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+	storetest.Eventually(t, "the directory is ready", func() bool { return d.Ready(t.Context()) == nil })
 	if got, err := d.Lookup(t.Context(), storetest.Lookup("vel_unknown")); err != nil || got.Denial != authz.ReasonUnknown {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
 
-// The sidecar does not use its cache while a trigger is disabled, and before the migration that creates the triggers has run.
+// While a trigger that writes to the change log is disabled, the sidecar does not use its cache.
 func TestCacheIsNotUsedWithoutChangeTriggers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -411,7 +411,7 @@ func TestCacheIsNotUsedWithoutChangeTriggers(t *testing.T) {
 	f.Exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
 	storetest.Eventually(t, "the cache is in use", cacheInUse)
 	f.Exec(t, `ALTER TABLE keywicket.revoked_sessions DISABLE TRIGGER tell_insert`)
-	storetest.Eventually(t, "the cache is not in use because of the sessions' trigger", func() bool { return !cacheInUse() })
+	storetest.Eventually(t, "the cache is not in use while the trigger for sessions is disabled", func() bool { return !cacheInUse() })
 	f.Exec(t, `ALTER TABLE keywicket.revoked_sessions ENABLE ALWAYS TRIGGER tell_insert`)
 	storetest.Eventually(t, "the cache is in use", cacheInUse)
 	f.Exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)

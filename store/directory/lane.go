@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	// A lane sends one query per laneInterval. After a pause without queries, up to laneBurst queries need not keep this interval.
-	// At most Config.MaxOpenConnections queries are in progress.
-	// Further look-ups share the next query. The lane sends this query earlier if batchTrigger look-ups wait. A query for many
-	// look-ups takes little longer than a query for one. So a flood of unknown tokens hardly delays other look-ups.
+	// A lane sends at most one query per laneInterval, and at most Config.MaxOpenConnections queries at the same time. After a
+	// pause, the lane may send up to laneBurst queries without this interval. Look-ups that must wait share the next query. If
+	// batchTrigger look-ups wait, the lane sends this query early. A query for many look-ups takes only a little longer than a
+	// query for one look-up. So a flood of unknown tokens hardly delays other look-ups.
 	laneInterval = 2 * time.Millisecond
 	laneBurst    = 25
 
@@ -39,14 +39,14 @@ type lane struct {
 	waiting    list.List // list of *waiter
 	queries    int       // number of queries in progress
 	lastShared bool      // the last query was for several look-ups
-	nextDue    time.Time // when the next query would be due without bursts, at one query per laneInterval
+	nextDue    time.Time // time of the next query if the lane sent exactly one query per laneInterval, without bursts
 	timerSet   bool      // a timer will send the next query
 }
 
 // waiter is one look-up.
 type waiter struct {
 	lookup authz.Lookup
-	result chan outcome  // has a buffer of one, because the look-up may have given up
+	result chan outcome  // has a buffer of one, because the look-up may no longer wait
 	place  *list.Element // the waiter's element in lane.waiting
 }
 
@@ -76,7 +76,7 @@ func (n *lane) leave(w *waiter) {
 // send sends the next query, or starts a timer that sends it later. The caller holds n.mu.
 func (n *lane) send() {
 	if n.waiting.Len() == 0 || n.queries == n.lookups.connections {
-		return // the end of a query calls send again
+		return // the next look-up, or the end of a query, calls send again
 	}
 	now := time.Now()
 	// If look-ups come one after the other, they cannot share a query. So a single look-up does not wait for others.
@@ -121,8 +121,8 @@ func (n *lane) batch() (batch []*waiter) {
 	return batch
 }
 
-// answer sends each waiter its answer or error. The query has its own time limit. It continues when a waiter leaves, because other
-// look-ups share it.
+// answer sends each waiter its answer or error. The query has its own time limit. The query continues when a waiter leaves, because
+// other look-ups may share the query.
 func (n *lane) answer(batch []*waiter) {
 	ctx, cancel := context.WithTimeout(context.Background(), n.lookups.timeout)
 	defer cancel()
@@ -131,7 +131,7 @@ func (n *lane) answer(batch []*waiter) {
 
 func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 	answers, err := n.queryBatch(ctx, batch)
-	if len(batch) > 1 && mayBeOneLookup(err) && ctx.Err() == nil {
+	if len(batch) > 1 && mayBeCausedByOneLookup(err) && ctx.Err() == nil {
 		// Divide the batch to find the look-up that causes the error, so that the other look-ups get their answers.
 		half := len(batch) / 2
 		n.answerWithin(ctx, batch[:half])
@@ -147,10 +147,10 @@ func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 	}
 }
 
-// mayBeOneLookup reports whether a single look-up of the batch may be the cause of the error: Postgres cannot read the look-up's
-// values, or this program cannot read its answer. The result is also true if an operator has cancelled the query, because another
-// attempt may succeed.
-func mayBeOneLookup(err error) bool {
+// mayBeCausedByOneLookup reports whether a single look-up of the batch may be the cause of the error: Postgres cannot read the
+// look-up's values, or this program cannot read its answer. The result is also true if an operator has cancelled the query, because
+// another attempt may succeed.
+func mayBeCausedByOneLookup(err error) bool {
 	if e := pq.As(err); e != nil {
 		class := e.Code.Class()
 		return class == pqerror.ClassDataException || class == pqerror.ClassInternalError || e.Code == pqerror.QueryCanceled
@@ -190,7 +190,8 @@ func (n *lane) attempt(ctx context.Context, lookups []authz.Lookup) ([]cache.Ans
 		case attempt == n.lookups.attempts:
 			return nil, pool.ErrOtherServer
 		}
-		// After FindCurrent, the server that answered is the current one, or the pool's idle connections are closed. So the next attempt most likely reaches the current server.
+		// FindCurrent either makes the server that answered the current server, or closes the pool's idle connections. So the next
+		// attempt most likely reaches the current server.
 		if err := servers.FindCurrent(ctx); err != nil {
 			return nil, err
 		}

@@ -110,21 +110,21 @@ func TestLookupJoinsNoEarlierQuery(t *testing.T) {
 		key := storetest.Vel.NewKey()
 		next.Store(&key)
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != authz.ReasonUnknown {
-			t.Errorf("before it is created: %+v", got)
+			t.Errorf("before the token is created: %+v", got)
 		}
 		token, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme", Key: key})
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" {
-			t.Errorf("after it is created: %+v", got)
+			t.Errorf("after the token is created: %+v", got)
 		}
 		storetest.Must(f.RevokeToken(t.Context(), token.ID))
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != authz.ReasonRevoked {
-			t.Errorf("after it is revoked: %+v", got)
+			t.Errorf("after the token is revoked: %+v", got)
 		}
 	}
 }
 
-// If one look-up has an invalid parameter, the other look-ups that share its query must still succeed.
-func TestUnreadableLookupDoesNotFailOthers(t *testing.T) {
+// One look-up may have an invalid parameter or an unreadable answer. The other look-ups that share its query must still succeed.
+func TestUnreadableLookupDoesNotAffectOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t, "user:read")
 	unreadableToken, unreadable := f.UserToken(t, "user:read")
@@ -170,38 +170,38 @@ func TestWaitingLookupCanBeCancelled(t *testing.T) {
 	if _, err := shortTimeout.Lookup(t.Context(), storetest.Lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("after the timeout: %v", err)
 	}
-	f.AwaitLocks(t, 8) // the query that timed out is cancelled on the server
+	f.AwaitLocks(t, 8) // only the queries of OccupyConnections wait: the server has cancelled the query that timed out
 	ctx, cancel := context.WithCancel(t.Context())
 	canceled := make(chan error)
 	for range 100 {
 		go func() { _, err := d.Lookup(ctx, storetest.Lookup(storetest.Vel.NewKey())); canceled <- err }()
 	}
 	storetest.Eventually(t, "100 look-ups wait", func() bool { return d.Waiting() == 100 })
-	waited := make(chan error)
+	notCanceled := make(chan error)
 	go func() {
 		got, err := d.Lookup(context.Background(), storetest.Lookup(key))
 		if err == nil && got.Denial != "" {
 			err = fmt.Errorf("%+v", got)
 		}
-		waited <- err
+		notCanceled <- err
 	}()
 	storetest.Eventually(t, "101 look-ups wait", func() bool { return d.Waiting() == 101 })
 	cancel()
 	for range 100 {
 		if err := <-canceled; !errors.Is(err, context.Canceled) {
-			t.Errorf("the caller has canceled: %v", err)
+			t.Errorf("the caller has canceled the look-up: %v", err)
 		}
 	}
 	if n := d.Waiting(); n != 1 {
 		t.Errorf("%d look-ups wait after all but one were canceled", n)
 	}
 	release()
-	if err := <-waited; err != nil {
+	if err := <-notCanceled; err != nil {
 		t.Errorf("the caller that did not cancel: %v", err)
 	}
 }
 
-// If a column's type changes, the prepared statements on open connections become useless. Look-ups must still succeed.
+// If a column's type changes, the prepared statements on open connections become invalid. Look-ups must still succeed.
 func TestColumnTypesMayChange(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -244,6 +244,6 @@ func TestFloodNeedsFewQueries(t *testing.T) {
 	wg.Wait()
 	// The proxy counts reads in both directions, each of at most 4 KiB.
 	if n := p.Faults(); n > 300 {
-		t.Errorf("1,000 look-ups took %d messages", n)
+		t.Errorf("1,000 look-ups needed %d messages", n)
 	}
 }

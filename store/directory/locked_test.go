@@ -9,7 +9,7 @@ import (
 )
 
 // If a table for one kind of credential is locked, look-ups of other kinds are not delayed.
-func TestLockedTableDelaysNoOtherKind(t *testing.T) {
+func TestLockedTableDelaysNoOtherKindOfCredential(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))

@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/store/pool"
 )
 
-// lookups queries the database. The cache uses it as its [cache.Source].
+// lookups queries the database. A lookups is the [cache.Source] of the cache.
 type lookups struct {
 	db          *sqlx.DB
 	servers     *pool.Servers
@@ -28,8 +28,8 @@ type lookups struct {
 }
 
 func newLookups(db *sqlx.DB, s *pool.Servers, c Config) *lookups {
-	// Each failed attempt removes a dead connection from the pool or from the [pool.Dialer]. The maximum number of attempts is one
-	// more than these connections, so that the last attempt gets a new connection.
+	// Each failed attempt removes a dead connection from the pool or from the [pool.Dialer]. Together, they keep at most
+	// MaxOpenConnections + pool.MaxDials connections. One more attempt is allowed, and this attempt gets a new connection.
 	q := &lookups{db: db, servers: s, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + pool.MaxDials + 1, connections: c.MaxOpenConnections}
 	q.tokens.query, q.sessions.query, q.oauthTokens.query = lookup.TokenQuery, lookup.SessionQuery, lookup.OAuthQuery
 	for _, n := range q.lanes() {
@@ -38,7 +38,7 @@ func newLookups(db *sqlx.DB, s *pool.Servers, c Config) *lookups {
 	return q
 }
 
-// Load answers a look-up with one query, which other look-ups may share. Its errors contain no part of the credential. If an error
+// Load answers a look-up with one query, which other look-ups may share. Errors contain no part of the credential. If an error
 // wraps [context.DeadlineExceeded], the database did not answer in time.
 func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 	timer := time.NewTimer(q.timeout)

@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-func TestRestartFailsNoLookup(t *testing.T) {
+func TestLookupsSucceedAfterARestart(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	for name, concurrent := range map[string]int{"sequential": 1, "concurrent": 32} {
@@ -39,7 +39,7 @@ func TestRestartFailsNoLookup(t *testing.T) {
 }
 
 // A load balancer may discard a connection, and answer the next byte on this connection with a TCP reset.
-func TestResetConnectionFailsNoLookup(t *testing.T) {
+func TestLookupsSucceedAfterAConnectionReset(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
@@ -52,11 +52,11 @@ func TestResetConnectionFailsNoLookup(t *testing.T) {
 		}
 	}
 	if n := p.Faults(); n < 8 {
-		t.Errorf("%d of 8 connections were reset: the test proves nothing", n)
+		t.Errorf("only %d of 8 connections were reset: the test proves nothing", n)
 	}
 }
 
-func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
+func TestLookupsFailOnlyWhilePostgresIsDown(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	before := f.Directory(t, nil)
@@ -71,7 +71,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 			t.Errorf("after %v: %+v, %v", took, found, err)
 		}
 		if found.Denial != "" || found.Principal.ID != "" {
-			t.Errorf("an error came with %+v", found)
+			t.Errorf("the call returned an error, and also the answer %+v", found)
 		}
 		if err := d.Ready(t.Context()); err == nil {
 			t.Error("Ready returned no error")
@@ -86,7 +86,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 	}
 	restart()
 	for _, d := range []*directory.Directory{before, during} {
-		storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+		storetest.Eventually(t, "the directory is ready", func() bool { return d.Ready(t.Context()) == nil })
 		if got, err := d.Lookup(t.Context(), storetest.Lookup(key)); err != nil || got.Denial != "" {
 			t.Errorf("after the restart: %+v, %v", got, err)
 		}
@@ -100,7 +100,7 @@ func TestLookupTimeoutAppliesIfTheServerHangs(t *testing.T) {
 	const timeout = 400 * time.Millisecond
 	d := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
 	unconnected := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
-	cached := f.CachedDirectory(t, func(c *directory.Config) { c.LookupTimeout = timeout }) // here a caller runs the load itself, for all callers that join
+	cached := f.CachedDirectory(t, func(c *directory.Config) { c.LookupTimeout = timeout }) // with a cache, one caller loads the answer, and the other callers wait for this caller
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 	storetest.Must(cached.Lookup(t.Context(), storetest.Lookup("sk_live_other")))
 
@@ -110,25 +110,25 @@ func TestLookupTimeoutAppliesIfTheServerHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	pids = append(pids, storetest.Server.PID())
-	thaw := sync.OnceFunc(func() {
+	resume := sync.OnceFunc(func() {
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGCONT)
 		}
 	})
-	t.Cleanup(thaw)
+	t.Cleanup(resume)
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name, d := range map[string]*directory.Directory{"connected": d, "not yet connected": unconnected, "shared": cached} {
+	for name, d := range map[string]*directory.Directory{"connected": d, "not yet connected": unconnected, "with a cache": cached} {
 		started := time.Now()
 		_, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took >= 2*timeout {
 			t.Errorf("%s: after %v: %v", name, took, err)
 		}
 	}
-	thaw()
+	resume()
 	for _, d := range []*directory.Directory{d, unconnected, cached} {
 		storetest.Eventually(t, "look-ups succeed after the server continues", func() bool {
 			got, err := d.Lookup(t.Context(), storetest.Lookup(key))
@@ -157,7 +157,7 @@ func TestSilentConnectionIsClosed(t *testing.T) {
 	})
 }
 
-func TestWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
+func TestErrorForAWrongURLIsOneLineWithoutThePassword(t *testing.T) {
 	for name, c := range map[string]struct{ url, want string }{
 		"empty":                    {"", "no database URL"},
 		"space in host":            {"postgres://u:geheim@ho st/db", "cannot be parsed"},
@@ -166,7 +166,7 @@ func TestWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
 		"another database system":  {"mysql://u:geheim@host/db", "not for Postgres"},
 		"wrong sslmode":            {"postgres://u:geheim@host/db?sslmode=maybe", "sslmode"},
 		"wrong port":               {"postgres://u:geheim@host:99999/db", "port"},
-		"pairs with a blank":       {"host=h password=ge heim", "cannot be parsed"},
+		"space in key=value pairs": {"host=h password=ge heim", "cannot be parsed"},
 		"unclosed quote":           {"host=h password='geheim", "cannot be parsed"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
+// Each upkeep sets a mark: a snapshot. The next upkeep deletes only the rows of the log that are visible in this mark.
 func TestUpkeepCleansTheLog(t *testing.T) {
 	f := storetest.NewFixture(t)
 	logged := func() int { return storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes`) }
@@ -26,8 +27,8 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 		t.Errorf("%d rows that the previous mark includes are left", n)
 	}
 
-	// The upkeep deletes only rows that are visible in the previous mark (a snapshot, set by the previous upkeep). The rows of a
-	// transaction that was open at that time may be old, but perhaps no sidecar has read them.
+	// If a transaction was open when the mark was set, its rows are not visible in the mark. These rows may be old, but perhaps no
+	// sidecar has read them.
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	storetest.Must(tx.ExecContext(t.Context(), `UPDATE keywicket.workspaces SET name = 'open'`))
@@ -37,11 +38,11 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	}
 	f.RunUpkeep(t)
 	if n := logged(); n != 1 {
-		t.Errorf("%d rows of the transaction that was open at the mark are left, not 1", n)
+		t.Errorf("%d rows of the transaction that was open when the mark was set are left, not 1", n)
 	}
 	f.RunUpkeep(t)
 	if n := logged(); n != 0 {
-		t.Errorf("%d rows of the transaction that was open at the previous mark are left", n)
+		t.Errorf("%d rows of the transaction are left, although the transaction was visible in the mark", n)
 	}
 
 	// A restored dump can contain rows and a mark from a server whose transaction ids are greater than the ids of this server.
@@ -50,7 +51,7 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	f.Exec(t, `UPDATE keywicket.workspaces SET name = 'news'`)
 	f.RunUpkeep(t)
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes WHERE xid < '99999999'`); n == 0 {
-		t.Error("the mark of another server deletes rows that may be unread")
+		t.Error("because of the mark of another server, the upkeep deletes rows that may be unread")
 	}
 	f.RunUpkeep(t)
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes WHERE xid = '99999999'`); n != 0 {
@@ -58,7 +59,8 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	}
 }
 
-// If the upkeep runs twice between two readings of the log, it may delete rows that were not read.
+// If the upkeep runs twice between two readings of the log, the upkeep may delete rows that a sidecar has not read. So the sidecar
+// discards all cached answers.
 func TestGapInTheLogDropsTheCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
@@ -67,7 +69,7 @@ func TestGapInTheLogDropsTheCache(t *testing.T) {
 	cacheHit := func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	}
-	storetest.Eventually(t, "it is cached", cacheHit)
+	storetest.Eventually(t, "the answer is cached", cacheHit)
 	if n := d.CacheStats().Discarded["gap"]; n != 0 {
 		t.Errorf("one cleaning counts as a gap: %d", n)
 	}
@@ -75,8 +77,8 @@ func TestGapInTheLogDropsTheCache(t *testing.T) {
 	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Discarded["gap"] == 1 })
 }
 
-// After a manual deletion from the log, every sidecar discards all cached answers.
-func TestDeletionsFromTheLogAreReported(t *testing.T) {
+// After a manual change or deletion of rows of the log, every sidecar discards all cached answers.
+func TestManualChangesOfTheLogAreReported(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
 	for _, statement := range []string{
@@ -93,7 +95,7 @@ func TestDeletionsFromTheLogAreReported(t *testing.T) {
 	}
 }
 
-// The upkeep deletes the usage of deleted tokens, a thousand rows a minute.
+// The upkeep deletes the usage of deleted tokens. Each call examines up to 1,000 rows of token_usage.
 func TestUpkeepDeletesUsageOfDeletedTokens(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage SELECT 'gone-' || n, now() FROM generate_series(1, 1500) n`)
@@ -114,8 +116,8 @@ func TestUpkeepDeletesUsageOfDeletedTokens(t *testing.T) {
 	}
 }
 
-// The upkeep deletes many rows in several calls, so that each call is short. The first of these calls increases the number of
-// marks.
+// If the upkeep has to delete many rows, it needs several calls, so that each call is short. The first of these calls increases the
+// column number of keywicket.upkeep, so that sidecars detect the cleaning.
 func TestUpkeepDeletesInSmallBatches(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) SELECT '00000001' FROM generate_series(1, 45000)`)
@@ -146,7 +148,7 @@ func TestUpkeepWithAPublicationForAllTables(t *testing.T) {
 	}
 }
 
-// The upkeep does not wait for an unreachable standby, because while it waited, it would lock a row that every sidecar needs.
+// The upkeep locks a row that every sidecar needs. So the upkeep must not wait for an unreachable standby.
 func TestUpkeepDoesNotWaitForAStandby(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"synchronous_commit": "on"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))

@@ -21,9 +21,9 @@ const (
 
 	maxPending = 65_536 // maximum number of tokens in usage.pending, which then needs about 10 MB
 
-	usageBatch   = 100             // maximum number of tokens in a transaction, which locks their rows of token_usage until it ends
+	usageBatch   = 100             // maximum number of tokens in a transaction. Until its end, the transaction locks one row for each token.
 	usageTimeout = 2 * time.Second // time limit of one transaction
-	upkeepPause  = time.Minute     // between two calls of keep_up
+	upkeepPause  = time.Minute     // time between two calls of keep_up
 )
 
 // usage records which tokens are used, and writes the uses to the database in batches. In the database, last_used_at may be up to
@@ -46,7 +46,7 @@ type usage struct {
 	cancel        context.CancelFunc // cancels the write in progress
 }
 
-// startUsage starts a usage that writes on the connections for look-ups. It needs at most one connection at a time, for some
+// startUsage starts the goroutine that writes usage. For each write, the goroutine needs one connection of the pool db, for some
 // milliseconds.
 func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -96,7 +96,7 @@ func (u *usage) run(ctx context.Context, interval time.Duration) {
 		}
 		if err := u.flush(ctx); err != nil && ctx.Err() == nil {
 			u.log.Warn("token usage could not be written and is kept for the next attempt",
-				"error", err, "tokens", u.waiting())
+				"error", err, "tokens", u.unwritten())
 		}
 	}
 }
@@ -136,15 +136,16 @@ func (u *usage) flush(ctx context.Context) error {
 	return failed
 }
 
-func (u *usage) waiting() int {
+// unwritten returns the number of tokens whose use is not written: the use is pending or was dropped.
+func (u *usage) unwritten() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return len(u.pending) + u.dropped
 }
 
 // usageQuery gets the age of each use instead of its time, because the database's clock may differ from the sidecar's clock. All
-// sidecars write rows in the same order, so they cannot deadlock. The query skips deleted tokens. Its locks do not block a change
-// or deletion of tokens.
+// sidecars write rows in the same order, so they cannot deadlock. The query skips deleted tokens. The locks of the query do not
+// prevent other transactions from changing or deleting tokens.
 const usageQuery = `
 INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
 SELECT t.id, clock_timestamp() - used.age * interval '1 second'
@@ -206,7 +207,7 @@ func (u *usage) close(ctx context.Context) error {
 		}
 		defer u.cancel()
 		if err := u.flush(ctx); err != nil {
-			u.closeErr = fmt.Errorf("the usage of %d tokens is lost: %w", u.waiting(), err)
+			u.closeErr = fmt.Errorf("the usage of %d tokens is lost: %w", u.unwritten(), err)
 		}
 	})
 	return u.closeErr

@@ -56,7 +56,7 @@ func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
 		{"a", minNoteInterval + second, true}, {"a", minNoteInterval + 2*second, false}, {"b", 365 * 24 * time.Hour, true}, {"b", 365*24*time.Hour + second, false},
 	} {
 		if got := s.note(c.id, c.at); got != c.want {
-			t.Errorf("%s at %v: %t", c.id, c.at, got)
+			t.Errorf("the token %s, used after %v: noted = %t", c.id, c.at, got)
 		}
 	}
 }

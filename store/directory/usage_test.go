@@ -92,7 +92,7 @@ func TestUsageIsWrittenAtShutdown(t *testing.T) {
 	}
 	for _, token := range tokens {
 		if ago := usedAgo(t, f, token); ago < 30*time.Second || ago > 40*time.Second {
-			t.Errorf("a use half a minute before the shutdown is written as %v ago", ago)
+			t.Errorf("a use half a minute before the shutdown was recorded as %v ago", ago)
 		}
 	}
 }
@@ -127,7 +127,7 @@ func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
 	}
 }
 
-func TestSeveralSidecarsWriteOncePerMinuteTogether(t *testing.T) {
+func TestSeveralSidecarsTogetherWriteOncePerMinute(t *testing.T) {
 	f := storetest.NewFixture(t)
 	written := countWrites(t, f)
 	_, key := f.WorkspaceToken(t)
@@ -201,7 +201,7 @@ func TestUsageDoesNotBlockDeletion(t *testing.T) {
 	storetest.Must(tx.ExecContext(t.Context(), `SET LOCAL lock_timeout = '10s'`))
 	for i, id := range ids {
 		storetest.Must(tx.ExecContext(t.Context(), `DELETE FROM keywicket.tokens WHERE id = $1`, id))
-		if i%10 == 0 { // this token is used before and after its deletion
+		if i%10 == 0 { // use this deleted token, and a token from the other end of the list
 			storetest.Must(d.Lookup(t.Context(), storetest.Lookup(keys[i])))
 			storetest.Must(d.Lookup(t.Context(), storetest.Lookup(keys[tokens-1-i])))
 		}
@@ -217,7 +217,7 @@ func TestUsageDoesNotBlockDeletion(t *testing.T) {
 	}
 }
 
-// A lock on a row of token_usage, or on the whole table, delays only the writing of usage. Nothing else waits for it.
+// A lock on a row of token_usage, or on the whole table, delays only the writing of usage. Look-ups do not wait for the lock.
 func TestUsageDoesNotWaitLongForLocks(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t)

@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// Each case changes rows without writing to the log, and then restores the schema. The sidecar must detect the change of the
-// schema. If it did not, the old answer would stay cached for cache.max_age, which is longer than the test waits.
+// In each case, statements change rows without a row in the log, and then restore the schema. The sidecar must detect the change of
+// the schema. Otherwise, the old answer would stay cached for cache.max_age, which is longer than the test waits.
 func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	t.Parallel()
 	for name, statements := range map[string][]string{
@@ -190,7 +190,7 @@ func TestDatabaseReplacedByACopy(t *testing.T) {
 		found, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil && found.Cache == authz.CacheHit
 	})
-	for range 20 { // after these transactions, the last reading is newer than the transaction that revoked the token in the copy
+	for range 20 { // after these transactions, the original database has passed the id of the transaction that revoked the token in the copy
 		f.Exec(t, `SELECT pg_current_xact_id()`)
 	}
 	time.Sleep(500 * time.Millisecond)
@@ -235,7 +235,7 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 		"a rule on the log": {
 			`CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`, `DROP RULE drop_it ON keywicket.changes`,
 		},
-		"no trigger for replicas": {
+		"the trigger for replicated rows is disabled": {
 			`ALTER TABLE keywicket.oauth_apps DISABLE TRIGGER tell_row`, `ALTER TABLE keywicket.oauth_apps ENABLE REPLICA TRIGGER tell_row`,
 		},
 		"a missing table": {`ALTER TABLE keywicket.oauth_apps RENAME TO apps`, `ALTER TABLE keywicket.apps RENAME TO oauth_apps`},
@@ -262,8 +262,8 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 // If Postgres cannot store the row of the log, the change itself fails.
 func TestChangeWithoutLogRowFails(t *testing.T) {
 	for name, statement := range map[string]string{
-		"a rule": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
-		"a trigger": `CREATE FUNCTION public.drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		"a rule discards the row": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
+		"a trigger discards the row": `CREATE FUNCTION public.drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 			CREATE TRIGGER drop_it BEFORE INSERT ON keywicket.changes FOR EACH ROW EXECUTE FUNCTION public.drop_it()`,
 	} {
 		f := storetest.NewFixture(t)
@@ -275,8 +275,8 @@ func TestChangeWithoutLogRowFails(t *testing.T) {
 	}
 }
 
-// mayInherit reports whether this version of Postgres lets a table with such triggers inherit from another table. Versions 14.18
-// and 15.13 do not, version 15.18 does.
+// mayInherit reports whether this version of Postgres lets a table with keywicket's triggers inherit from another table. Versions
+// 14.18 and 15.13 do not allow it. Version 15.18 allows it.
 func mayInherit(t *testing.T, f *storetest.Fixture) bool {
 	t.Helper()
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))

@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// After a connection is lost, the feed connects again soon. After each failed attempt, the pause before the next attempt
-	// grows, up to maxReconnect. With many sidecars, the longest pause is reconnectShare times their number. So all sidecars
+	// After a connection is lost, the feed connects again soon. After each failed attempt, the pause before the next attempt grows,
+	// up to maxReconnect. With many sidecars, the longest pause is reconnectShare times the number of sidecars. So all sidecars
 	// together make at most one attempt per reconnectShare.
 	minReconnect   = 50 * time.Millisecond
 	maxReconnect   = 2 * time.Second
 	reconnectShare = 20 * time.Millisecond
-	// From time to time, a sidecar opens a new connection to detect that the configured address leads to another server. One
-	// sidecar opens one connection per second. Many sidecars together open one connection per 500 ms, because a connection costs
-	// Postgres up to 25 ms of CPU time. The first sidecar that reaches another server notifies the other sidecars. These then
-	// connect at intervals of 5 ms.
+	// From time to time, a sidecar opens a new connection to detect that the configured address leads to another server. A single
+	// sidecar opens one connection per second. Several sidecars together open one connection per 500 ms, because a connection costs
+	// Postgres up to 25 ms of CPU time. The first sidecar that reaches another server notifies the other sidecars. The other
+	// sidecars then connect at random times, on average one sidecar per 5 ms.
 	minFreshInterval = time.Second
 	freshShare       = 500 * time.Millisecond
 	probeShare       = 5 * time.Millisecond
@@ -36,8 +36,8 @@ const (
 )
 
 var errNotLogged = errors.New("the database does not write all changes to its log. `keywicket migrate up` creates the triggers. " +
-	"Enable a disabled one: ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_… (ENABLE REPLICA for tell_row). The tables " +
-	"must not inherit, and keywicket.changes must have no rules and no row-level security")
+	"To enable a disabled trigger, run ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_… (ENABLE REPLICA for tell_row). The tables " +
+	"must have no parent tables and no child tables. The table keywicket.changes must have no rules and no row-level security")
 
 // Feed reads the change log and applies its changes to the cache.
 type Feed struct {
@@ -53,7 +53,7 @@ type Feed struct {
 
 	connections chan *pollConnection // new connections
 	reconnect   chan struct{}        // a signal: open another connection now
-	probeNow    chan struct{}        // a signal: open a connection to check the server, because another server may have become the primary
+	probeNow    chan struct{}        // a signal: open a new connection now, because another server may have become the primary
 	readNow     chan struct{}        // a signal: read the log now
 
 	cancel  context.CancelFunc
@@ -65,7 +65,7 @@ type Config struct {
 	// URL is the database URL for reading the change log. HintsURL is the URL for listening to notifications (hints). If HintsURL
 	// is empty, the feed uses URL for both. Set HintsURL only to bypass a pooler.
 	URL, HintsURL string
-	// NoHints disables hints: the change log is read only at its interval.
+	// NoHints disables hints: the sidecar reads the change log only at regular intervals.
 	NoHints bool
 	// Version is the version of this program, and Policies is a hash of its policies. The list of sidecars shows both.
 	Version, Policies string
@@ -90,7 +90,7 @@ func Start(c Config, target *cache.Cache, s *pool.Servers, sidecars *atomic.Int6
 	return f, nil
 }
 
-// connect opens connections for run, one after the other.
+// connect opens the connections on which the method run reads the log, one after the other.
 func (f *Feed) connect(ctx context.Context) {
 	wait := minReconnect
 	for ctx.Err() == nil {
@@ -120,8 +120,8 @@ func (f *Feed) connect(ctx context.Context) {
 	}
 }
 
-// watch waits until the connection for reading has to be replaced. From time to time it opens another connection, because a new
-// connection may reach another server.
+// watch waits until a new connection for reading the log is needed. From time to time, watch opens another connection, because a
+// new connection may reach another server.
 func (f *Feed) watch(ctx context.Context) {
 	for {
 		select {
@@ -170,7 +170,7 @@ func (f *Feed) run(ctx context.Context) {
 	const maxExtra = 4 // maximum number of extra readings between two ticks
 	extra := 0
 	var c *pollConnection
-	started, leaseHeld, warned := time.Now(), false, false
+	started, wasHeld, warned := time.Now(), false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -198,15 +198,15 @@ func (f *Feed) run(ctx context.Context) {
 				signal(f.reconnect)
 			}
 		}
-		ever, now := f.cache.LeaseState()
+		everHeld, isHeld := f.cache.LeaseState()
 		switch {
-		case now && !leaseHeld:
+		case isHeld && !wasHeld:
 			f.log.Info("the change log is read: the cache is in use", "sidecar", f.presence.id)
-		case !now && leaseHeld, !ever && !warned && time.Since(started) > 2*f.bound:
+		case !isHeld && wasHeld, !everHeld && !warned && time.Since(started) > 2*f.bound:
 			warned = true
 			f.log.Warn("the change log is not read: every look-up queries the database", "error", f.reason())
 		}
-		leaseHeld = now
+		wasHeld = isHeld
 	}
 }
 
@@ -239,20 +239,21 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	case !r.ID.Valid:
 		signal(f.readNow)
 		return f.withTimeout(ctx, c.verifySchema)
-	case f.presence.world != r.world(): // the server's list of sidecars may not contain this sidecar
+	case f.presence.fingerprint != r.fingerprint(): // the server's list of sidecars may not contain this sidecar
 		err := f.withTimeout(ctx, func(ctx context.Context) error {
 			return errors.Join(f.presence.register(ctx, c), f.countSidecars(ctx, c))
 		})
 		if err != nil {
 			return err
 		}
-		f.presence.world = r.world()
+		f.presence.fingerprint = r.fingerprint()
 	}
 	reply, ack, newServer := r.reply()
 	if newServer {
 		signal(f.probeNow)
 	}
-	// If other processes may consider this sidecar stopped, WaitForSidecars does not wait for it. So it must not use its cache.
+	// If other processes may consider this sidecar stopped, WaitForSidecars does not wait for this sidecar. So this sidecar must
+	// not use its cache.
 	f.cache.Apply(p, reply, !f.presence.mayBePresumedStopped())
 	if f.trouble.Store(nil); reply.Fingerprint == "" {
 		f.setTrouble(errNotLogged)
@@ -264,11 +265,11 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 		}
 		f.lastVerified = sent
 		if takesOver {
-			signal(f.readNow) // this sidecar's lease has nearly expired, so it reads again now
+			signal(f.readNow) // this sidecar's lease has nearly expired, so read the log again now
 		}
 	}
-	// Send a heartbeat as soon as the lease is valid for the first time. Otherwise the list would show that the new sidecar does
-	// not use its cache.
+	// Send a heartbeat as soon as the lease is valid for the first time. Otherwise, the list of sidecars would show that the new
+	// sidecar does not use its cache.
 	first := f.presence.heartbeats == 0 && reply.Fingerprint != ""
 	if !ack && !first && !f.presence.heartbeatDue() {
 		return nil
@@ -301,9 +302,9 @@ func (f *Feed) withTimeout(ctx context.Context, statement func(context.Context) 
 	return database.DoWithTimeout(ctx, f.limit(), statement)
 }
 
-// interval returns the time between two readings of the log. A lease lasts one staleness bound from the last verification of the
-// schema. The verification is up to one interval older than the reading. The interval is short enough that the lease stays valid
-// even if one reading fails or is late.
+// interval returns the time between two readings of the log. A reading extends the lease, during which the sidecar may use its
+// cache. The lease ends one staleness bound after the last verification of the schema, which is up to one interval older than the
+// reading. The interval is short enough that the lease stays valid even if one reading fails or is late.
 func (f *Feed) interval() time.Duration { return min(f.bound*2/7, maxPollInterval) }
 
 func (f *Feed) setTrouble(err error) {
@@ -318,10 +319,10 @@ func (f *Feed) reason() error {
 	return errors.New("the database has not answered yet")
 }
 
-// Ready returns an error until the log was read for the first time. After the first reading, it returns nil, because look-ups
+// Ready returns an error until the log was read for the first time. After the first reading, Ready returns nil, because look-ups
 // also work without the cache.
 func (f *Feed) Ready() error {
-	if ever, _ := f.cache.LeaseState(); ever {
+	if everHeld, _ := f.cache.LeaseState(); everHeld {
 		return nil
 	}
 	return fmt.Errorf("the change log is not read: %w", f.reason())
@@ -329,7 +330,7 @@ func (f *Feed) Ready() error {
 
 // Warnings returns the reason if the cache is no longer in use.
 func (f *Feed) Warnings() []string {
-	if ever, now := f.cache.LeaseState(); !ever || now {
+	if everHeld, isHeld := f.cache.LeaseState(); !everHeld || isHeld {
 		return nil
 	}
 	return []string{fmt.Sprintf("every look-up queries the database, because the change log is not read: %v", f.reason())}

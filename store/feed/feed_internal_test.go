@@ -6,24 +6,24 @@ import (
 )
 
 // One sidecar verifies the schema at each of its readings. After this sidecar stops, the other sidecar takes over before its own
-// lease expires. When it takes over, it reads twice in a row, but verifies only once.
+// lease expires. A sidecar that takes over reads twice in a row, but verifies only once.
 func TestOneSidecarVerifiesTheSchema(t *testing.T) {
 	const interval, bound = 2 * time.Second, 7 * time.Second
 	for offset := 10 * time.Millisecond; offset < interval; offset += 10 * time.Millisecond {
-		world := -time.Hour // time of the last verification of the schema
-		verified := [2]time.Duration{-2 * time.Hour, -2 * time.Hour}
+		lastVerified := -time.Hour // time of the last verification of the schema
+		ownVerified := [2]time.Duration{-2 * time.Hour, -2 * time.Hour}
 		lease := [2]time.Duration{}
-		count := [2]int{}
+		verifications := [2]int{}
 		read := func(sidecar int, now time.Duration) {
-			lease[sidecar] = world + bound
-			due, takesOver := verificationDue(now-world, now-verified[sidecar], interval)
+			lease[sidecar] = lastVerified + bound
+			due, takesOver := verificationDue(now-lastVerified, now-ownVerified[sidecar], interval)
 			if !due {
 				return
 			}
-			world, verified[sidecar] = now, now
-			count[sidecar]++
+			lastVerified, ownVerified[sidecar] = now, now
+			verifications[sidecar]++
 			if takesOver {
-				lease[sidecar] = world + bound
+				lease[sidecar] = lastVerified + bound
 				if again, _ := verificationDue(0, 0, interval); again {
 					t.Fatal("the sidecar verifies the schema twice in a row")
 				}
@@ -43,8 +43,8 @@ func TestOneSidecarVerifiesTheSchema(t *testing.T) {
 			}
 			read(1, now)
 		}
-		if count[0] != stopTick || count[1] < ticks-stopTick-2 {
-			t.Errorf("offset %v: the first sidecar verified %d times in %d readings, the second %d times in %d", offset, count[0], stopTick, count[1], ticks-stopTick)
+		if verifications[0] != stopTick || verifications[1] < ticks-stopTick-2 {
+			t.Errorf("offset %v: the first sidecar verified %d times in %d readings, the second sidecar %d times in %d readings", offset, verifications[0], stopTick, verifications[1], ticks-stopTick)
 		}
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// A statement writes one row to the change log for each table whose rows it changes, if answers depend on the changed data. Other
-// statements write no row.
+// If a statement changes data on which answers depend, it writes one row to the change log for each changed table. Other statements
+// write no row.
 func TestEachChangingStatementWritesOneRow(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
@@ -57,24 +57,26 @@ func TestEachChangingStatementWritesOneRow(t *testing.T) {
 			t.Errorf("%s: %d rows, not %d", c.statement, got, c.rows)
 		}
 	}
-	// The triggers must compute the same keys as the cache. With another key, the cache would still return the old answer.
+	// The triggers must compute the same keys as the cache. If the keys were different, the cache would still return the old
+	// answer.
 	l := storetest.Lookup(key)
 	for found := storetest.Must(d.Lookup(t.Context(), l)); found.Cache != authz.CacheHit; found = storetest.Must(d.Lookup(t.Context(), l)) {
 		time.Sleep(time.Millisecond)
 	}
-	epochs := d.CacheStats().Discarded["notice"]
+	discarded := d.CacheStats().Discarded["notice"]
 	before := changesRead()
 	f.Exec(t, `UPDATE keywicket.tokens SET scopes = '{projects:read}'`)
 	storetest.Eventually(t, "the change is read", func() bool { return d.CacheStats().Changes > before })
 	if got := storetest.Must(d.Lookup(t.Context(), l)); got.Cache != authz.CacheMiss || got.Principal.Scopes[0] != "projects:read" {
 		t.Errorf("after %d rows: %+v", changesRead()-before, got)
 	}
-	if got := d.CacheStats().Discarded["notice"]; got != epochs {
+	if got := d.CacheStats().Discarded["notice"]; got != discarded {
 		t.Error("all cached answers were discarded because of one change")
 	}
 }
 
-// A change of more than a hundred rows writes one row, whose content "*" means that everything may have changed.
+// A statement that changes more than 100 rows writes one row to the log. The content "*" of this row means that everything may have
+// changed.
 func TestManyChangedRowsWriteOneRow(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
@@ -101,14 +103,14 @@ func TestDirectoryClosesWithoutADatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := d.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "database") {
-		t.Errorf("it is ready: %v", err)
+		t.Errorf("Ready returned %v", err)
 	}
 	if err := d.Close(context.Background()); err != nil {
 		t.Error(err)
 	}
 }
 
-// A row of the change log contains the keys of the changed row from before and after the change.
+// A row of the change log contains the keys that the changed row had before the change, and the keys that it has after the change.
 func TestLogRowHasOldAndNewKeys(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
@@ -117,7 +119,7 @@ func TestLogRowHasOldAndNewKeys(t *testing.T) {
 	lookupCached := func(l authz.Lookup) authz.LookupResult {
 		t.Helper()
 		var found authz.LookupResult
-		storetest.Eventually(t, "it is cached", func() bool {
+		storetest.Eventually(t, "the answer is cached", func() bool {
 			found = storetest.Must(d.Lookup(t.Context(), l))
 			return found.Cache == authz.CacheHit
 		})
@@ -146,8 +148,8 @@ func TestLogRowHasOldAndNewKeys(t *testing.T) {
 		t.Fatal("ada's memberships are wrong")
 	}
 	f.Exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
-	becomes("no workspace has the old name", inWorkspace("acme"), func(got authz.LookupResult) bool { return got.Workspace.ID == "" })
-	becomes("the workspace has the new name", inWorkspace("renamed"), func(got authz.LookupResult) bool { return got.Workspace.ID != "" })
+	becomes("no workspace has the old slug", inWorkspace("acme"), func(got authz.LookupResult) bool { return got.Workspace.ID == "" })
+	becomes("the workspace has the new slug", inWorkspace("renamed"), func(got authz.LookupResult) bool { return got.Workspace.ID != "" })
 	f.Exec(t, `INSERT INTO keywicket.users (id, email) VALUES ('eve', 'eve@example.com')`)
 	lookupCached(inWorkspace("renamed"))
 	f.Exec(t, `UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.Ada.ID)
@@ -159,8 +161,8 @@ func TestLogRowHasOldAndNewKeys(t *testing.T) {
 	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Discarded["notice"] > before })
 }
 
-// The triggers' function runs with the privileges of the role that writes. No other role must be able to use the function in its
-// own triggers, because the function's arguments are SQL.
+// The triggers' function runs with the privileges of the role that changes the table. A role must not be able to create its own
+// triggers with this function, because the function's arguments are SQL.
 func TestTriggerFunctionsGrantNoPrivileges(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var definers []string
@@ -202,7 +204,7 @@ func TestUnavailableHintsAreLogged(t *testing.T) {
 	d := storetest.Must(directory.Open(c, log.Logger()))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
 	const message = "notifications of changes are not received"
-	storetest.Eventually(t, "it is logged", log.Contains(message))
+	storetest.Eventually(t, "the message is logged", log.Contains(message))
 	time.Sleep(500 * time.Millisecond) // time for several attempts
 	if n := strings.Count(log.String(), message); n != 1 || strings.Contains(log.String(), "of-the-listener") {
 		t.Errorf("logged %d times:\n%s", n, log.String())

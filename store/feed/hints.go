@@ -23,7 +23,7 @@ import (
 // is lost, the change takes effect at the next regular reading of the log.
 type hints struct {
 	settings database.Settings
-	ownURL   bool         // the URL is Config.HintsURL, which is expected to bypass the pooler
+	ownURL   bool         // the URL is Config.HintsURL, so assume that there is no pooler
 	listener *pq.Listener // nil before start
 	starting sync.Once
 	pooled   sync.Once // ensures that the message about a pooler is logged only once
@@ -46,14 +46,14 @@ func newHints(c Config, target *cache.Cache, readNow chan struct{}, sidecars *at
 	}, nil
 }
 
-// start starts listening. The feed calls start for each connection on which it reads the log. If such a connection is not direct,
-// there may be a pooler, so start does not listen. Through a pooler, no notification would arrive, and the pooler would give the
-// server connection that listens to another client.
+// start starts listening. The feed calls start for each new connection on which it reads the log. The parameter direct is false if
+// this connection may go through a pooler. In this case, start does not listen. A pooler forwards no notifications. Also, after
+// LISTEN, the pooler would give the listening server connection to other clients.
 func (h *hints) start(direct bool) {
 	if !direct && !h.ownURL {
 		h.pooled.Do(func() {
 			h.log.Info("connections to the database may go through a pooler: queries are not prepared, and changes are read from the log " +
-				"at its interval. Set database.feed_url to a direct connection for notifications, or database.pooler to none if there is no pooler")
+				"only at regular intervals. Set database.feed_url to a direct connection for notifications, or database.pooler to none if there is no pooler")
 		})
 		return
 	}
@@ -98,10 +98,10 @@ func (h *hints) run() {
 				h.handle(n.Extra)
 			}
 		case <-second.C:
-			// Postgres wakes every listener for every notification. At a high rate of wake-ups, this costs too much, so stop
-			// listening for a while. Reading the log is enough.
+			// Postgres wakes every listener for every notification. Many wake-ups cost too much CPU time, so stop listening for a
+			// while. The sidecar still reads the log.
 			if int64(received)*h.sidecars.Load() > wakeUps && resume == nil {
-				go func() { _ = h.listener.Unlisten(changelog.Channel) }() // Unlisten blocks until run has received the earlier notifications
+				go func() { _ = h.listener.Unlisten(changelog.Channel) }() // Unlisten blocks until the method run has received the earlier notifications
 				resume = time.After(quiet)
 			}
 			received = 0
@@ -112,7 +112,7 @@ func (h *hints) run() {
 	}
 }
 
-// listen runs LISTEN until it succeeds. After the listener has reconnected, the listener itself repeats LISTEN.
+// listen runs LISTEN until LISTEN succeeds. After each later reconnection, lib/pq's listener repeats LISTEN.
 func (h *hints) listen() {
 	for {
 		err := h.listener.Listen(changelog.Channel)
@@ -134,11 +134,11 @@ func (h *hints) listen() {
 	}
 }
 
-// logState logs when notifications stop arriving, and when they arrive again, each once.
+// logState logs one message when notifications stop arriving, and one message when they arrive again.
 func (h *hints) logState(err error) {
 	switch {
 	case err != nil && h.failing.CompareAndSwap(false, true):
-		h.log.Warn("notifications of changes are not received: the change log is read at its interval instead; see database.feed_url", "error", err)
+		h.log.Warn("notifications of changes are not received: the change log is read only at regular intervals; see database.feed_url", "error", err)
 	case err == nil && h.failing.CompareAndSwap(true, false):
 		h.log.Info("notifications of changes are received again")
 	}

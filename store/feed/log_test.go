@@ -20,7 +20,7 @@ import (
 
 // Concurrent transactions write to the log, and commit or roll back in any order. Some of them use two-phase commit. Each reading
 // returns exactly the rows of the transactions that have committed since the previous reading.
-func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
+func TestReadingReturnsExactlyTheNewlyVisibleRows(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))
 	seed := rand.Uint64() //nolint:gosec // a test
@@ -113,7 +113,7 @@ func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 	}
 }
 
-// A product may use two-phase commit, so the sidecar must also detect changes of prepared transactions.
+// A product may use two-phase commit, so the sidecar must also detect the changes that a prepared transaction has made.
 func TestPreparedTransactionIsNoticed(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))
@@ -121,7 +121,7 @@ func TestPreparedTransactionIsNoticed(t *testing.T) {
 	d := f.CachedDirectory(t)
 	expectCached := func(denial authz.Reason) {
 		t.Helper()
-		storetest.Eventually(t, fmt.Sprintf("it is cached as %q", denial), func() bool {
+		storetest.Eventually(t, fmt.Sprintf("the answer is cached with the denial %q", denial), func() bool {
 			found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 			return found.Cache == authz.CacheHit && found.Denial == denial
 		})
@@ -136,7 +136,7 @@ func TestPreparedTransactionIsNoticed(t *testing.T) {
 	expectCached(authz.ReasonRevoked)
 }
 
-// Logical replication fires no statement triggers, but its changes are written to the log.
+// Logical replication does not fire statement triggers. The row trigger tell_row writes the replicated changes to the log.
 func TestLogicalReplicationIsNoticed(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"wal_level": "logical"})
 	origin := storetest.FixtureAt(t, s.URL("postgres"))

@@ -19,13 +19,17 @@ import (
 // change of everything.
 const maxChanges = 1000
 
-// pollQuery reads the rows of all transactions whose id is at or after the xmax of the previous reading's snapshot ($1). All its
-// data comes from one new snapshot. $2 is the maximum number of rows. The upper limit of xid excludes rows of a restored dump,
-// whose transaction ids this server may not have reached yet.
+// pollQuery reads the rows of all transactions whose id is at least the xmax of the previous reading's snapshot ($1). All data of
+// the result comes from one new snapshot. $2 is the maximum number of rows. The upper limit of xid excludes rows of a restored
+// dump, whose transaction ids this server may not have reached yet.
+//
+// The column number counts the cleanings of the log. The column world is a fingerprint of the server, tables, triggers and
+// functions. The column told is true if the triggers write every change to the log.
 const pollQuery = pollColumns + `ARRAY(` + laterChanges + `) AS changes` + pollFrom
 
-// pollOpenQuery replaces pollQuery if some transactions were open in the snapshot of the previous reading ($3). It also returns
-// the rows of these transactions. Both parts of the query use the index, so a long transaction does not make the query slow.
+// pollOpenQuery replaces pollQuery if some transactions were open in the snapshot of the previous reading ($3). pollOpenQuery also
+// returns the rows of these transactions. Both parts of the query use the index, so a long transaction does not make the query
+// slow.
 const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
        UNION ALL
        (SELECT changed.keys FROM pg_snapshot_xip($3::text::pg_snapshot) AS open,
@@ -46,8 +50,8 @@ LEFT JOIN LATERAL (SELECT id, number, world, told, verified_at FROM keywicket.wo
 
 // verifyQuery verifies the schema: it detects whether changes may be missing from the log. Possible causes are a replaced table,
 // column, schema or database, a disabled trigger, a new parent table, or a row-level security policy. Each cause changes an oid, a
-// file or an xmin in a catalog, even if the same transaction undoes the cause. $1 is the list of tables that answers depend on.
-// verified_at is now(), which is earlier than the snapshot of the verification.
+// relfilenode or an xmin in a catalog, even if the same transaction restores the old schema. $1 is the list of tables that answers
+// depend on. verified_at is now(), which is earlier than the snapshot of the verification.
 const verifyQuery = `
 INSERT INTO keywicket.world AS last (number, world, told, verified_at)
 SELECT (SELECT number FROM keywicket.upkeep),
@@ -90,8 +94,8 @@ const parts = `concat_ws('/',
                 (SELECT hash_array_extended(array_agg(xmin ORDER BY attnum), 0) FROM pg_catalog.pg_attribute WHERE attrelid = c.oid),
                 (SELECT hash_array_extended(array_agg(xmin ORDER BY polname), 0) FROM pg_catalog.pg_policy WHERE polrelid = c.oid))`
 
-// changedTables are the tables that answers depend on.
-var changedTables = pq.StringArray{"tokens", "workspaces", "users", "members", "revoked_sessions",
+// answerTables are the tables that answers depend on.
+var answerTables = pq.StringArray{"tokens", "workspaces", "users", "members", "revoked_sessions",
 	"oauth_access_tokens", "oauth_grants", "oauth_grant_workspaces", "oauth_apps"}
 
 // reading is a row of pollQuery.
@@ -100,25 +104,28 @@ type reading struct {
 	Started     int64           `db:"started"`
 	Standby     bool            `db:"standby"`
 	Changes     pq.StringArray  `db:"changes"`
-	ID          sql.NullString  `db:"id"` // id of the row in keywicket.world; NULL, like the next fields, if no sidecar has verified the schema since the server started
-	Mark        sql.NullInt64   `db:"mark"`
-	World       sql.NullString  `db:"world"`
+	ID          sql.NullString  `db:"id"` // id of the row in keywicket.world. If the table is empty, ID, Cleanings, Fingerprint and Verified are NULL. A crash or a failover empties the table.
+	Cleanings   sql.NullInt64   `db:"mark"`
+	Fingerprint sql.NullString  `db:"world"`
 	LogComplete bool            `db:"told"`
 	Verified    sql.NullFloat64 `db:"verified"` // seconds since the last verification
 }
 
-// world returns a text that changes if the server, the tables or the triggers change.
-func (r reading) world() string { return fmt.Sprint(r.Started, " ", r.ID.String, " ", r.World.String) }
+// fingerprint returns a text that changes if the server, the tables, the triggers or their functions change.
+func (r reading) fingerprint() string {
+	return fmt.Sprint(r.Started, " ", r.ID.String, " ", r.Fingerprint.String)
+}
 
-// age returns the time since a sidecar last verified the schema. It is negative if the database's clock was set back.
+// age returns the time since a sidecar last verified the schema. The result is negative if the database's clock was set back.
 func (r reading) age() time.Duration { return database.Seconds(r.Verified.Float64) }
 
 // reply converts the reading to the cache's form. The result ack reports that an operator's command waits for this sidecar's
-// confirmation (see WaitForSidecars in package registry). newServer reports that another sidecar has reached a newer server.
+// confirmation (see WaitForSidecars in package registry). The result newServer reports that another sidecar has found another
+// current server, for example after a failover. This sidecar may still be connected to the old server.
 func (r reading) reply() (reply cache.Reply, ack, newServer bool) {
-	reply = cache.Reply{Snapshot: r.Snapshot, Cleanings: r.Mark.Int64, AllChanged: len(r.Changes) > maxChanges}
+	reply = cache.Reply{Snapshot: r.Snapshot, Cleanings: r.Cleanings.Int64, AllChanged: len(r.Changes) > maxChanges}
 	if r.LogComplete && r.Verified.Float64 >= 0 {
-		reply.Fingerprint = r.world()
+		reply.Fingerprint = r.fingerprint()
 		reply.FingerprintAge = r.age()
 	}
 	for _, change := range r.Changes {
@@ -139,7 +146,7 @@ func (r reading) reply() (reply cache.Reply, ack, newServer bool) {
 // pollConnection is a connection for reading the log.
 type pollConnection struct {
 	*sqlx.Conn
-	keepsSession bool // settings and prepared statements stay on the connection
+	keepsSession bool // settings and prepared statements stay valid until the connection is closed
 	poll         *sqlx.Stmt
 	// These statements are nil until they are needed, because many sidecars never need them.
 	pollOpen, verify, heartbeat *sqlx.Stmt
@@ -151,8 +158,8 @@ func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, erro
 		return nil, err
 	}
 	if keeps {
-		// The queries read a few rows with an index. Without these settings, Postgres would scan small tables, which takes
-		// longer. The method write explains the isolation level.
+		// The queries read a few rows with an index. Without these settings, Postgres would scan small tables, which takes longer.
+		// The comment of [database.ReadCommitted] explains the isolation level.
 		_, err := c.ExecContext(ctx, `SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan`)
 		if err != nil {
 			return nil, err
@@ -181,8 +188,9 @@ func (c *pollConnection) read(ctx context.Context, since string) (r reading, err
 	return r, err
 }
 
-// reportNewServer tells the sidecars that still read the log on this connection's server that there is a newer server. If
-// reportNewServer fails, each of these sidecars detects the newer server itself.
+// reportNewServer writes a notice to the log of this connection's server, which is no longer the current server. The sidecars that
+// still read this log then look for the current server. If reportNewServer fails, each of these sidecars detects the current server
+// later itself.
 func (c *pollConnection) reportNewServer(ctx context.Context) error {
 	_, err := c.write(ctx, nil, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, newServerNotice)
 	return err
@@ -190,7 +198,7 @@ func (c *pollConnection) reportNewServer(ctx context.Context) error {
 
 // verifySchema runs verifyQuery, for all sidecars.
 func (c *pollConnection) verifySchema(ctx context.Context) error {
-	if _, err := c.write(ctx, &c.verify, verifyQuery, changedTables); err != nil {
+	if _, err := c.write(ctx, &c.verify, verifyQuery, answerTables); err != nil {
 		return fmt.Errorf("verify the schema: %w", err)
 	}
 	return nil
@@ -226,10 +234,11 @@ func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query 
 	return (*prepared).ExecContext(ctx, args...)
 }
 
-// verificationDue reports whether this sidecar has to verify the schema now, and whether it takes over from another sidecar. The
-// sidecar that verified last verifies again at each of its readings, for all sidecars. If its verification is late, another
-// sidecar takes over. The parameter age is the time since the last verification by any sidecar, and own the time since the last
-// verification by this sidecar. If age is negative, the last verification seems to be in the future.
+// verificationDue reports whether this sidecar has to verify the schema now, and whether it takes over from another sidecar. One
+// sidecar verifies the schema for all sidecars, at each of its readings: the sidecar that made the last verification. If its next
+// verification is late, another sidecar takes over. The parameter age is the time since the last verification by any sidecar. The
+// parameter own is the time since the last verification by this sidecar. If age is negative, the last verification seems to be in
+// the future.
 func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
 	limit := interval * 4 / 5
 	if takesOver = own-age > interval/2; takesOver {

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// heartbeatLife is how long a sidecar may use its cache after its last heartbeat. It is shorter than [changelog.AliveFor].
-	heartbeatLife = 2 * changelog.HeartbeatInterval
-	// newServerNotice is the content of a row of the change log. The row means that a sidecar has reached a newer server.
+	// heartbeatValidity is how long a sidecar may use its cache after its last heartbeat. It is shorter than [changelog.AliveFor].
+	heartbeatValidity = 2 * changelog.HeartbeatInterval
+	// newServerNotice is the content of a row of the change log. The row means that a sidecar has found another current server.
 	newServerNotice = "moved"
 )
 
@@ -26,7 +26,7 @@ type presence struct {
 	id            string
 	config        Config
 	cache         cache.Config
-	world         string    // value of reading.world when the row was created
+	fingerprint   string    // value of reading.fingerprint when the row was created
 	lastHeartbeat time.Time // time just before the last heartbeat was sent
 	heartbeats    int       // number of heartbeats since the row was created
 }
@@ -42,7 +42,9 @@ func (p *presence) heartbeatDue() bool {
 }
 
 // mayBePresumedStopped reports whether other processes may soon consider this sidecar stopped.
-func (p *presence) mayBePresumedStopped() bool { return time.Since(p.lastHeartbeat) >= heartbeatLife }
+func (p *presence) mayBePresumedStopped() bool {
+	return time.Since(p.lastHeartbeat) >= heartbeatValidity
+}
 
 // register creates the row if it is missing.
 func (p *presence) register(ctx context.Context, c *pollConnection) error {
@@ -74,7 +76,7 @@ func (p *presence) heartbeat(ctx context.Context, c *pollConnection, snapshot st
 	return nil
 }
 
-// markStopped marks this sidecar as stopped, so that WaitForSidecars (package registry) does not wait for it.
+// markStopped marks this sidecar as stopped, so that WaitForSidecars (package registry) does not wait for this sidecar.
 func (p *presence) markStopped(ctx context.Context, c *pollConnection) error {
 	_, err := c.write(ctx, nil, `UPDATE keywicket.sidecars SET seen_at = '-infinity' WHERE id = $1`, p.id)
 	return err

@@ -9,11 +9,12 @@ import (
 )
 
 // retention is how long codes and tokens are kept after their expiry. During this time, the issuer still detects a second use of a
-// code or refresh token (RFC 6749, section 4.1.2). Also, an app with an expired access token still gets the answer "expired".
+// code or refresh token (RFC 6749, section 4.1.2). Also, an expired access token is still denied as expired, not as unknown.
 const retention = `interval '1 day'`
 
-// Clean deletes codes and tokens that expired more than a day ago, and then their grants that have no codes and tokens left. It
-// returns how many codes and tokens, and how many grants, were deleted. While another issuer cleans, Clean does nothing.
+// Clean deletes codes and tokens that expired more than a day ago. If a grant then has no codes and tokens left, Clean also deletes
+// the grant. The result tokens is the number of deleted codes and tokens. The result grants is the number of deleted grants. While
+// another issuer cleans, Clean does nothing.
 //
 // Each transaction deletes at most 100 rows, because one row of the change log can list the keys of 100 rows. A larger transaction
 // would make every sidecar discard its whole cache.
@@ -60,7 +61,7 @@ func (i *Issuer) Clean(ctx context.Context) (tokens, grants int, err error) {
 				return nil, err
 			})
 			if err != nil {
-				return tokens, grants, fmt.Errorf("clean up: %w", err)
+				return tokens, grants, fmt.Errorf("delete expired codes and tokens: %w", err)
 			}
 		}
 	}

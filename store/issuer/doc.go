@@ -1,4 +1,5 @@
-// Package issuer stores the grants, codes and tokens of OAuth 2.0. An [Issuer] serves the authorization server.
+// Package issuer stores the grants, codes and tokens of OAuth 2.0. The authorization server (package oauth) reads and writes them
+// through an [Issuer].
 //
-// The package never stores a code or token. It stores only the SHA-256 of the code or token.
+// The package stores only the SHA-256 of a code or token, and never the code or token itself.
 package issuer

@@ -67,7 +67,7 @@ func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 	}
 	_, err := g.Approve(t.Context(), issuer.Approval{Client: g.App.ID, User: g.Bob.ID, Workspaces: []string{g.Acme.ID}, RedirectURI: "r", Challenge: strings.Repeat("c", 43)})
 	if !errors.Is(err, database.ErrInvalid) {
-		t.Errorf("a workspace without the user: %v", err)
+		t.Errorf("a workspace of which the user is not a member: %v", err)
 	}
 	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM keywicket.oauth_grants WHERE user_id = $1`, g.Bob.ID); n != 0 {
 		t.Errorf("%d grants of the refused approval are left", n)
@@ -78,9 +78,9 @@ func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 // without a cache.
 func TestAccessTokensFollowChanges(t *testing.T) {
 	for name, change := range map[string]struct {
-		statement string // $1 is the grant's id
-		want      authz.Reason
-		workspace bool // true: after the statement, the token is still valid, but not in the workspace
+		statement   string // $1 is the grant's id
+		want        authz.Reason
+		noWorkspace bool // after the statement, the token is still valid, but not in the workspace
 	}{
 		"the token is revoked":               {`UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE grant_id = $1`, authz.ReasonRevoked, false},
 		"the token expires":                  {`UPDATE keywicket.oauth_access_tokens SET expires_at = now() WHERE grant_id = $1`, authz.ReasonExpired, false},
@@ -101,7 +101,7 @@ func TestAccessTokensFollowChanges(t *testing.T) {
 			uncached, cached := g.Directory(t, nil), g.CachedDirectory(t)
 			l := storetest.AccessLookup(token, "acme")
 			var grant string
-			storetest.Eventually(t, "it is cached", func() bool {
+			storetest.Eventually(t, "the answer is cached", func() bool {
 				found := storetest.Must(cached.Lookup(t.Context(), l))
 				grant = found.Principal.GrantID
 				return found.Cache == authz.CacheHit && found.Workspace.ID == g.Acme.ID
@@ -114,7 +114,7 @@ func TestAccessTokensFollowChanges(t *testing.T) {
 			for who, d := range map[string]*directory.Directory{"uncached": uncached, "cached": cached} {
 				storetest.Eventually(t, who+": the look-up returns the new state", func() bool {
 					found := storetest.Must(d.Lookup(t.Context(), l))
-					return found.Denial == change.want && (found.Workspace.ID == "") == (change.want != "" || change.workspace)
+					return found.Denial == change.want && (found.Workspace.ID == "") == (change.want != "" || change.noWorkspace)
 				})
 			}
 		})
@@ -153,9 +153,9 @@ func TestCodesWorkOnce(t *testing.T) {
 	}
 
 	for name, statement := range map[string]string{
-		"expired":            `UPDATE keywicket.oauth_codes SET expires_at = now() WHERE used_at IS NULL`,
-		"of a revoked grant": `UPDATE keywicket.oauth_grants SET revoked_at = now()`,
-		"of a revoked app":   `UPDATE keywicket.oauth_apps SET revoked_at = now()`,
+		"an expired code":           `UPDATE keywicket.oauth_codes SET expires_at = now() WHERE used_at IS NULL`,
+		"a code of a revoked grant": `UPDATE keywicket.oauth_grants SET revoked_at = now()`,
+		"a code of a revoked app":   `UPDATE keywicket.oauth_apps SET revoked_at = now()`,
 	} {
 		code := g.NewCode(t)
 		g.Exec(t, statement)
@@ -191,25 +191,25 @@ func TestRefreshTokensRotate(t *testing.T) {
 	if _, err := g.Refresh(t.Context(), narrowed.Refresh, storetest.Velo, func(issuer.RefreshGrant) ([]string, error) { return nil, wider }); !errors.Is(err, wider) {
 		t.Errorf("%v", err)
 	}
-	whole := storetest.Must(g.RefreshToken(t, narrowed.Refresh)) // the refused token is still unused, and the new access token has all scopes again
-	if len(whole.Scopes) != 2 {
-		t.Errorf("%+v", whole)
+	allScopes := storetest.Must(g.RefreshToken(t, narrowed.Refresh)) // the refused token is still unused, and the new access token has all scopes again
+	if len(allScopes.Scopes) != 2 {
+		t.Errorf("%+v", allScopes)
 	}
 	if _, err := g.RefreshToken(t, first.Refresh); !errors.Is(err, issuer.ErrGrant) {
 		t.Errorf("the second use: %v", err)
 	}
-	for _, token := range []authz.Secret{first.Access, narrowed.Access, whole.Access} {
+	for _, token := range []authz.Secret{first.Access, narrowed.Access, allScopes.Access} {
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(token, ""))); got.Denial != authz.ReasonRevoked {
 			t.Errorf("an access token of the same grant: %+v", got)
 		}
 	}
-	if _, err := g.RefreshToken(t, whole.Refresh); !errors.Is(err, issuer.ErrGrant) {
+	if _, err := g.RefreshToken(t, allScopes.Refresh); !errors.Is(err, issuer.ErrGrant) {
 		t.Errorf("the last refresh token of the grant: %v", err)
 	}
 	expiring := g.ExchangeCode(t, g.NewCode(t))
 	g.Exec(t, `UPDATE keywicket.oauth_refresh_tokens SET expires_at = now() WHERE used_at IS NULL`)
 	if _, err := g.RefreshToken(t, expiring.Refresh); !errors.Is(err, issuer.ErrGrant) {
-		t.Errorf("expired: %v", err)
+		t.Errorf("an expired refresh token: %v", err)
 	}
 	if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(expiring.Access, ""))); got.Denial != "" {
 		t.Errorf("the access token after the expiry of its refresh token: %+v", got)
@@ -290,20 +290,20 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 		t.Errorf("%+v", apps)
 	}
 	_, err = g.Client(t.Context(), g.App.ID)
-	_, _, rotated := g.RotateAppSecret(t.Context(), "nobody")
-	_, ofGrant := g.RevokeGrant(t.Context(), "nobody")
-	_, grants := g.Grants(t.Context(), "nobody", "")
-	_, noText := g.Client(t.Context(), "\xff")
-	for _, err := range []error{err, rotated, ofGrant, grants, noText} {
+	_, _, rotateErr := g.RotateAppSecret(t.Context(), "nobody")
+	_, revokeErr := g.RevokeGrant(t.Context(), "nobody")
+	_, listErr := g.Grants(t.Context(), "nobody", "")
+	_, invalidTextErr := g.Client(t.Context(), "\xff")
+	for _, err := range []error{err, rotateErr, revokeErr, listErr, invalidTextErr} {
 		if !errors.Is(err, database.ErrNotFound) {
 			t.Errorf("%v", err)
 		}
 	}
-	given, _, err := g.CreateApp(t.Context(), registry.NewApp{ID: "their.own~id", API: "velocity", Name: "n", RedirectURIs: []string{"r"}})
-	if err != nil || given.ID != "their.own~id" {
-		t.Errorf("%+v, %v", given, err)
+	withOwnID, _, err := g.CreateApp(t.Context(), registry.NewApp{ID: "their.own~id", API: "velocity", Name: "n", RedirectURIs: []string{"r"}})
+	if err != nil || withOwnID.ID != "their.own~id" {
+		t.Errorf("%+v, %v", withOwnID, err)
 	}
-	if _, _, err := g.CreateApp(t.Context(), registry.NewApp{ID: given.ID, API: "velocity", Name: "n", RedirectURIs: []string{"r"}}); !errors.Is(err, database.ErrExists) {
+	if _, _, err := g.CreateApp(t.Context(), registry.NewApp{ID: withOwnID.ID, API: "velocity", Name: "n", RedirectURIs: []string{"r"}}); !errors.Is(err, database.ErrExists) {
 		t.Errorf("a second app with the same id: %v", err)
 	}
 	for _, n := range []registry.NewApp{
@@ -431,7 +431,7 @@ func TestCleaning(t *testing.T) {
 	issued := g.ExchangeCode(t, used)
 	update(`oauth_codes SET expires_at = now() - interval '23 hours' WHERE expires_at > now()`)
 	if grants := storetest.Must(g.Grants(t.Context(), "", g.Ada.ID)); grants[0].Status != registry.Active || grants[len(grants)-1].Status != registry.Expired {
-		t.Errorf("the newest is %s, the oldest %s", grants[0].Status, grants[len(grants)-1].Status)
+		t.Errorf("the newest grant is %s, and the oldest grant is %s", grants[0].Status, grants[len(grants)-1].Status)
 	}
 	d := g.CachedDirectory(t)
 	storetest.Eventually(t, "no more changes are read", func() bool {
@@ -463,7 +463,7 @@ func TestCleaning(t *testing.T) {
 		t.Errorf("a code that is used again after its expiry: %v, of the grant %s", err, again.Grant)
 	}
 	if _, err := g.RefreshToken(t, issued.Refresh); !errors.Is(err, issuer.ErrGrant) {
-		t.Errorf("its grant is not revoked: %v", err)
+		t.Errorf("the grant of the code that was used again is not revoked: %v", err)
 	}
 }
 

@@ -40,7 +40,7 @@ func (i *Issuer) Exchange(
 	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 		var row struct {
 			Code
-			state
+			grantState
 		}
 		err = tx.GetContext(ctx, &row, `
 			SELECT g.app_id, c.redirect_uri, c.code_challenge, g.id, g.scopes, c.used_at IS NOT NULL AS used,
@@ -73,9 +73,9 @@ type RefreshGrant struct {
 	Scopes pq.StringArray `db:"scopes"` // all granted scopes
 }
 
-// Refresh returns a new refresh token with the same scopes, and an access token. The function check chooses the scopes of the
-// access token among the granted scopes. If check returns an error, Refresh returns the same error, and the refresh token can
-// still be used. The error is [ErrGrant] if the token is unknown, expired, used or revoked.
+// Refresh returns a new refresh token with the same scopes, and an access token. The function check selects the scopes of the
+// access token from the granted scopes. If check returns an error, Refresh returns the same error, and the refresh token can still
+// be used. The error is [ErrGrant] if the token is unknown, expired, used or revoked.
 func (i *Issuer) Refresh(
 	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(RefreshGrant) ([]string, error),
 ) (TokenPair, error) {
@@ -84,7 +84,7 @@ func (i *Issuer) Refresh(
 	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 		var row struct {
 			Client string `db:"app_id"`
-			state
+			grantState
 		}
 		err = tx.GetContext(ctx, &row, `
 			SELECT g.app_id, g.id, g.scopes, r.used_at IS NOT NULL AS used,
@@ -114,22 +114,22 @@ func (i *Issuer) Refresh(
 	return issued, refused
 }
 
-// state is the state of a grant, and of one of its codes or refresh tokens.
-type state struct {
+// grantState is the state of a grant, and of one code or refresh token of this grant.
+type grantState struct {
 	Grant  string         `db:"id"`
 	Scopes pq.StringArray `db:"scopes"`
 	Used   bool           `db:"used"`
 	Ended  bool           `db:"over"`
 }
 
-// markUsed marks the code or token as used. If it was used before, markUsed revokes the grant. The caller must commit the
-// transaction even after a refusal.
-func (s state) markUsed(ctx context.Context, tx *sqlx.Tx, found error, table string, digest authz.Digest) (refused, err error) {
+// markUsed marks the code or token as used. If the code or token was used before, markUsed revokes the grant. The parameter findErr
+// is the error of the query that found the grant. The caller must commit the transaction even after a refusal.
+func (s grantState) markUsed(ctx context.Context, tx *sqlx.Tx, findErr error, table string, digest authz.Digest) (refused, err error) {
 	switch {
-	case errors.Is(found, sql.ErrNoRows):
+	case errors.Is(findErr, sql.ErrNoRows):
 		return ErrGrant, nil
-	case found != nil:
-		return nil, found
+	case findErr != nil:
+		return nil, findErr
 	case s.Used:
 		_, err := tx.ExecContext(ctx, `
 			UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, s.Grant)
@@ -142,7 +142,7 @@ func (s state) markUsed(ctx context.Context, tx *sqlx.Tx, found error, table str
 }
 
 // issue creates an access token with the scopes, and a refresh token.
-func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (TokenPair, error) {
+func (s grantState) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (TokenPair, error) {
 	issued := TokenPair{Grant: s.Grant, Access: format.NewKey(), Refresh: oauthapp.NewSecret(), Scopes: scopes}
 	access, refresh := issued.Access.Digest(), issued.Refresh.Digest()
 	_, err := tx.ExecContext(ctx, `

@@ -21,11 +21,12 @@ import (
 // ErrUnreadable means that this program cannot read the database's answer.
 var ErrUnreadable = errors.New("the database's answer cannot be read")
 
-// Query answers look-ups of one kind with the query. The answers are in the order of the look-ups. The result started is the value
-// of [database.ServerStarted] on the server that answered. The connections of db must be of the type [database.Connection].
+// Query answers look-ups of one kind. The parameter query is the SQL query for this kind, for example [TokenQuery]. The answers are
+// in the order of the look-ups. The result started is the value of [database.ServerStarted] on the server that answered. The
+// connections of db must be of the type [database.Connection].
 //
-// Query takes a connection from database/sql, but reads lib/pq's rows directly. database/sql would start a goroutine for each
-// query, which waits for the end of the context.
+// Query takes a connection from database/sql, but reads lib/pq's rows directly. With the rows of database/sql, each query would
+// start a goroutine. Such a goroutine waits for the end of the context.
 func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	args, err := arguments(lookups)
 	if err != nil {
@@ -94,12 +95,12 @@ func readAnswers(rows driver.Rows, lookups []authz.Lookup) (answers []cache.Answ
 		}
 		i := f.place - 1
 		if i < 0 || i >= int64(len(lookups)) || answers[i].Keys != nil {
-			return nil, 0, fmt.Errorf("%w: it answers look-up %d of %d", ErrUnreadable, f.place, len(lookups))
+			return nil, 0, fmt.Errorf("%w: the row for look-up %d of %d is unexpected", ErrUnreadable, f.place, len(lookups))
 		}
 		started, answers[i] = f.started, f.answer(lookups[i])
 	}
 	if n != len(lookups) {
-		return nil, 0, fmt.Errorf("%w: it has answers to %d of %d look-ups", ErrUnreadable, n, len(lookups))
+		return nil, 0, fmt.Errorf("%w: only %d of %d look-ups have an answer", ErrUnreadable, n, len(lookups))
 	}
 	return answers, started, nil
 }
@@ -108,13 +109,13 @@ func readAnswers(rows driver.Rows, lookups []authz.Lookup) (answers []cache.Answ
 type row struct {
 	authz.LookupResult
 	started  int64 // value of database.ServerStarted
-	place    int64 // number of the look-up in the query, from 1
+	place    int64 // position of the look-up in the query; the first position is 1
 	app      string
 	lifetime sql.NullFloat64 // remaining lifetime in seconds
 }
 
 func readRow(values []driver.Value, kind authz.Kind) (f row, err error) {
-	c := columns{left: values}
+	c := columns{unread: values}
 	f.started, f.place = next[int64](&c), next[int64](&c)
 	f.Denial = authz.Reason(next[string](&c))
 	p, w := &f.Principal, &f.Workspace
@@ -131,24 +132,24 @@ func readRow(values []driver.Value, kind authz.Kind) (f row, err error) {
 	case authz.KindSession:
 		f.MFAEnrolled = next[bool](&c)
 	}
-	if len(c.left) > 0 {
-		return row{}, fmt.Errorf("%d columns too many", len(c.left))
+	if len(c.unread) > 0 {
+		return row{}, fmt.Errorf("%d columns too many", len(c.unread))
 	}
 	return f, c.err
 }
 
-// columns reads a row from left to right. err is the first error.
+// columns reads the columns of a row, one after the other.
 type columns struct {
-	left []driver.Value
-	err  error
+	unread []driver.Value
+	err    error // the first error
 }
 
 func (c *columns) take() (value driver.Value) {
-	if len(c.left) == 0 {
+	if len(c.unread) == 0 {
 		c.fail(errors.New("a column is missing"))
 		return nil
 	}
-	value, c.left = c.left[0], c.left[1:]
+	value, c.unread = c.unread[0], c.unread[1:]
 	return value
 }
 
@@ -182,14 +183,14 @@ func (f *row) answer(l authz.Lookup) cache.Answer {
 	if f.Principal.UserID != "" && l.Kind != authz.KindSession {
 		keys = append(keys, cache.UserKey(f.Principal.UserID))
 	}
-	const maxSeconds = 1e9 // a limit that is far from the maximum of time.Duration, which is nine times as long
+	const maxSeconds = 1e9 // a time.Duration can contain nine times as many seconds
 	a := cache.Answer{
 		Result: f.LookupResult, Keys: keys,
 		Expires: f.lifetime.Valid, TTL: time.Duration(min(f.lifetime.Float64, maxSeconds) * float64(time.Second)),
 	}
 	if f.Denial != "" {
 		a.Result = authz.LookupResult{Denial: f.Denial}
-		a.Expires = f.lifetime.Float64 > 0 // a lifetime means that the denial is a ban, which ends; an expired token stays expired
+		a.Expires = f.lifetime.Float64 > 0 // the lifetime may be the rest of a ban, so the denial may end; the lifetime of an expired token is not positive
 		return a
 	}
 	if f.Workspace.ID != "" {
@@ -202,7 +203,7 @@ func (f *row) answer(l authz.Lookup) cache.Answer {
 	return a
 }
 
-// Once answers one look-up with the query, for the operator's commands.
+// Once answers a single look-up. The operator's commands use this function.
 func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.LookupResult, error) {
 	const attempts = 3 // retry because connections in the pool may be dead; database/sql uses the same number of attempts
 	var answers []cache.Answer

@@ -47,8 +47,8 @@ func TestUnexpectedRowsAreErrors(t *testing.T) {
 		"a string as a number":            {rowWith(place, "1")},
 		"scopes that are not an array":    {rowWith(scopes, []byte("a"))},
 		"a lifetime that is not a number": {rowWith(lifetime, []byte("soon"))},
-		"an answer to no look-up":         {rowWith(place, int64(2))},
-		"the place 0":                     {rowWith(place, int64(0))},
+		"an answer to look-up 2 of 1":     {rowWith(place, int64(2))},
+		"an answer to look-up 0":          {rowWith(place, int64(0))},
 		"two answers to a look-up":        {row, row},
 	} {
 		if got, _, err := readAnswers(&all, lookups); !errors.Is(err, ErrUnreadable) || got != nil {

@@ -44,10 +44,10 @@ SELECT ` + database.ServerStarted + `, place, COALESCE(denial, 'unknown'), COALE
        COALESCE(NULLIF(token_attributes, '{}')::text, ''), COALESCE(NULLIF(user_attributes, '{}')::text, ''),
        COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
 
-// This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. So each of these
-// tables is read in a LATERAL subquery. If the table lacks a column, SQL takes the column with this name from MissingColumns,
-// outside of the subquery. A query must join MissingColumns before it uses one of the three subqueries. Each subquery renames its
-// column "attributes", so that the name outside is not ambiguous.
+// The migrations 00010 and 00012 add columns to users, tokens and workspaces. This code may run before these migrations. So each
+// query reads these tables in LATERAL subqueries, and joins MissingColumns before the first subquery. If a table lacks a column,
+// the name of the column in the subquery refers to the column of MissingColumns. Each subquery renames the column "attributes", so
+// that this name is not ambiguous outside of the subquery.
 const (
 	// MissingColumns is a row with the values that replace missing columns: no ban, no second factor, no attributes.
 	MissingColumns = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
@@ -62,9 +62,9 @@ const (
 	banEnd = `CASE WHEN ` + Banned + ` THEN u.banned_until END`
 )
 
-// SessionQuery is the query for a session. The token of a session contains the user's id. The query checks that the user exists
-// and is not banned. The query also checks that the session was not revoked, neither as a single session nor together with all
-// sessions of the user.
+// SessionQuery is the query for a session. The token of a session contains the user's id. The query checks that the user exists and
+// is not banned. The session counts as revoked if revoked_sessions has a row for the session, or a row for the user that is not
+// older than the session.
 const SessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
 FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int8[]), (SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY
      AS asked (session, of_user, began, in_id, in_slug, place)
@@ -89,8 +89,8 @@ const SessionRevoked = `(
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = asked.of_user AND r.revoked_at >= to_timestamp(asked.began)))`
 
 // OAuthQuery is the query for access tokens of OAuth 2.0. A token counts as revoked if its grant or its app is revoked. The row
-// contains the requested workspace if the user has granted the app access to this workspace. If no workspace is requested and only
-// one is granted, the row contains the granted workspace.
+// contains the requested workspace if the user has granted the app access to this workspace and is a member. If no workspace is
+// requested and the user has granted access to only one workspace, the row contains this workspace.
 const OAuthQuery = foundColumns + `, COALESCE(grant_id, ''), COALESCE(app_id, '')
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (

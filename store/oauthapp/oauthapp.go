@@ -19,4 +19,4 @@ func ValidID(id string) bool { return appID.MatchString(id) }
 func NewSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
 
 // ErrUnknown means that no app has the id. It wraps [database.ErrNotFound].
-var ErrUnknown = database.NewRefusal(database.ErrNotFound, "no app has this id: give the client id of the app, as the list shows it")
+var ErrUnknown = database.NewRefusal(database.ErrNotFound, "no app has this id: give the client id that `keywicket oauth-app list` shows")

@@ -14,16 +14,17 @@ import (
 )
 
 const (
-	// MaxDials is the maximum number of connections that a pool opens at the same time, and of unused connections that it keeps.
-	// If an attempt takes longer than slowDial, a packet may be lost. So the dialer then starts up to MaxDials further attempts.
+	// MaxDials is the maximum number of attempts to connect at the same time. It is also the maximum number of unused connections
+	// that a dialer keeps. An attempt that takes longer than slowDial no longer counts, because a packet may be lost. So the dialer
+	// then starts further attempts, up to MaxDials at the same time.
 	MaxDials = 2
 	slowDial = time.Second
-	// After a failed attempt, there is a pause before the next attempt. The pause is longer if the failures have lasted longer,
-	// and if more sidecars use the database. A look-up during the pause waits if at most lookupPause of it is left. If more is
-	// left, the look-up fails immediately with the error of the last attempt.
+	// After a failed attempt, there is a pause before the next attempt. The pause is longer if the failures have lasted longer, and
+	// if more sidecars use the database. A look-up during the pause waits for the next attempt if the rest of the pause is at most
+	// lookupPause. Otherwise, the look-up fails immediately with the error of the last attempt.
 	minDialPause = 50 * time.Millisecond
 	lookupPause  = 100 * time.Millisecond
-	dialShare    = 2 * time.Millisecond // for each sidecar
+	dialShare    = 2 * time.Millisecond // the longest pause is at least dialShare for each sidecar, up to maxDialPause
 	maxDialPause = 2 * time.Second
 )
 
@@ -34,7 +35,7 @@ type Dialer struct {
 
 	queries  []string      // queries that each connection prepares
 	lifetime time.Duration // maximum age of a connection; after this time, a new connection replaces it
-	idle     time.Duration // maximum time for which a connection in unused stays open
+	idle     time.Duration // maximum time for which the dialer keeps an unused connection open
 	sidecars func() int64  // number of sidecars that use the database
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -44,14 +45,14 @@ type Dialer struct {
 	attempts     int               // number of attempts in progress
 	slow         int               // number of attempts that have taken longer than slowDial so far
 	unused       []*lookupConn     // open connections that no look-up has used yet
-	reserved     int               // number of connections in unused that will replace closed old connections
-	generation   int               // it increases when connections that are being opened may lead to the wrong server
+	reserved     int               // number of unused connections that will replace old connections, which are already closed
+	generation   int               // Drop increases it, because connections that are being opened may lead to the wrong server
 	failure      error             // error of the last attempt
 	failingSince time.Time         // when the first failure after a success happened
 	lastSuccess  time.Time         // when the last successful attempt began
 	pause        time.Duration
 	resumeAt     time.Time // no attempt starts before this time
-	timerSet     bool      // a timer will start an attempt at resume
+	timerSet     bool      // a timer will start an attempt at resumeAt
 }
 
 // lookupConn is a connection for look-ups.
@@ -201,8 +202,8 @@ func (d *Dialer) recordFailure(err error) {
 		d.failingSince = time.Now()
 	}
 	// If the first failure is a lost connection, try again immediately: the server may have just closed all its connections.
-	again := d.failure == nil && database.ConnectionLost(err)
-	if d.failure, d.resumeAt = err, time.Now(); !again {
+	retryNow := d.failure == nil && database.ConnectionLost(err)
+	if d.failure, d.resumeAt = err, time.Now(); !retryNow {
 		longest := min(max(lookupPause, time.Since(d.failingSince)/10, time.Duration(d.sidecars())*dialShare), maxDialPause)
 		d.pause = min(max(2*d.pause, minDialPause), longest)
 		d.resumeAt = d.resumeAt.Add(d.pause/2 + rand.N(d.pause/2))
@@ -230,8 +231,8 @@ func (d *Dialer) deliver(c *lookupConn) {
 	}
 }
 
-// closeIfUnused closes the connection if no look-up has taken it. Without this, connections that were opened too slowly for their
-// look-ups would stay open.
+// closeIfUnused closes the connection if no look-up has taken it. Without closeIfUnused, a connection would stay open if its
+// look-up gave up before the connection was open.
 func (d *Dialer) closeIfUnused(c *lookupConn) {
 	d.mu.Lock()
 	before := len(d.unused)
@@ -260,7 +261,7 @@ func (d *Dialer) replacementReady(c *lookupConn) bool {
 	return false
 }
 
-// Drop closes the connections that no look-up uses yet. Connections that are still being opened are closed as soon as they are
+// Drop closes the connections that no look-up has used yet. Connections that are still being opened are closed as soon as they are
 // open.
 func (d *Dialer) Drop() error {
 	d.mu.Lock()

@@ -21,7 +21,7 @@ type fakeConnector struct {
 	delay    time.Duration
 	err      error
 	attempts int
-	closed   atomic.Int64 // connections
+	closed   atomic.Int64 // number of closed connections
 }
 
 // succeed makes the next attempts succeed after the delay.
@@ -63,7 +63,7 @@ func (fakeConn) IsValid() bool                          { return true }
 func (fakeConn) ResetSession(context.Context) error     { return nil }
 func (fakeConn) PrepareAhead(context.Context, []string) {}
 
-func ready(d *Dialer) int {
+func unusedCount(d *Dialer) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.unused)
@@ -96,7 +96,7 @@ func TestConnectionServesALaterCaller(t *testing.T) {
 	})
 }
 
-// A connection that is open only after its look-up has given up does not stay open forever.
+// If a look-up gives up before its connection is open, this connection does not stay open forever.
 func TestUnusedConnectionIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: 500 * time.Millisecond}
@@ -107,14 +107,14 @@ func TestUnusedConnectionIsClosed(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
-			if ready(d) != 1 {
-				t.Fatalf("%d connections were opened", ready(d))
+			if unusedCount(d) != 1 {
+				t.Fatalf("%d connections are unused, not 1", unusedCount(d))
 			}
 		}
 		giveUp()
 		time.Sleep(time.Minute)
-		if ready(d) != 0 || server.closed.Load() != 1 {
-			t.Errorf("%d connections are still open, and %d were closed", ready(d), server.closed.Load())
+		if unusedCount(d) != 0 || server.closed.Load() != 1 {
+			t.Errorf("%d connections are still open, and %d were closed", unusedCount(d), server.closed.Load())
 		}
 		giveUp()
 		if _, err := connect(d, time.Second); err != nil {
@@ -148,10 +148,10 @@ func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 			t.Error(err)
 		}
 		refusing := &fakeConnector{err: refused}
-		many := NewDialer(refusing, nil, time.Hour, time.Hour, func() int64 { return 1000 })
-		defer func() { _ = many.Close() }()
+		oneOfMany := NewDialer(refusing, nil, time.Hour, time.Hour, func() int64 { return 1000 })
+		defer func() { _ = oneOfMany.Close() }()
 		for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
-			_, _ = connect(many, time.Second)
+			_, _ = connect(oneOfMany, time.Second)
 		}
 		if refusing.attemptCount() > 40 {
 			t.Errorf("one of 1,000 sidecars has made %d attempts in twenty seconds", refusing.attemptCount())
@@ -177,7 +177,7 @@ func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 }
 
 // Each new connection replaces only one old connection.
-func TestOneNewConnectionReplacesOne(t *testing.T) {
+func TestNewConnectionReplacesOnlyOneOldConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Millisecond} // because of the delay, no connection is open before this goroutine sleeps
 		d := NewDialer(server, nil, time.Minute, time.Hour, oneSidecar)
@@ -223,7 +223,7 @@ func TestConnectionsToTheFormerServerAreClosed(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Second)
-		if ready(d) != 0 {
+		if unusedCount(d) != 0 {
 			t.Error("the connection is kept for the next look-up")
 		}
 	})
@@ -246,12 +246,12 @@ func TestFailureOfAnOldAttemptIsIgnored(t *testing.T) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.attempts != 0 || d.failure != nil {
-			t.Errorf("%d attempts are under way; the last one has failed: %v", d.attempts, d.failure)
+			t.Errorf("%d attempts are in progress; the error of the last attempt: %v", d.attempts, d.failure)
 		}
 	})
 }
 
-// If the bytes of a server make the driver panic, the process must not end.
+// If the driver panics because of bytes from the server, the process must not end.
 func TestPanicWhileConnectingIsAnError(t *testing.T) {
 	d := NewDialer(panickingConnector{}, nil, time.Minute, time.Hour, oneSidecar)
 	defer func() { _ = d.Close() }()

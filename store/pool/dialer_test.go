@@ -16,7 +16,7 @@ import (
 
 // If a round trip takes 60 ms, connecting and the first query together take longer than lookup_timeout. Look-ups must still
 // succeed after a while.
-func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
+func TestLookupsSucceedOverASlowNetwork(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
@@ -60,10 +60,10 @@ func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 
 	administrator := storetest.OpenDB(t, storetest.Server.URL("postgres"))
 	name := storetest.Value[string](t, f.DB, `SELECT current_database()`)
-	allow := func(yes string) {
-		storetest.Must(administrator.ExecContext(t.Context(), `ALTER DATABASE "`+name+`" ALLOW_CONNECTIONS `+yes))
+	allowConnections := func(value string) {
+		storetest.Must(administrator.ExecContext(t.Context(), `ALTER DATABASE "`+name+`" ALLOW_CONNECTIONS `+value))
 	}
-	allow("false")
+	allowConnections("false")
 	storetest.Must(administrator.ExecContext(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1`, name))
 	before, lookups := p.Connections(), 0
 	var mu sync.Mutex
@@ -88,7 +88,7 @@ func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 	if n := p.Connections() - before; n > 80 || lookups < 200 {
 		t.Errorf("%d attempts to connect for %d look-ups in two seconds", n, lookups)
 	}
-	allow("true")
+	allowConnections("true")
 	storetest.Eventually(t, "look-ups work again", func() bool {
 		got, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil && got.Denial == ""
@@ -96,7 +96,7 @@ func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 }
 
 // Ready runs look-ups, because even a reachable database may not answer them.
-func TestReadyMeansThatLookUpsWork(t *testing.T) {
+func TestReadyMeansThatLookupsWork(t *testing.T) {
 	t.Parallel()
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

@@ -42,8 +42,8 @@ type Servers struct {
 
 	onSwitch func() // called when another server becomes the current one
 
-	started  atomic.Int64 // value of current.Started; 0 if no server is known yet
-	settling singleflight.Group
+	started atomic.Int64       // value of current.Started; 0 if no server is known yet
+	finding singleflight.Group // the call of FindCurrent in progress
 
 	mu       sync.Mutex
 	current  server
@@ -54,15 +54,16 @@ type Servers struct {
 var ErrOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
-// NewServers returns the Servers for two pools. lookups is the pool for look-ups. NewServers configures the pool fresh to open a
-// new connection for each use. The function dropUnused closes the open connections that the pool lookups has not used yet. The
-// caller must close the result, which also closes fresh.
+// NewServers returns the Servers for two pools. The parameter lookups is the pool for look-ups. The parameter fresh is a pool that
+// NewServers configures to open a new connection for each use. The function dropUnused closes the open connections that the pool
+// lookups has not used yet. The caller must close the Servers. Close also closes the pool fresh.
 func NewServers(fresh, lookups *sqlx.DB, dropUnused func() error, log *slog.Logger) *Servers {
 	fresh.SetMaxIdleConns(-1)
 	return &Servers{fresh: fresh, lookups: lookups, dropUnused: dropUnused, log: log, onSwitch: func() {}}
 }
 
-// OnSwitch sets a function to call when another server becomes the current one. Call it before the first connection is opened.
+// OnSwitch sets a function to call when another server becomes the current one. Call OnSwitch before the first connection is
+// opened.
 func (s *Servers) OnSwitch(call func()) { s.onSwitch = call }
 
 // IsCurrent reports whether an answer from a server may be used. The parameter started is the value of [database.ServerStarted] on
@@ -72,8 +73,9 @@ func (s *Servers) IsCurrent(started int64) bool {
 	return current == 0 || current == started
 }
 
-// Connect opens a new connection. The new connection decides which server is the current server (see consider). The error is
-// [ErrOtherServer] if the connection reaches a server that is not the current server. The caller must close the connection.
+// Connect opens a new connection. The new connection decides which server is the current server (see the method consider). The
+// error is [ErrOtherServer] if the connection reaches a server that is not the current server. The caller must close the
+// connection.
 func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
 	return database.WithTimeout(ctx, database.ConnectLimit, func(ctx context.Context) (*sqlx.Conn, error) {
 		c, err := s.fresh.Connx(ctx)
@@ -101,10 +103,10 @@ func (s *Servers) Probe(ctx context.Context) error {
 	return c.Close()
 }
 
-// FindCurrent finds out which server is the current server. Call it after another server has answered a look-up. Concurrent calls
-// share one attempt.
+// FindCurrent finds out which server is the current server. Call FindCurrent after a look-up was answered by a server that is not
+// the current server. Concurrent calls share one attempt.
 func (s *Servers) FindCurrent(ctx context.Context) error {
-	done := s.settling.DoChan("", func() (any, error) {
+	done := s.finding.DoChan("", func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
 		// The pool reuses the connection that was most recently returned to it. This connection most likely leads to the server
 		// that answered the look-up.
@@ -148,8 +150,8 @@ func (s *Servers) consider(candidate server, fresh bool) bool {
 	return true
 }
 
-// dropIdle closes the idle connections for look-ups. A connection that is in use is closed later, by the next call of dropIdle
-// after a look-up on it gets an answer from a server that is not current.
+// dropIdle closes the idle connections for look-ups. It cannot close a connection that is in use. If this connection leads to a
+// server that is not current, the next answer from this server causes another call of dropIdle.
 func (s *Servers) dropIdle() {
 	_ = s.dropUnused() // errors do not matter, because these connections were never used
 	s.lookups.SetMaxIdleConns(-1)
@@ -174,7 +176,7 @@ func identify(ctx context.Context, db sqlx.QueryerContext) (found server, err er
 
 // Watch opens a new connection from time to time, for a directory without a change feed. It returns when the context ends.
 func (s *Servers) Watch(ctx context.Context) {
-	const interval = 30 * time.Second // without a cache, the number of sidecars is unknown
+	const interval = 30 * time.Second // without a cache, the number of sidecars is unknown, so the interval cannot depend on this number
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {

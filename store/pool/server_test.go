@@ -85,15 +85,16 @@ func (p *serverPair) terminate(t *testing.T, pattern string) {
 }
 
 const (
-	lookingUp = `%LEFT JOIN LATERAL (%CASE WHEN t.revoked_at%`
-	reading   = `%keywicket.world%`
+	lookupPattern = `%LEFT JOIN LATERAL (%CASE WHEN t.revoked_at%`
+	pollPattern   = `%keywicket.world%`
 )
 
-// A failover may close no connection. The sidecar then detects the failover when one of its new connections reaches the new primary.
+// After a failover, all connections to the old primary may still be open. The sidecar then detects the failover when one of its new
+// connections reaches the new primary.
 func TestFailoverWithOpenConnections(t *testing.T) {
 	for name, reach := range map[string]func(*testing.T, *serverPair){
 		"a look-up reaches the new primary":        func(t *testing.T, p *serverPair) { p.terminateOneLookup(t) },
-		"the change feed reaches the new primary":  func(t *testing.T, p *serverPair) { p.terminate(t, reading) },
+		"the change feed reaches the new primary":  func(t *testing.T, p *serverPair) { p.terminate(t, pollPattern) },
 		"a new connection reaches the new primary": func(*testing.T, *serverPair) {},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +105,7 @@ func TestFailoverWithOpenConnections(t *testing.T) {
 				t.Fatalf("before a connection reaches the new primary: %+v", got)
 			}
 			reach(t, p)
-			// Alternate two look-ups: of an unknown token, which needs a query, and of the cached token.
+			// In turn, look up an unknown token, which needs a query, and the cached token.
 			n := 0
 			for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 				n++
@@ -122,7 +123,7 @@ func TestFailoverWithOpenConnections(t *testing.T) {
 				return err == nil && got.Denial == authz.ReasonRevoked && got.Cache == authz.CacheHit
 			})
 			if n := storetest.Value[int](t, p.DB, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keywicket'
-				AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '`+lookingUp+`'`); n != 0 {
+				AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '`+lookupPattern+`'`); n != 0 {
 				t.Errorf("%d connections to the old primary run look-ups", n)
 			}
 
@@ -151,7 +152,7 @@ func TestFailoverWithOpenConnections(t *testing.T) {
 func (p *serverPair) terminateOneLookup(t *testing.T) {
 	t.Helper()
 	if !storetest.Value[bool](t, p.DB, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND query LIKE '`+lookingUp+`' LIMIT 1`) {
+		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND query LIKE '`+lookupPattern+`' LIMIT 1`) {
 		t.Fatal("no connection has run a look-up")
 	}
 }
@@ -204,5 +205,5 @@ func TestSidecarIsNotifiedOfAnotherServer(t *testing.T) {
 		t.Fatalf("each of 500 sidecars opens %d connections in three seconds", n-before)
 	}
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('moved')`)
-	storetest.Eventually(t, "it opens a new connection", func() bool { return p.Connections() > before })
+	storetest.Eventually(t, "the sidecar opens a new connection", func() bool { return p.Connections() > before })
 }

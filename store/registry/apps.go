@@ -52,11 +52,11 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	case !isAppName(n.Name):
 		return App{}, "", database.NewRefusal(database.ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
 	case n.ID != "" && !oauthapp.ValidID(n.ID):
-		return App{}, "", database.NewRefusal(database.ErrInvalid, "the client id %q is not 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
+		return App{}, "", database.NewRefusal(database.ErrInvalid, "the client id %q is not valid: write 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
 	case len(slices.Compact(slices.Sorted(slices.Values(n.RedirectURIs)))) < len(n.RedirectURIs):
 		return App{}, "", database.NewRefusal(database.ErrInvalid, "a redirect URI is given twice: remove one of them")
 	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
-		return App{}, "", database.NewRefusal(database.ErrInvalid, "an app has 1 to 20 redirect URIs")
+		return App{}, "", database.NewRefusal(database.ErrInvalid, "an app must have 1 to 20 redirect URIs")
 	}
 	var app App
 	err := r.db.GetContext(ctx, &app, `
@@ -66,7 +66,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	if err != nil {
 		return App{}, "", database.ConstraintError(err, "create the app", map[string]error{
 			"oauth_apps_pkey":     database.NewRefusal(database.ErrExists, "the client id %q is taken", n.ID),
-			"oauth_apps_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+			"oauth_apps_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is not valid: write letters, digits, _ and -", n.API),
 		})
 	}
 	return app, secret, database.ConfirmRow((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
@@ -152,7 +152,8 @@ FROM keywicket.oauth_grants g
 JOIN keywicket.oauth_apps a ON a.id = g.app_id
 JOIN keywicket.users u ON u.id = g.user_id`
 
-// Grants lists the grants, newest first. If the parameter app or user is not empty, it lists only the grants of this app or user.
+// Grants lists the grants, newest first. If the parameter app or user is not empty, Grants lists only the grants of this app or
+// user.
 func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error) {
 	if user != "" {
 		u, err := r.User(ctx, user)

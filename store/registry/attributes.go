@@ -33,7 +33,7 @@ func ParseAttributes(text string) (authz.Attributes, error) {
 	switch {
 	case text == "":
 		return "", nil
-	case len(text) > 16*maxAttributes: // white space and escapes can make a valid text longer than maxAttributes, but most likely not so much longer
+	case len(text) > 16*maxAttributes: // a valid text may be longer than maxAttributes because of white space and escapes, but hardly 16 times as long
 		return "", errTooLong
 	case text[0] != '{':
 		return "", errNoObject

@@ -23,7 +23,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	g := storetest.NewGrantFixture(t)
 	f := g.Fixture
 	personal, key := f.UserToken(t)
-	own, workspaceKey := f.WorkspaceToken(t)
+	workspaceToken, workspaceKey := f.WorkspaceToken(t)
 	app := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID)).Access
 	uncached, cached := f.Directory(t, nil), f.CachedDirectory(t)
 	inAcme := storetest.Lookup(key)
@@ -33,8 +33,9 @@ func TestLookupsFollowAttributes(t *testing.T) {
 		return attributes{found.Principal.Attributes, found.Principal.UserAttributes, found.Workspace.Attributes}
 	}
 	credentials := map[string]struct {
-		lookup      authz.Lookup
-		token, user bool // the answer contains attributes of a token; of a user
+		lookup authz.Lookup
+		token  bool // the answer contains the token's attributes
+		user   bool // the answer contains the user's attributes
 	}{
 		"workspace key": {storetest.Lookup(workspaceKey), true, false},
 		"personal key":  {inAcme, true, true},
@@ -60,7 +61,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 				began := time.Now()
 				got := storetest.Must(cached.Lookup(t.Context(), c.lookup))
 				if attributesOf(got) != want && began.Sub(changed) > time.Second {
-					t.Fatalf("%s, %s: %v after the change it is %+v, not %+v", what, name, began.Sub(changed), attributesOf(got), want)
+					t.Fatalf("%s, %s: %v after the change, the attributes are %+v, not %+v", what, name, began.Sub(changed), attributesOf(got), want)
 				}
 				return attributesOf(got) == want && got.Cache == authz.CacheHit
 			})
@@ -72,7 +73,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 		arguments       []any
 		value           *authz.Attributes
 	}{
-		{"the tokens", `UPDATE keywicket.tokens SET attributes = $1 WHERE id IN ($2, $3)`, []any{personal.ID, own.ID}, &expected.token},
+		{"the tokens", `UPDATE keywicket.tokens SET attributes = $1 WHERE id IN ($2, $3)`, []any{personal.ID, workspaceToken.ID}, &expected.token},
 		{"the user", `UPDATE keywicket.users SET attributes = $1 WHERE id = $2`, []any{f.Ada.ID}, &expected.user},
 		{"the workspace", `UPDATE keywicket.workspaces SET attributes = $1 WHERE id = $2`, []any{f.Acme.ID}, &expected.workspace},
 	} {

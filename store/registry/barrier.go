@@ -15,7 +15,7 @@ type Sidecar struct {
 	ID       string `json:"id"`
 	Version  string `json:"version"`
 	Policies string `json:"policies"` // hash of the policies that the sidecar has loaded
-	// Alive reports whether the sidecar's last heartbeat is recent enough.
+	// Alive reports whether the last heartbeat is so recent that the sidecar may still use its cache.
 	Alive bool `json:"alive"`
 	// Lease is how long the sidecar could still use its cache at the time SeenAt. 0 means that every look-up queried the database.
 	Lease time.Duration `json:"lease_ns"`
@@ -25,14 +25,15 @@ type Sidecar struct {
 	SeenAt    *time.Time    `json:"seen_at"` // time of the last heartbeat; nil if the sidecar has stopped
 
 	bound, staleIfError time.Duration
-	caughtUp            bool // the sidecar has read the change log up to the given transaction
+	caughtUp            bool // the sidecar has read the change log up to the transaction that was passed to the method sidecars
 	mayAnswer           bool // cache.stale_if_error may still let the sidecar use older cached answers
 }
 
 // Sidecars lists the sidecars that are alive or were alive within the last hour. The list is sorted by id.
 func (r *Registry) Sidecars(ctx context.Context) ([]Sidecar, error) { return r.sidecars(ctx, "0") }
 
-// sidecars also returns, for each sidecar, whether the sidecar has read the change log up to the transaction with the id xid.
+// sidecars returns the same list as Sidecars. For each sidecar, it also returns whether the sidecar has read the change log up to
+// the transaction with the id xid.
 func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) {
 	var rows []struct {
 		Sidecar
@@ -102,8 +103,8 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (WaitResult, error) {
 	if err != nil {
 		return WaitResult{}, err
 	}
-	const first, most = 5 * time.Millisecond, 50 * time.Millisecond
-	for pause := first; ; pause = min(2*pause, most) {
+	const firstPause, maxPause = 5 * time.Millisecond, 50 * time.Millisecond
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		list, err := r.sidecars(ctx, xid)
 		if err != nil {
 			return WaitResult{}, err
@@ -134,7 +135,7 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (WaitResult, error) {
 }
 
 // minimumWait returns how long to wait for sidecars that may be missing in the list. A crash of the server or a failover empties
-// the list. So the list may be incomplete if the row of keywicket.world, which is lost in the same way, is new.
+// the list and also deletes the row of keywicket.world. So the list may be incomplete if this row is new.
 func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
 	var bound float64
 	err := r.withTimeout(ctx, func(ctx context.Context) error {
@@ -164,7 +165,7 @@ func (b WaitResult) String() string {
 		text += " " + id
 	}
 	if b.StaleIfError > 0 {
-		text += fmt.Sprintf(" (a sidecar that cannot reach the database may use earlier answers for %v: cache.stale_if_error)", b.StaleIfError)
+		text += fmt.Sprintf(" (because of cache.stale_if_error, a sidecar that cannot reach the database may use earlier answers for %v)", b.StaleIfError)
 	}
 	return text
 }

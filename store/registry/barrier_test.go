@@ -69,7 +69,7 @@ func TestWaitForSidecars(t *testing.T) {
 			for range 10 {
 				token, key := f.WorkspaceToken(t, "issues:read")
 				for _, d := range directories {
-					storetest.Eventually(t, "it is cached", func() bool {
+					storetest.Eventually(t, "the answer is cached", func() bool {
 						found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 						return found.Cache == authz.CacheHit && found.Denial == ""
 					})
@@ -101,7 +101,7 @@ func TestWaitListsSilentSidecars(t *testing.T) {
 		c.Cache.StalenessBound = 2 * time.Second
 		c.Cache.StaleIfError = time.Minute
 	})
-	storetest.Eventually(t, "it is cached", func() bool {
+	storetest.Eventually(t, "the answer is cached", func() bool {
 		return storetest.Must(silent.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	})
 	p.FaultOnOpenConnections(storetest.Silence)
@@ -124,7 +124,7 @@ func TestWaitAfterACrash(t *testing.T) {
 	token, key := f.WorkspaceToken(t, "issues:read")
 	p := storetest.NewProxy(t, f.URL)
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.URL = p.URL(c.URL) })
-	storetest.Eventually(t, "it is cached", func() bool {
+	storetest.Eventually(t, "the answer is cached", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	})
 	f.Exec(t, `CHECKPOINT`)                     // without the checkpoint, the crash could lose the token
@@ -145,9 +145,9 @@ func TestWaitAfterACrash(t *testing.T) {
 	}
 }
 
-// WaitForSidecars does not wait for a sidecar that has written that it stops. If a sidecar has only not sent heartbeats for a
-// while, WaitForSidecars waits for its staleness bound. Such a sidecar may be alive, because the database's clock may have been
-// set forward.
+// WaitForSidecars does not wait for a sidecar that has marked itself as stopped. If a sidecar has sent no heartbeat for a while
+// without this mark, WaitForSidecars waits for the sidecar's staleness bound. Such a sidecar may be alive, because the database's
+// clock may have been set forward.
 func TestWaitForStoppedSidecars(t *testing.T) {
 	t.Parallel()
 	f := storetest.NewFixture(t)
@@ -224,7 +224,7 @@ func TestWaitEndsWhenTheDatabaseIsSilent(t *testing.T) {
 	select {
 	case err := <-done:
 		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("it returned %v", err)
+			t.Errorf("WaitForSidecars returned %v", err)
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("WaitForSidecars does not return")

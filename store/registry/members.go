@@ -53,7 +53,7 @@ func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef strin
 	return database.ConfirmRow(removed.WorkspaceID == w.ID && removed.UserID == u.ID, "remove the member")
 }
 
-// Members lists the members of a workspace, sorted by email. If workspaceRef is empty, it lists the members of all workspaces,
+// Members lists the members of a workspace, sorted by email. If workspaceRef is empty, Members lists the members of all workspaces,
 // sorted by slug and email.
 func (r *Registry) Members(ctx context.Context, workspaceRef string) ([]Member, error) {
 	id := ""
@@ -78,7 +78,6 @@ func (r *Registry) Members(ctx context.Context, workspaceRef string) ([]Member, 
 	return list, nil
 }
 
-// workspaceAndUser returns the workspace and the user.
 func (r *Registry) workspaceAndUser(ctx context.Context, workspaceRef, userRef string) (Workspace, User, error) {
 	w, err := r.Workspace(ctx, workspaceRef)
 	if err != nil {

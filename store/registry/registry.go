@@ -27,7 +27,7 @@ type Workspace struct {
 	Slug      string    `db:"slug" json:"slug"`
 	Name      string    `db:"name" json:"name"`
 	CreatedAt time.Time `db:"created_at" json:"created_at"`
-	// Attributes are for policies to read.
+	// Attributes are data that policies can read.
 	Attributes authz.Attributes `db:"attributes" json:"attributes"`
 }
 
@@ -41,7 +41,7 @@ type User struct {
 	CreatedAt   time.Time  `db:"created_at" json:"created_at"`
 	BannedUntil *time.Time `db:"banned_until" json:"banned_until"` // nil if the user was never banned
 	MFAEnrolled bool       `db:"mfa_enrolled" json:"mfa_enrolled"` // the user has a second factor
-	// Attributes are for policies to read.
+	// Attributes are data that policies can read.
 	Attributes authz.Attributes `db:"attributes" json:"attributes"`
 }
 
@@ -214,14 +214,14 @@ func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	if len(names) > 10 {
 		names = append(names[:10], "…")
 	}
-	return "there are " + strings.Join(names, ", ")
+	return "the existing " + noun + "s are " + strings.Join(names, ", ")
 }
 
 // CreateUser creates a user. If the id is empty, CreateUser generates a random UUID.
 func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
-	noEmail := database.NewRefusal(database.ErrInvalid, "the email %q is not a valid address", u.Email)
+	errInvalidEmail := database.NewRefusal(database.ErrInvalid, "the email %q is not a valid address", u.Email)
 	if !strings.Contains(u.Email, "@") { // check the email here for the same reason as in CreateWorkspace
-		return User{}, noEmail
+		return User{}, errInvalidEmail
 	}
 	attributes, err := attributesJSON(u.Attributes)
 	if err != nil {
@@ -236,8 +236,8 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 			"users_pkey":      database.NewRefusal(database.ErrExists, "the user id %q is taken", u.ID),
 			"users_email_key": database.NewRefusal(database.ErrExists, "the email %q is taken", u.Email),
 			"users_id_form": database.NewRefusal(database.ErrInvalid,
-				"the user id %q is longer than 255 characters, or has control characters or outer blanks", u.ID),
-			"users_email_form":      noEmail,
+				"the user id %q is longer than 255 characters, or has control characters, or starts or ends with a space", u.ID),
+			"users_email_form":      errInvalidEmail,
 			"users_attributes_form": errAttributes,
 		})
 	}
@@ -268,7 +268,7 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	if err != nil {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
 	}
-	return u, database.ConfirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // for other characters than ASCII, the result of SQL's lower() depends on the locale
+	return u, database.ConfirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // for non-ASCII characters, the result of SQL's lower() depends on the locale
 }
 
 // SetUserAttributes replaces all attributes of a user.

@@ -115,7 +115,7 @@ func TestRegistryRefusalsAreOneSentence(t *testing.T) {
 		{"an email with a space", user(registry.User{Email: "a b@example.com"}), database.ErrInvalid, "email"},
 		{"an email with a line break", user(registry.User{Email: "a@example.com\nx"}), database.ErrInvalid, "email"},
 		{"a user id with a line break", user(registry.User{ID: "a\r\nx: y", Email: "x@example.com"}), database.ErrInvalid, "user id"},
-		{"a user id too long", user(registry.User{ID: strings.Repeat("a", 256), Email: "x@example.com"}),
+		{"a user id that is too long", user(registry.User{ID: strings.Repeat("a", 256), Email: "x@example.com"}),
 			database.ErrInvalid, "255"},
 		{"member of an unknown workspace", member("nowhere", f.Bob.ID, "member"), database.ErrNotFound, `no workspace "nowhere"`},
 		{"unknown user as member", member("acme", "nobody", "member"), database.ErrNotFound, `no user "nobody"`},
@@ -137,11 +137,11 @@ func TestRegistryRefusalsAreOneSentence(t *testing.T) {
 
 func TestOpenRegistryFailsClearly(t *testing.T) {
 	empty := storetest.EmptyDatabase(t)
-	behind := storetest.NewFixture(t)
-	behind.Exec(t, `DELETE FROM keywicket.migrations
+	outdated := storetest.NewFixture(t)
+	outdated.Exec(t, `DELETE FROM keywicket.migrations
 		WHERE version_id = (SELECT max(version_id) FROM keywicket.migrations)`)
-	ahead := storetest.NewFixture(t)
-	ahead.Exec(t, `INSERT INTO keywicket.migrations (version_id, is_applied) VALUES (99999, true)`)
+	newer := storetest.NewFixture(t)
+	newer.Exec(t, `INSERT INTO keywicket.migrations (version_id, is_applied) VALUES (99999, true)`)
 	unreachable := storetest.Must(url.Parse(empty))
 	unreachable.Host = "127.0.0.1:1"
 	wrongPassword := storetest.Must(url.Parse(empty))
@@ -152,10 +152,10 @@ func TestOpenRegistryFailsClearly(t *testing.T) {
 		want      string
 	}{
 		{"no schema", empty, database.ErrNotMigrated, "the schema keywicket does not exist in the database: run `keywicket migrate up`"},
-		{"a schema that is behind", behind.URL, database.ErrNotMigrated, "lacks migrations (1): run `keywicket migrate up`"},
+		{"a schema that lacks a migration", outdated.URL, database.ErrNotMigrated, "lacks migrations (1): run `keywicket migrate up`"},
 		{"nothing listens", unreachable.String(), database.ErrUnreachable, "connection refused"},
 		{"wrong password", wrongPassword.String(), database.ErrUnreachable, "password authentication failed"},
-		{"no such database", storetest.Server.URL("nonesuch"), database.ErrUnreachable, `"nonesuch" does not exist`},
+		{"unknown database", storetest.Server.URL("unknown"), database.ErrUnreachable, `"unknown" does not exist`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := registry.Open(t.Context(), c.url)
@@ -164,9 +164,9 @@ func TestOpenRegistryFailsClearly(t *testing.T) {
 			}
 		})
 	}
-	r, err := registry.Open(t.Context(), ahead.URL)
+	r, err := registry.Open(t.Context(), newer.URL)
 	if err != nil {
-		t.Fatalf("a schema that a later version migrated: %v", err)
+		t.Fatalf("Open refuses a schema with a migration of a later version: %v", err)
 	}
 	_ = r.Close()
 }

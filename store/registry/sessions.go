@@ -24,7 +24,7 @@ type RevokedSessions struct {
 // and emails of users.
 func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSessions, error) {
 	if !isSessionID(id) {
-		return RevokedSessions{}, database.NewRefusal(database.ErrInvalid, "the id of a session is not valid: give the claim session_id of its tokens")
+		return RevokedSessions{}, database.NewRefusal(database.ErrInvalid, "the session id is not valid: give the value of the claim session_id in a token of the session")
 	}
 	switch u, err := r.User(ctx, id); {
 	case err == nil:

@@ -45,7 +45,7 @@ func TestSessionsActAsTheirUsers(t *testing.T) {
 }
 
 // The trigger in docs/configuration.md revokes the session when a user signs out from Supabase.
-func TestSigningOutRevokes(t *testing.T) {
+func TestSigningOutRevokesTheSession(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `CREATE SCHEMA auth; CREATE TABLE auth.sessions (id uuid PRIMARY KEY, user_id uuid NOT NULL)`)
 	f.Exec(t, `CREATE ROLE gotrue; GRANT USAGE ON SCHEMA auth TO gotrue; GRANT SELECT, INSERT, DELETE ON auth.sessions TO gotrue`)
@@ -60,11 +60,11 @@ func TestSigningOutRevokes(t *testing.T) {
 	s := storetest.SessionOf(f.Ada.ID, time.Now())
 	s.ID = "9f8e7d6c-1111-2222-3333-444455556666"
 	f.Exec(t, `INSERT INTO auth.sessions VALUES ($1, gen_random_uuid())`, s.ID)
-	storetest.Eventually(t, "it is cached", func() bool {
+	storetest.Eventually(t, "the answer is cached", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.InWorkspace(s, "acme"))).Cache == authz.CacheHit
 	})
 	storetest.OpenDB(t, storetest.WithOption(f.URL, "role", "gotrue")).MustExec(`DELETE FROM auth.sessions`)
-	storetest.Eventually(t, "it is revoked", func() bool {
+	storetest.Eventually(t, "the session is revoked", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.InWorkspace(s, "acme"))).Denial == authz.ReasonRevoked
 	})
 }
@@ -76,7 +76,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 	denial := func(s authz.Session) authz.Reason {
 		t.Helper()
 		want := storetest.Must(uncached.Lookup(t.Context(), storetest.InWorkspace(s, "acme"))).Denial
-		storetest.Eventually(t, "the cache agrees", func() bool {
+		storetest.Eventually(t, "the cached answer has the same denial", func() bool {
 			return storetest.Must(cached.Lookup(t.Context(), storetest.InWorkspace(s, "acme"))).Denial == want
 		})
 		return want

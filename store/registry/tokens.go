@@ -14,8 +14,8 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// Status is the status of a token at the time of the database's clock. If a token is both revoked and expired, its status is
-// Revoked.
+// Status is the status of a token, an app or a grant. The database's clock decides whether a token or grant has expired. If an
+// object is both revoked and expired, its status is Revoked.
 type Status string
 
 // The values of Status.
@@ -37,11 +37,11 @@ type Token struct {
 	WorkspaceID *string           `db:"workspace_id" json:"workspace_id"` // nil if the token belongs to a user
 	UserID      *string           `db:"user_id" json:"user_id"`           // nil if the token belongs to a workspace
 	CreatedAt   time.Time         `db:"created_at" json:"created_at"`
-	ExpiresAt   *time.Time        `db:"expires_at" json:"expires_at"`     // nil: never
+	ExpiresAt   *time.Time        `db:"expires_at" json:"expires_at"`     // nil if the token does not expire
 	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // at most two minutes too early; nil if never used
 	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
 	Status      Status            `db:"status" json:"status"`
-	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // for policies to read
+	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // data that policies can read
 }
 
 // NewToken describes the token to create.
@@ -60,7 +60,7 @@ type NewToken struct {
 	ExpiresAt *time.Time
 	// Key is an existing key that a product has issued before. If Key is empty, CreateToken generates a key.
 	Key authz.Secret
-	// Attributes are for policies to read.
+	// Attributes are data that policies can read.
 	Attributes authz.Attributes
 }
 
@@ -83,8 +83,8 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 	case key == "":
 		key = format.NewKey()
 	case !format.Accepts(key):
-		return Token{}, "", database.NewRefusal(database.ErrInvalid, "no client can present this key: a key starts with %s, has at "+
-			"least 16 letters, digits or -._~+/ after it, and 512 characters at most", format.Prefix)
+		return Token{}, "", database.NewRefusal(database.ErrInvalid, "no client can present this key: a key starts with %s, then "+
+			"has at least 16 letters, digits or -._~+/, and has 512 characters at most in total", format.Prefix)
 	}
 	for _, s := range n.Scopes {
 		if !authz.ValidScope(s) {
@@ -122,7 +122,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		return Token{}, "", database.ConstraintError(err, "create the token", map[string]error{
 			"tokens_digest_key":      database.NewRefusal(database.ErrExists, "a token with this key already exists"),
 			"tokens_name_form":       database.NewRefusal(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
-			"tokens_api_form":        database.NewRefusal(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+			"tokens_api_form":        database.NewRefusal(database.ErrInvalid, "the API's name %q is not valid: write letters, digits, _ and -", n.API),
 			"tokens_attributes_form": errAttributes,
 		})
 	}

@@ -41,7 +41,7 @@ func TestCreateToken(t *testing.T) {
 	}
 	stored := storetest.Value[[]byte](t, f.DB, `SELECT digest FROM keywicket.tokens WHERE id = $1`, token.ID)
 	if digest := key.Digest(); !bytes.Equal(stored, digest[:]) {
-		t.Error("the stored digest is not the key's")
+		t.Error("the stored digest is not the digest of the key")
 	}
 	dump := storetest.Value[string](t, f.DB, `SELECT string_agg(t::text, ' ') FROM keywicket.tokens t`)
 	if strings.Contains(dump, key.Reveal()[16:]) {
@@ -132,7 +132,7 @@ func TestCreateTokenComparesExpiryWithTheDatabaseClock(t *testing.T) {
 	n := registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
 		ExpiresAt: new(time.Now().Add(time.Hour))}
 	if _, _, err := r.CreateToken(t.Context(), n); !errors.Is(err, database.ErrInvalid) {
-		t.Errorf("a time in one hour, which is an hour ago by the database's clock: %v", err)
+		t.Errorf("the expiry has passed by the database's clock, but not by the local clock: got %v, want ErrInvalid", err)
 	}
 }
 
@@ -237,7 +237,7 @@ func TestPagesListEachTokenOnce(t *testing.T) {
 		}
 	}
 	_, key := f.WorkspaceToken(t)
-	for _, after := range []string{"nonesuch", key.Reveal()} {
+	for _, after := range []string{"unknown-id", key.Reveal()} {
 		_, err := f.Tokens(t.Context(), registry.TokenFilter{After: after})
 		if !errors.Is(err, database.ErrNotFound) || strings.Contains(err.Error(), after) {
 			t.Errorf("after an unknown token: %v", err)
@@ -354,7 +354,7 @@ func TestRevokeToken(t *testing.T) {
 	if again := storetest.Must(f.RevokeToken(t.Context(), token.ID)); !again.RevokedAt.Equal(*first.RevokedAt) {
 		t.Errorf("the token was revoked at %v, and again at %v", first.RevokedAt, again.RevokedAt)
 	}
-	for _, id := range []string{"", "nonesuch", key.Reveal()} {
+	for _, id := range []string{"", "unknown-id", key.Reveal()} {
 		_, err := f.RevokeToken(t.Context(), id)
 		if !errors.Is(err, database.ErrNotFound) || id != "" && strings.Contains(err.Error(), id) {
 			t.Errorf("%v", err)

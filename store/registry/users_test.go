@@ -69,18 +69,18 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	f.Exec(t, supabaseSchema)
 	defer f.Exec(t, `DROP OWNED BY supabase_auth_admin, dashboard CASCADE; DROP ROLE supabase_auth_admin, dashboard`)
 	auth := storetest.OpenDB(t, storetest.WithOption(f.URL, "role", "supabase_auth_admin"))
-	const before, after, other = "5be86359-073c-434b-ad2d-a3932222dabe", "6be86359-073c-434b-ad2d-a3932222dabe", "7be86359-073c-434b-ad2d-a3932222dabe"
-	for id, banned := range map[string]any{before: "2099-01-01", after: "2099-01-01", other: nil} {
+	const createdBefore, createdAfter, other = "5be86359-073c-434b-ad2d-a3932222dabe", "6be86359-073c-434b-ad2d-a3932222dabe", "7be86359-073c-434b-ad2d-a3932222dabe"
+	for id, banned := range map[string]any{createdBefore: "2099-01-01", createdAfter: "2099-01-01", other: nil} {
 		auth.MustExec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, $2)`, id, banned)
 		auth.MustExec(`INSERT INTO auth.mfa_factors VALUES ($1, $1, 'phone', 'totp', $2, now(), now())`,
 			id, map[bool]string{true: "verified", false: "unverified"}[banned != nil])
 	}
-	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: before, Email: "before@example.com"}))
+	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: createdBefore, Email: "before@example.com"}))
 	dashboard := storetest.OpenDB(t, storetest.WithOption(f.URL, "role", "dashboard"))
 	for _, block := range documentedSQL(t)[1:3] {
 		dashboard.MustExec(block)
 	}
-	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: after, Email: "after@example.com"}))
+	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: createdAfter, Email: "after@example.com"}))
 	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: other, Email: "other@example.com"}))
 	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: "auth0|7", Email: "seven@example.com"})) // this id is not a UUID
 	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: "8be86359-073c-434b-ad2d-a3932222dabe", Email: "eight@example.com"}))
@@ -88,7 +88,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 		return storetest.Value[string](t, f.DB, `SELECT COALESCE(banned_until::date::text, 'free') || ' ' || mfa_enrolled FROM keywicket.users WHERE id = $1`, id)
 	}
 	for id, want := range map[string]string{
-		before: "2099-01-01 true", after: "2099-01-01 true", other: "free false", "auth0|7": "free false", f.Ada.ID: "free false",
+		createdBefore: "2099-01-01 true", createdAfter: "2099-01-01 true", other: "free false", "auth0|7": "free false", f.Ada.ID: "free false",
 		"8be86359-073c-434b-ad2d-a3932222dabe": "free false",
 	} {
 		if got := state(id); got != want {
@@ -110,7 +110,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			t.Errorf("after %s: %s, not %s", step.sql, got, step.want)
 		}
 	}
-	if got := state(before); got != "2099-01-01 true" {
+	if got := state(createdBefore); got != "2099-01-01 true" {
 		t.Errorf("another user is %s", got)
 	}
 	// Changes of a user's factors do not end a ban.
@@ -144,7 +144,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	// A user who is deleted in Supabase, either softly or completely, is banned permanently, even if the user was already banned
 	// for a time.
 	for id, statement := range map[string]string{
-		after: `UPDATE auth.users SET deleted_at = now() WHERE id = $1`, before: `DELETE FROM auth.users WHERE id = $1`, other: `DELETE FROM auth.users WHERE id = $1`,
+		createdAfter: `UPDATE auth.users SET deleted_at = now() WHERE id = $1`, createdBefore: `DELETE FROM auth.users WHERE id = $1`, other: `DELETE FROM auth.users WHERE id = $1`,
 	} {
 		auth.MustExec(statement, id)
 		if !storetest.Value[bool](t, f.DB, `SELECT banned_until = 'infinity' FROM keywicket.users WHERE id = $1`, id) {
@@ -171,7 +171,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	// If the owner of the trigger's function has no privilege to read the rows, banning a user fails with an error. Without the
 	// error, nobody would notice that the ban has no effect.
 	f.Exec(t, `ALTER ROLE dashboard NOBYPASSRLS`)
-	if _, err := auth.Exec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, 'infinity')`, before); pq.As(err, pqerror.InsufficientPrivilege) == nil {
+	if _, err := auth.Exec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, 'infinity')`, createdBefore); pq.As(err, pqerror.InsufficientPrivilege) == nil {
 		t.Errorf("without the privilege to read the rows: %v", err)
 	}
 }
@@ -218,7 +218,7 @@ func TestBannedUser(t *testing.T) {
 			}
 		}
 		if got := storetest.Must(uncached.Lookup(t.Context(), storetest.Lookup(workspaceKey))); got.Denial != "" {
-			t.Errorf("a workspace key is %s", got.Denial)
+			t.Errorf("a workspace key is denied: %s", got.Denial)
 		}
 	}
 	expectAll("")
@@ -228,13 +228,13 @@ func TestBannedUser(t *testing.T) {
 		f.Exec(t, `UPDATE keywicket.users SET banned_until = NULL WHERE id = $1`, f.Ada.ID)
 		expectAll("")
 	}
-	for _, over := range []string{"clock_timestamp() - interval '1 second'", "'-infinity'", "'0044-03-15 BC'"} {
-		f.Exec(t, `UPDATE keywicket.users SET banned_until = `+over+` WHERE id = $1`, f.Ada.ID)
+	for _, ended := range []string{"clock_timestamp() - interval '1 second'", "'-infinity'", "'0044-03-15 BC'"} {
+		f.Exec(t, `UPDATE keywicket.users SET banned_until = `+ended+` WHERE id = $1`, f.Ada.ID)
 		expectAll("")
 		if u, err := f.User(t.Context(), f.Ada.ID); err != nil || u.Banned(time.Now()) {
-			t.Errorf("%s: %+v, %v", over, u, err)
+			t.Errorf("%s: %+v, %v", ended, u, err)
 		} else if _, err := json.Marshal(u); err != nil {
-			t.Errorf("%s: %v", over, err)
+			t.Errorf("%s: %v", ended, err)
 		}
 	}
 	// A ban ends at its time without a change of the row, so the log has no row for the end.
@@ -247,7 +247,7 @@ func TestBannedUser(t *testing.T) {
 		t.Errorf("refreshing after the ban: %v", err)
 	}
 	if got := g.ExchangeCode(t, code); got.Access == "" {
-		t.Error("exchanging after the ban")
+		t.Error("after the ban, the exchange returned no access token")
 	}
 }
 
