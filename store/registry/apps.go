@@ -66,7 +66,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	if err != nil {
 		return App{}, "", database.ConstraintError(err, "create the app", map[string]error{
 			"oauth_apps_pkey":     database.NewRefusal(database.ErrExists, "the client id %q is taken", n.ID),
-			"oauth_apps_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is not valid: write letters, digits, _ and -", n.API),
+			"oauth_apps_api_form": database.NewRefusal(database.ErrInvalid, "the API's name %q is invalid: use only letters, digits, _ and -", n.API),
 		})
 	}
 	return app, secret, database.ConfirmRow((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")

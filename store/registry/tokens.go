@@ -122,7 +122,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		return Token{}, "", database.ConstraintError(err, "create the token", map[string]error{
 			"tokens_digest_key":      database.NewRefusal(database.ErrExists, "a token with this key already exists"),
 			"tokens_name_form":       database.NewRefusal(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
-			"tokens_api_form":        database.NewRefusal(database.ErrInvalid, "the API's name %q is not valid: write letters, digits, _ and -", n.API),
+			"tokens_api_form":        database.NewRefusal(database.ErrInvalid, "the API's name %q is invalid: use only letters, digits, _ and -", n.API),
 			"tokens_attributes_form": errAttributes,
 		})
 	}

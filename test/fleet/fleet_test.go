@@ -28,7 +28,7 @@ var format = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_
 // stepTimeout is the time limit of every step on a busy machine.
 const stepTimeout = 2 * time.Minute
 
-// fleet is a group of sidecars that share a database of their own.
+// fleet is a group of sidecars with one common database. Each fleet has a different database.
 type fleet struct {
 	db       *sqlx.DB // as the superuser
 	registry *registry.Registry
@@ -37,7 +37,7 @@ type fleet struct {
 	pooler   *pgbouncer.Pooler // nil: none
 }
 
-// If there is a pooler, one of every pooledShare sidecars connects through the pooler.
+// If there is a pooler, every fourth sidecar connects through the pooler.
 const pooledShare = 4
 
 func (f *fleet) isPooled(sidecar int) bool {
@@ -109,9 +109,9 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, startDu
 	return f
 }
 
-// startPooler starts a pooler in transaction mode, and returns the database URL for a sidecar behind the pooler. This URL has
-// its own login, because a pooler refuses the startup parameter "role". The login also distinguishes the pooler's connections
-// from other connections in pg_stat_activity.
+// startPooler starts a pooler in transaction mode, and returns the database URL for a sidecar behind the pooler. A pooler
+// refuses the startup parameter "role", so this URL has another login than the URLs of the direct sidecars. The login also
+// distinguishes the pooler's connections from other connections in pg_stat_activity.
 func (f *fleet) startPooler(t *testing.T) string {
 	t.Helper()
 	const login = "pooled"
@@ -241,7 +241,7 @@ func (f *fleet) createTokens(t *testing.T, n int) []token {
 	return all
 }
 
-// cacheTokens makes every sidecar cache each token as valid.
+// cacheTokens looks up each token in every sidecar until the sidecar has cached a valid answer.
 func (f *fleet) cacheTokens(t *testing.T, tokens []token) {
 	t.Helper()
 	f.requireForEach(t, func(_ int, d *directory.Directory) error {
@@ -274,9 +274,9 @@ func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 const revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
 
 // revoke revokes the tokens in overlapping transactions. Each transaction writes immediately and stays open for a random time,
-// at most for the duration hold. So the order of commits differs from the order of starts. About one transaction in four is
-// rolled back and repeated. revoke calls the function committed after each COMMIT.
-func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Duration, committed func()) {
+// shorter than the parameter maxHold. So the order of the commits differs from the order of the starts. About one transaction
+// in four is rolled back and repeated. After each COMMIT, revoke calls the parameter onCommit.
+func (f *fleet) revoke(t *testing.T, tokens []token, writers int, maxHold time.Duration, onCommit func()) {
 	t.Helper()
 	queue := make(chan token, len(tokens))
 	for _, k := range tokens {
@@ -296,13 +296,13 @@ func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Dura
 					if _, err := tx.ExecContext(t.Context(), revoke, k.id); err != nil {
 						t.Error(err)
 					}
-					time.Sleep(rand.N(hold))
+					time.Sleep(rand.N(maxHold))
 					if done = rand.N(4) != 0; !done {
 						_ = tx.Rollback()
 					} else if err := tx.Commit(); err != nil {
 						t.Error(err)
 					} else {
-						committed()
+						onCommit()
 					}
 				}
 			}
@@ -313,10 +313,10 @@ func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Dura
 
 // watch records which changes each sidecar has received.
 type watch struct {
-	fleet       *fleet
-	before      []uint64 // changes of each sidecar at the start
-	hintsBefore []uint64 // hints (notifications) of each sidecar at the start
-	received    []int    // commits that each sidecar has received since the start
+	fleet         *fleet
+	changesBefore []uint64 // for each sidecar: the number of changes that it had received before the watch began
+	hintsBefore   []uint64 // for each sidecar: the number of hints (notifications) before the watch began
+	received      []int    // for each sidecar: the number of commits that it has received since the watch began
 
 	mu        sync.Mutex
 	committed []time.Time // time after each COMMIT
@@ -326,7 +326,7 @@ func (f *fleet) watch() *watch {
 	w := &watch{fleet: f, received: make([]int, len(f.sidecars))}
 	for _, d := range f.sidecars {
 		changes, hints := d.ChangeCounts()
-		w.before, w.hintsBefore = append(w.before, changes), append(w.hintsBefore, hints)
+		w.changesBefore, w.hintsBefore = append(w.changesBefore, changes), append(w.hintsBefore, hints)
 	}
 	return w
 }
@@ -338,8 +338,8 @@ func (w *watch) recordCommit() {
 }
 
 // awaitCommits waits until every sidecar has received the given number of commits. It returns the delays of all commits:
-// `direct` for direct sidecars, and `pooled` for sidecars behind the pooler. If a sidecar has received n commits, these are the
-// first n commits, because a reading of the log misses no earlier commit.
+// `direct` for direct sidecars, and `pooled` for sidecars behind the pooler. A sidecar that reads a commit in the log has also
+// read all earlier commits. So n received commits are always the first n commits.
 func (w *watch) awaitCommits(commits int) (direct, pooled []time.Duration, missed int) {
 	for end := time.Now().Add(stepTimeout); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
@@ -350,8 +350,8 @@ func (w *watch) awaitCommits(commits int) (direct, pooled []time.Duration, misse
 			if w.received[i] < len(committed) {
 				changes, hints := d.ChangeCounts()
 				now := time.Now()
-				// A sidecar receives a change by its hint or by a reading of the log, whichever comes first.
-				received := int(max(changes-w.before[i], hints-w.hintsBefore[i])) //nolint:gosec // some dozens
+				// A sidecar receives each change in a hint, from the log, or both. The earlier one counts.
+				received := int(max(changes-w.changesBefore[i], hints-w.hintsBefore[i])) //nolint:gosec // some dozens
 				for ; w.received[i] < min(received, len(committed)); w.received[i]++ {
 					if late := now.Sub(committed[w.received[i]]); w.fleet.isPooled(i) {
 						pooled = append(pooled, late)
@@ -372,12 +372,13 @@ func (w *watch) awaitCommits(commits int) (direct, pooled []time.Duration, misse
 func (w *watch) duplicates() (n int) {
 	for i, d := range w.fleet.sidecars {
 		changes, _ := d.ChangeCounts()
-		n += int(changes-w.before[i]) - w.received[i] //nolint:gosec // some dozens
+		n += int(changes-w.changesBefore[i]) - w.received[i] //nolint:gosec // some dozens
 	}
 	return n
 }
 
-// connections returns the current numbers of connections to the database: direct ones of the sidecars, and those of the pooler.
+// connections returns the current numbers of connections to the database: the connections of direct sidecars, and the
+// connections of the pooler.
 func (f *fleet) connections(t *testing.T) (direct, pooled int) {
 	t.Helper()
 	const query = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND `
@@ -409,7 +410,8 @@ func TestEverySidecarReceivesEveryChange(t *testing.T) {
 				t.Errorf("%d changes were missed", missed)
 			}
 			f.requireRevoked(t, tokens)
-			// With hints, a reading of the log that started before a hint may end after the hint, and repeat the change of the hint.
+			// A hint may arrive while the sidecar reads the log. This reading may then return the change of the hint a second
+			// time.
 			if n := w.duplicates(); n > 0 && !c.hints {
 				t.Errorf("%d changes were read twice", n)
 			}

@@ -15,8 +15,8 @@ import (
 
 var server *postgres.Server
 
-// maxConnections is enough for three connections of each of 1,000 sidecars, for one more connection per sidecar that only
-// listens, and for connections that are opened while others close.
+// maxConnections is enough for 1,000 sidecars: each sidecar has three connections, and the test opens one more connection for
+// each sidecar. A new connection may open before an old connection has closed.
 const maxConnections = 4500
 
 const (

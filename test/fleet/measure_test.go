@@ -34,7 +34,7 @@ var (
 const figures = "testdata/figures.json"
 
 const (
-	idleDuration = 30 * time.Second // duration of a measurement without changes: each connection is replaced once
+	idleDuration = 30 * time.Second // duration of a measurement without changes; in this time, each connection is replaced once
 	openWrites   = 20_000           // changes during a transaction that stays open
 )
 
@@ -48,15 +48,15 @@ type figure struct {
 	Machine  string `json:"machine"`
 
 	Load        float64 `json:"load"`                 // load average of the machine just before the fleet starts
-	Cores       float64 `json:"cores"`                // processors that Postgres uses without changes
+	Cores       float64 `json:"cores"`                // processors that Postgres uses while no token changes
 	BareCores   float64 `json:"bare_cores,omitempty"` // like Cores, for the same number of connections that run SELECT 1 at the same rate
-	OwnCores    float64 `json:"own_cores"`            // processors that all sidecars use without changes
+	OwnCores    float64 `json:"own_cores"`            // processors that all sidecars together use while no token changes
 	Polls       float64 `json:"polls_per_second"`     // readings of the log
-	Connections float64 `json:"connections"`          // connections of each direct sidecar without changes
+	Connections float64 `json:"connections"`          // connections of each direct sidecar while no token changes
 	Megabytes   float64 `json:"megabytes"`            // memory of Postgres for each sidecar, without shared memory
 
 	Changes       int     `json:"changes"`
-	ChangingCores float64 `json:"changing_cores"` // processors that Postgres uses during the changes
+	ChangingCores float64 `json:"changing_cores"` // processors that Postgres uses while tokens change
 	P50           float64 `json:"p50_ms"`         // time from COMMIT until a sidecar has read the change
 	P99           float64 `json:"p99_ms"`
 	Slowest       float64 `json:"slowest_ms"`
@@ -64,14 +64,14 @@ type figure struct {
 	Missed        int     `json:"missed"`
 
 	PoolerConnections int     `json:"pooler_connections,omitempty"` // maximum number of connections of the pooler to Postgres
-	PoolerCores       float64 `json:"pooler_cores,omitempty"`       // processors that the pooler uses without changes
+	PoolerCores       float64 `json:"pooler_cores,omitempty"`       // processors that the pooler uses while no token changes
 	PooledP50         float64 `json:"pooled_p50_ms,omitempty"`      // like P50, for the sidecars behind the pooler
 	PooledP99         float64 `json:"pooled_p99_ms,omitempty"`
 
-	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // like Cores, while changes commit during an open transaction
-	OpenWriteTook  float64 `json:"open_write_s,omitempty"`
-	OpenCores      float64 `json:"open_cores,omitempty"` // like Cores, with the transaction still open
-	OpenMissed     int     `json:"open_missed,omitempty"`
+	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // like Cores, while one transaction is open and many others commit
+	OpenWriteTook  float64 `json:"open_write_s,omitempty"`     // duration of the many commits
+	OpenCores      float64 `json:"open_cores,omitempty"`       // like Cores, after the many commits, while the transaction is still open
+	OpenMissed     int     `json:"open_missed,omitempty"`      // sidecars that missed the change of the open transaction
 
 	Note string `json:"note,omitempty"` // describes the measured code if it is not the current code
 }
@@ -128,7 +128,8 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	m.PoolerCores = (f.poolerCPU(t) - ofPooler).Seconds() / took
 	m.Connections = max(m.Connections, connections())
 
-	// In production each sidecar has its own garbage collector. Here all sidecars would share one, so the test switches it off.
+	// In production each sidecar has its own garbage collector. Here all sidecars would share one garbage collector, so the
+	// test switches it off.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	w := f.watch()
 	const writers, hold = 8, 4 * time.Second // three changes a second
@@ -213,8 +214,8 @@ func (f *fleet) bareListeners(t *testing.T) float64 {
 	return milliseconds(took[len(took)*99/100])
 }
 
-// barePolls returns the cores that Postgres uses while this number of connections run only SELECT 1 at the interval. This is the
-// cost of waking up, of reading and writing a few bytes, and of the smallest possible query.
+// barePolls opens the given number of connections, and runs SELECT 1 at the interval in each of them. It returns the cores that
+// Postgres uses. This is the cost of a wake-up, of a few bytes to read and write, and of the smallest possible query.
 func barePolls(t *testing.T, connections int, interval time.Duration) float64 {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -306,16 +307,16 @@ func (f *fleet) polls(t *testing.T) int {
 	return queryValue[int](t, f.db, `SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relid = 'keywicket.world'::regclass`)
 }
 
-// cores returns how many processors Postgres used while f ran.
-func cores(t *testing.T, f func()) float64 {
+// cores calls the function action, and returns how many processors Postgres used during the call.
+func cores(t *testing.T, action func()) float64 {
 	t.Helper()
 	before, begin := postgresCPU(t), time.Now()
-	f()
+	action()
 	return (postgresCPU(t) - before).Seconds() / time.Since(begin).Seconds()
 }
 
-// postgresCPU returns the CPU time of the server and its processes so far, including exited ones. It reads schedstat, because stat
-// counts in ticks of 10 ms: many backends use only about one tick during a measurement.
+// postgresCPU returns the CPU time that the server and its child processes have used. This includes exited child processes. It
+// reads schedstat, because stat counts in ticks of 10 ms. Many backends use only about one tick during a measurement.
 func postgresCPU(t *testing.T) (total time.Duration) {
 	t.Helper()
 	for _, p := range processes(t) {
@@ -323,7 +324,7 @@ func postgresCPU(t *testing.T) (total time.Duration) {
 	}
 	const (
 		tick         = 10 * time.Millisecond // unit of the times in stat, on every platform of Linux
-		user, system = 13, 14                // CPU time of exited children: the index among the fields after the name
+		user, system = 13, 14                // indexes of the CPU times of exited children, among the fields after the name
 	)
 	_, fields, err := stat(server.PID())
 	if err != nil {

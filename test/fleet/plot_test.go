@@ -81,7 +81,7 @@ func pooledTable(all []figure) string {
 	return b.String()
 }
 
-// The plot's frame in pixels, and the values at its corners.
+// The edges of the plot's frame in pixels, and the smallest and largest values of its axes.
 const (
 	left, right, top, bottom = 70.0, 600.0, 20.0, 340.0
 	fewest, most             = 10.0, 1000.0 // sidecars

@@ -89,7 +89,7 @@ func (c *Client) Expect(t testing.TB, r Request, outcome string, required ...str
 	return a
 }
 
-// Get fetches another address over the client's connections.
+// Get sends a GET request to the address, which need not be an address of the stack. It uses the client's connections.
 func (c *Client) Get(t testing.TB, address string) Reply {
 	t.Helper()
 	return Get(t, &c.http, address)

@@ -18,16 +18,16 @@ import (
 	"github.com/keywicket/keywicket/test/program"
 )
 
-// Command returns a command of the real binary, as an operator of the stack runs it.
+// Command returns a command of the real keywicket binary with the stack's database. The caller runs the command.
 func Command(ctx context.Context, t testing.TB, s *demo.Stack, args ...string) *exec.Cmd {
 	t.Helper()
-	c := exec.CommandContext(ctx, path(t, program.Keywicket), args...)
+	c := exec.CommandContext(ctx, buildPath(t, program.Keywicket), args...)
 	c.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KEYWICKET_") })
 	c.Env = append(c.Env, "KEYWICKET_DATABASE_URL="+s.DatabaseURL())
 	return c
 }
 
-// Keywicket runs a command that has to succeed, and decodes the JSON that it prints.
+// Keywicket runs a keywicket command, and decodes the JSON that the command prints. If the command fails, the test fails.
 func Keywicket[T any](t testing.TB, s *demo.Stack, args ...string) (printed T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -58,7 +58,8 @@ type ListedToken struct {
 	RevokedAt  *time.Time `json:"revoked_at"`
 }
 
-// IssueToken creates a token of the workspace. Scopes are separated by commas.
+// IssueToken creates a token of the workspace with `token create`. Commas separate the scopes. The parameter more contains
+// further arguments.
 func IssueToken(t testing.TB, s *demo.Stack, prefix, workspace, scopes string, more ...string) Token {
 	t.Helper()
 	return Keywicket[Token](t, s, append([]string{
@@ -84,7 +85,7 @@ type App struct {
 // AppAddress is the redirect URI of the apps that RegisterApp registers.
 const AppAddress = "https://yourapp.example/callback"
 
-// RegisterApp registers an app.
+// RegisterApp registers an app with `oauth-app create`. The parameter more contains further arguments.
 func RegisterApp(t testing.TB, s *demo.Stack, more ...string) App {
 	t.Helper()
 	return Keywicket[App](t, s, append([]string{"oauth-app", "create", "--name", "Planner", "--redirect-uri", AppAddress}, more...)...)

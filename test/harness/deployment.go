@@ -22,7 +22,7 @@ type Deployment struct {
 	*demo.Stack
 	Registry *registry.Registry
 	Grants   *issuer.Issuer
-	Sessions *supabase.Issuer // of Velocity's sessions
+	Sessions *supabase.Issuer // issues Velocity's sessions
 
 	closers []func() error
 }
@@ -45,7 +45,7 @@ func startDeployment(ctx context.Context) (_ *Deployment, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	stack, end, err := startRace(ctx, demo.Config{
+	stack, end, err := startWithRaceDetector(ctx, demo.Config{
 		Environ:          append(d.Sessions.Environ(), LongLookupTimeout, ShortStaleness),
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
@@ -65,7 +65,7 @@ func startDeployment(ctx context.Context) (_ *Deployment, err error) {
 	return d, nil
 }
 
-// OnClose calls f when the deployment ends, before the functions of earlier calls.
+// OnClose registers a function. When the deployment ends, it calls the registered functions, the newest first.
 func (d *Deployment) OnClose(f func() error) { d.closers = append(d.closers, f) }
 
 func (d *Deployment) close() (err error) {
@@ -89,7 +89,7 @@ func (d *Deployment) CreateToken(t testing.TB, prefix string, n registry.NewToke
 	return token, secret.Reveal()
 }
 
-// AwaitExpiry waits until the token has expired by the database's clock.
+// AwaitExpiry waits until the token has expired according to the database's clock.
 func (d *Deployment) AwaitExpiry(t testing.TB, id string) {
 	t.Helper()
 	Await(t, "the token has expired", func() bool {

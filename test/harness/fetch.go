@@ -19,7 +19,7 @@ type Reply struct {
 	JSON   map[string]any // the body, if its type is application/json
 }
 
-// Text returns a member of the JSON body; "" if it is not a string.
+// Text returns a member of the JSON body. It returns "" if the body has no such member, or if the member is not a string.
 func (r Reply) Text(name string) string { s, _ := r.JSON[name].(string); return s }
 
 // Fetch sends a request. The parameter `header` contains header names, each followed by its value. Fetch does not change
@@ -55,7 +55,7 @@ func do(t testing.TB, client *http.Client, q *http.Request) Reply {
 	return r
 }
 
-// Get fetches an address, with headers as in Fetch.
+// Get sends a GET request. The parameter `header` is as in Fetch.
 func Get(t testing.TB, client *http.Client, address string, header ...string) Reply {
 	t.Helper()
 	return Fetch(t, client, http.MethodGet, address, "", header...)

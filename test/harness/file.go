@@ -24,7 +24,8 @@ func AppendFile(t testing.TB, file, text string) {
 	}
 }
 
-// Replace replaces all occurrences of a text. It fails the test if the text does not occur exactly that many times.
+// Replace replaces all occurrences of `from`. The test fails if the text does not contain exactly the expected number of
+// occurrences.
 func Replace(t testing.TB, text []byte, from, to string, occurrences int) []byte {
 	t.Helper()
 	if got := bytes.Count(text, []byte(from)); got != occurrences {

@@ -9,7 +9,8 @@ import (
 	"github.com/keywicket/keywicket/internal/testmain"
 )
 
-// Main is a TestMain. It starts the deployment that the package's tests share, calls prepare, runs the tests, and exits.
+// Main is the body of a TestMain function. It starts the deployment that the package's tests share, calls the functions in
+// prepare, runs the tests, and exits.
 func Main(m *testing.M, d **Deployment, prepare ...func() error) {
 	testmain.Exit(run(m, d, prepare))
 }
@@ -29,7 +30,7 @@ func run(m *testing.M, d **Deployment, prepare []func() error) (code int, err er
 	return m.Run(), nil
 }
 
-// SkipIfShort skips the test if -short is set. The test takes minutes. `make test-long` runs such tests.
+// SkipIfShort skips the test if -short is set. Tests that take minutes call it. `make test-long` runs such tests.
 func SkipIfShort(t *testing.T) {
 	t.Helper()
 	if testing.Short() {

@@ -18,7 +18,8 @@ type Request struct {
 	Header [][2]string // in order; a name may occur twice
 }
 
-// NewRequest returns a request of the API. The line is a method and a path. An empty token or workspace is left out.
+// NewRequest returns a request to the API. The parameter line is a method and a path. If token or workspace is empty, the
+// request does not have this header.
 func NewRequest(api, line, token, workspace string, more ...[2]string) Request {
 	method, path, _ := strings.Cut(line, " ")
 	r := Request{API: api, Method: method, Path: path, Header: more}
@@ -31,14 +32,14 @@ func NewRequest(api, line, token, workspace string, more ...[2]string) Request {
 	return r
 }
 
-// Conversations is a route of VelaFlows that needs inbox:read.
+// Conversations is a route of VelaFlows that needs the scope inbox:read.
 const Conversations = "GET /api/v1/inbox/conversations"
 
 // Unavailable is the outcome of a check that the sidecar could not decide.
 const Unavailable = "UNAVAILABLE unavailable"
 
-// Response is the result of a request. For a request that was decided in process, only the outcome and the required scopes
-// are set.
+// Response is the result of a request. If the test decided the request in its own process, only the outcome and the required
+// scopes are set.
 type Response struct {
 	Outcome        string // "allow", or code and reason: "FORBIDDEN missing_scope"
 	RequiredScopes []string
@@ -63,8 +64,8 @@ var challenges = map[string]string{
 
 var statuses = map[string]int{"allow": 200, "UNAUTHORIZED": 401, "FORBIDDEN": 403, "WORKSPACE_ACCESS_DENIED": 403}
 
-// HasOutcome returns an error if the response differs from the documented response for the outcome. Only a response with the
-// reason missing_scope contains the required scopes.
+// HasOutcome returns an error if the response differs from the documented response for the outcome. Through Envoy, only a
+// response with the reason missing_scope contains the required scopes.
 func (a Response) HasOutcome(outcome string, required ...string) error {
 	if outcome != "FORBIDDEN missing_scope" {
 		required = nil

@@ -22,7 +22,7 @@ import (
 // with the detector takes five times the CPU.
 func StartStack(t testing.TB, c demo.Config) *demo.Stack {
 	t.Helper()
-	c.Keywicket = path(t, program.Keywicket)
+	c.Keywicket = buildPath(t, program.Keywicket)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s, err := demo.Start(ctx, c)
@@ -37,13 +37,13 @@ func StartStack(t testing.TB, c demo.Config) *demo.Stack {
 	return s
 }
 
-// StartRaceStack is like StartStack, but the sidecar has the race detector if the test has it. The test fails if the sidecar has a
-// data race.
+// StartRaceStack is like StartStack, but the sidecar has the race detector if the test has the race detector. The test fails if
+// the sidecar has a data race.
 func StartRaceStack(t testing.TB, c demo.Config) *demo.Stack {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	s, end, err := startRace(ctx, c)
+	s, end, err := startWithRaceDetector(ctx, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func StartRaceStack(t testing.TB, c demo.Config) *demo.Stack {
 // StartDemo starts a complete deployment for one test, with a sign-in page, an issuer and users.
 func StartDemo(t testing.TB, c demo.Config) *demo.Demo {
 	t.Helper()
-	c.Keywicket = path(t, program.Keywicket)
+	c.Keywicket = buildPath(t, program.Keywicket)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	d, err := demo.New(ctx, c)
@@ -73,7 +73,8 @@ func StartDemo(t testing.TB, c demo.Config) *demo.Demo {
 	return d
 }
 
-func path(t testing.TB, build func() (string, error)) string {
+// buildPath builds a program, and returns its path.
+func buildPath(t testing.TB, build func() (string, error)) string {
 	t.Helper()
 	path, err := build()
 	if err != nil {
@@ -82,9 +83,9 @@ func path(t testing.TB, build func() (string, error)) string {
 	return path
 }
 
-// startRace starts a stack whose sidecar has the race detector if the test has it. end stops the stack, and returns an error that shows the
-// data races.
-func startRace(ctx context.Context, c demo.Config) (s *demo.Stack, end func() error, err error) {
+// startWithRaceDetector starts a stack. Its sidecar has the race detector if the test has the race detector. end stops the
+// stack, and returns an error that shows the data races.
+func startWithRaceDetector(ctx context.Context, c demo.Config) (s *demo.Stack, end func() error, err error) {
 	if c.Keywicket, err = program.RaceKeywicket(); err != nil {
 		return nil, nil, err
 	}
@@ -92,7 +93,7 @@ func startRace(ctx context.Context, c demo.Config) (s *demo.Stack, end func() er
 	if err != nil {
 		return nil, nil, err
 	}
-	// atexit_sleep_ms=0: without it, the race detector would wait for a second before the sidecar exits.
+	// Without atexit_sleep_ms=0, the race detector delays the exit of the sidecar by a second.
 	c.Environ = slices.Concat(c.Environ, []string{"GORACE=log_path=" + filepath.Join(dir, "race") + " atexit_sleep_ms=0"})
 	races := func() error {
 		found, err := filepath.Glob(filepath.Join(dir, "*"))

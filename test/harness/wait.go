@@ -15,7 +15,7 @@ func Await(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// Poll is like Await, but returns an error. So goroutines other than the test's can call Poll.
+// Poll is like Await, but returns an error. Every goroutine may call Poll, but only the test's own goroutine may call Await.
 func Poll(ctx context.Context, what string, condition func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/internal/modulefile"
 )
 
-// Node returns the path of Node.js. If .tools/node exists, Node uses it. Otherwise Node uses the Node.js on PATH. make
-// fetches .tools/node if PATH has no sufficiently recent Node.js.
+// Node returns the path of Node.js. The Node.js in .tools/node has priority over the Node.js on PATH. If PATH has no Node.js of
+// a supported version, `make` fetches .tools/node.
 func Node() (string, error) {
 	if path, ok := modulefile.Find(".tools/node/bin/node"); ok {
 		return path, nil

@@ -16,13 +16,14 @@ import (
 type meshCase struct {
 	name string
 	wire.Request
-	// want maps "MESH PROTOCOL", "MESH" or "PROTOCOL" to the expected outcome. The key "" applies to all other requests.
-	// Without a matching key, the request is allowed.
+	// want maps "MESH PROTOCOL", "MESH", "PROTOCOL" or "" to the expected outcome. The first of these keys that exists applies.
+	// Without any of these keys, the expected outcome is "allow".
 	want map[string]string
-	// identity contains the trusted headers that the upstream receives, except the decision ID: header → value. The
-	// function trusted selects these headers.
+	// identity maps headers to their values. It contains all headers that the function sensitiveHeaders returns for the request
+	// at the upstream, except the decision ID.
 	identity map[string]string
-	// hidden contains the further headers that the upstream receives if Envoy does not send every header with the check.
+	// hidden contains headers that the upstream receives in addition to identity if Envoy does not send every header with the
+	// check.
 	hidden map[string]string
 	// upstreamPath and upstreamHost are the path and the host that the upstream receives, if they differ from the path and
 	// the host that the client sent.
@@ -35,9 +36,9 @@ func (c meshCase) outcome(mesh, protocol string) string {
 
 var decisionID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
-// trusted returns the credential, and the headers that a server may mistake for headers of the sidecar. A server may read
-// any punctuation in a name as a hyphen.
-func trusted(header map[string][]string) map[string][]string {
+// sensitiveHeaders returns the header authorization, and the headers that a server may mistake for headers of the sidecar. A
+// server may read any punctuation in a name as a hyphen.
+func sensitiveHeaders(header map[string][]string) map[string][]string {
 	names := slices.Concat([]string{"authorization", "x-workspace-id", "x-workspace-slug"}, overridingHeaders)
 	found := map[string][]string{}
 	for name, values := range header {
@@ -60,7 +61,7 @@ func (c meshCase) differences(s wire.Response, sendsEveryHeader bool) (found []s
 			want[name] = []string{value}
 		}
 	}
-	got := trusted(s.Echo.Headers)
+	got := sensitiveHeaders(s.Echo.Headers)
 	const id = "x-keywicket-decision-id"
 	if len(got[id]) != 1 || !decisionID.MatchString(got[id][0]) {
 		found = append(found, fmt.Sprintf("%s %q", id, got[id]))
@@ -88,7 +89,7 @@ var identityHeaders = []string{
 	"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal", "x-keywicket-environment", "x-keywicket-decision-id",
 }
 
-// overridingHeaders are the headers of row 20 of docs/security.md.
+// overridingHeaders override the path or the method of a request in some servers: row 20 of docs/security.md.
 var overridingHeaders = []string{
 	"x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override", "x-envoy-original-path",
 }

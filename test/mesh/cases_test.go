@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// cases returns the requests with headers that a client must not set, with workspaces, and to several hosts.
+// cases returns three kinds of requests: with headers that a client must not set, with workspace headers, and to several hosts.
 func (m *mesh) cases(t *testing.T) []meshCase {
 	t.Helper()
 	live, sandbox := m.principal(t, "sk_live_", "inbox:read"), m.principal(t, "sk_test_", "inbox:read")
@@ -32,7 +32,7 @@ func (m *mesh) cases(t *testing.T) []meshCase {
 	cases := []meshCase{
 		{name: "a workspace", Request: inbox(), identity: live.inWorkspace(m.home)},
 		{name: "identity headers", Request: inbox(everything...), identity: live.inWorkspace(m.home), hidden: role},
-		{name: "identity headers, of a user's key", Request: personal.request(profilePath, everything...), identity: personal.identity, hidden: role},
+		{name: "identity headers with a user's key", Request: personal.request(profilePath, everything...), identity: personal.identity, hidden: role},
 		{name: "identity headers on a public route", Request: wire.Request{Host: velaflowsHost, Target: publicPath, Header: everything},
 			identity: anonymous("velaflows"), hidden: role},
 		{name: "identity headers without a credential", Request: wire.Request{Host: velaflowsHost, Target: inboxPath, Header: everything},
@@ -55,7 +55,7 @@ func (m *mesh) cases(t *testing.T) []meshCase {
 
 		{name: "no workspace where one is required", Request: live.request(inboxPath), want: denied("403 WORKSPACE_ACCESS_DENIED workspace_required")},
 		{name: "another workspace", Request: live.request(inboxPath, id(m.other)), want: denied(wire.Mismatch)},
-		{name: "a workspace twice", Request: inbox(id(m.home)), want: denied(wire.Mismatch)},
+		{name: "the same workspace twice", Request: inbox(id(m.home)), want: denied(wire.Mismatch)},
 		{name: "two workspaces", Request: inbox(id(m.other)), want: denied(wire.Mismatch)},
 		{name: "a workspace and an empty workspace", Request: inbox([2]string{"x-workspace-id", ""}), want: denied(wire.Mismatch)},
 		{name: "a workspace with a byte that is not ASCII", Request: live.request(inboxPath, [2]string{"x-workspace-id", m.home.ID[:23] + "\xff"}),
@@ -94,8 +94,8 @@ func (m *mesh) cases(t *testing.T) []meshCase {
 	return append(cases, hostCases(live, key, id(m.home))...)
 }
 
-// hostCases returns requests to several hosts. Envoy and the sidecar must select the same API by the host, or the request
-// is refused.
+// hostCases returns requests to several hosts. For each host, Envoy and the sidecar must select the same API. Otherwise the
+// request must be refused.
 func hostCases(live, key principal, home [2]string) []meshCase {
 	to := func(host string) wire.Request { return wire.Request{Host: host, Target: publicPath} }
 	unknown := map[string]string{"": "401 UNAUTHORIZED unknown"}
@@ -105,7 +105,7 @@ func hostCases(live, key principal, home [2]string) []meshCase {
 		{name: "a key of VelaFlows at Velocity", Request: atVelocity, want: unknown},
 		{name: "a key of Velocity at VelaFlows", Request: atVelaflows, want: unknown},
 		{name: "two hosts", Request: wire.Request{Host: velaflowsHost, Target: publicPath, Header: [][2]string{{"Host", velocityHost}}},
-			want: map[string]string{"HTTP/1.1": wire.UnknownHost}, identity: anonymous("velaflows")}, // over HTTP/2 only :authority counts
+			want: map[string]string{"HTTP/1.1": wire.UnknownHost}, identity: anonymous("velaflows")}, // over HTTP/2, Envoy and the sidecar use only :authority
 		{name: "one host twice", Request: wire.Request{Host: velaflowsHost, Target: publicPath, Header: [][2]string{{"Host", velaflowsHost}}},
 			want: map[string]string{"HTTP/1.1": wire.UnknownHost}, identity: anonymous("velaflows")},
 		{name: "no :authority", Request: wire.Request{Host: "-", Target: publicPath, Header: [][2]string{{"Host", velocityHost}}},

@@ -26,7 +26,7 @@ func TestMeshRouteByEnvironment(t *testing.T) {
 	for _, variant := range []struct {
 		name, mesh string
 		edits      []edit
-		chosen     map[string]string // the upstream, by the key and the environment that the client claims
+		upstreams  map[string]string // "KEY" or "KEY, ENVIRONMENT THAT THE CLIENT CLAIMS" → the upstream that Envoy selects
 	}{
 		{"Istio", threats.Istio, []edit{{domain + attempts + routes, domain + attempts + routes + route}},
 			map[string]string{"live": "live", "live, sandbox": "sandbox", "sandbox": "live", "sandbox, live": "live"}},
@@ -41,8 +41,8 @@ func TestMeshRouteByEnvironment(t *testing.T) {
 			m := newMesh(t, variant.mesh, variant.edits...)
 			keys := map[string]principal{"live": m.principal(t, "sk_live_", "inbox:read"), "sandbox": m.principal(t, "sk_test_", "inbox:read")}
 			for _, protocol := range wire.HTTPProtocols {
-				s := m.sender(protocol)
-				for asked, upstream := range variant.chosen {
+				s := m.newClient(protocol)
+				for asked, upstream := range variant.upstreams {
 					key, forged, _ := strings.Cut(asked, ", ")
 					header := [][2]string{{"x-workspace-id", m.home.ID}}
 					if forged != "" {

@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// Even without the settings of deploy/envoy, and for every client input, the upstream receives exactly what the sidecar
-// checked and set.
+// The Envoys of the meshes do not have the settings of deploy/envoy. For every client input, the upstream still receives
+// exactly what the sidecar checked and set.
 func TestMeshes(t *testing.T) {
 	t.Parallel()
 	for _, variant := range []struct {
@@ -36,7 +36,7 @@ func TestMeshes(t *testing.T) {
 			cases := m.cases(t)
 			for _, protocol := range wire.HTTPProtocols {
 				t.Run(protocol, func(t *testing.T) {
-					s := m.sender(protocol)
+					s := m.newClient(protocol)
 					defer s.Close()
 					for _, c := range cases {
 						c.check(t, s, variant.mesh, variant.sendsEveryHeader)
@@ -62,7 +62,7 @@ func TestMeshes(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, protocol := range wire.HTTPProtocols {
-				s := m.sender(protocol)
+				s := m.newClient(protocol)
 				s.Expect(t, "no sidecar, "+protocol, good, "403")
 				s.Expect(t, "no sidecar, a public route, "+protocol, wire.Request{Host: velaflowsHost, Target: publicPath}, "403")
 				s.Close()
@@ -71,9 +71,9 @@ func TestMeshes(t *testing.T) {
 	}
 }
 
-// If Envoy does not send a workspace header with the check, the header gives no access to a workspace. A client cannot
-// forge the headers that the sidecar sets or removes by name. But other spellings of these names reach the upstream, which
-// may treat them as equal.
+// If Envoy does not send a workspace header with the check, the header gives no access to a workspace. The sidecar sets and
+// removes headers by their exact names, so a client cannot forge headers with these names. But headers with other spellings of
+// these names reach the upstream. The upstream may treat these spellings as equal.
 func TestMeshThatHidesHeaders(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, threats.EnvoyGateway, noWorkspaceHeader, underscores)
@@ -97,7 +97,7 @@ func TestMeshThatHidesHeaders(t *testing.T) {
 			hidden: map[string]string{name: "forged"}})
 	}
 	for _, protocol := range wire.HTTPProtocols {
-		s := m.sender(protocol)
+		s := m.newClient(protocol)
 		for _, c := range cases {
 			c.check(t, s, threats.EnvoyGateway, false)
 		}
@@ -113,7 +113,7 @@ func TestMeshTestsDetectForgedHeaders(t *testing.T) {
 		"              failure_mode_allow: false\n              decoder_header_mutation_rules: {disallow_all: true}\n"})
 	cases := m.cases(t)
 	for _, protocol := range wire.HTTPProtocols {
-		s := m.sender(protocol)
+		s := m.newClient(protocol)
 		for _, c := range cases {
 			if c.outcome(threats.Istio, protocol) != "allow" {
 				continue
@@ -124,11 +124,11 @@ func TestMeshTestsDetectForgedHeaders(t *testing.T) {
 			}
 			for _, h := range c.Header {
 				name := strings.ToLower(h[0])
-				if c.identity[name] == h[1] || len(trusted(map[string][]string{name: nil})) == 0 {
+				if c.identity[name] == h[1] || len(sensitiveHeaders(map[string][]string{name: nil})) == 0 {
 					continue
 				}
 				if name == "x-envoy-original-path" || strings.HasPrefix(c.name, "Connection") {
-					continue // Envoy removes these headers itself
+					continue // Envoy itself removes these headers
 				}
 				if !slices.ContainsFunc(noticed, func(n string) bool { return strings.HasPrefix(n, name+" ") && strings.Contains(n, h[1]) }) {
 					t.Errorf("%s, %s: %s arrived, and only these differences were detected: %q", protocol, c.name, name, noticed)

@@ -41,7 +41,7 @@ type mesh struct {
 type edit struct{ from, to string }
 
 var (
-	// everyHeader is the edit for an Envoy Gateway without headersToExtAuth.
+	// everyHeader is the edit for an Envoy Gateway without headersToExtAuth. Envoy then sends every header with the check.
 	everyHeader = edit{`              allowed_headers:
                 patterns:
                 - {exact: authorization, ignore_case: true}
@@ -108,7 +108,8 @@ func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 		// With this edit, Envoy also checks requests to hosts that belong to no API.
 		{"domains: [" + velocityHost + "]", "domains: [" + velocityHost + `, "*"]`},
 		{"route: *live", "route: {cluster: upstream_sandbox}"},
-		// This is the time that Envoy keeps a refused connection open. The default of 1 s would only make the tests slower.
+		// For the time delayed_close_timeout, Envoy keeps a connection with a refused request open. The default of 1 s makes
+		// the tests slower.
 		{"          normalize_path: true\n", "          normalize_path: true\n          delayed_close_timeout: 0.1s\n"},
 	}, edits...) {
 		text = harness.Replace(t, text, e.from, e.to, 1)
@@ -123,7 +124,7 @@ func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 			"9901": a.Admin, "8000": a.Listeners["velaflows"], "9001": a.Clusters["keywicket"],
 			"8080": a.Clusters["upstream_live"], "8081": a.Clusters["upstream_sandbox"],
 		} {
-			_, to, err := net.SplitHostPort(address) // on 127.0.0.1, as in the file
+			_, to, err := net.SplitHostPort(address) // every host is 127.0.0.1, as in the file
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -133,8 +134,8 @@ func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 	}
 }
 
-// sender returns a client of the mesh's only listener.
-func (m *mesh) sender(protocol string) *wire.Client {
+// newClient returns a client of the mesh's only listener.
+func (m *mesh) newClient(protocol string) *wire.Client {
 	return &wire.Client{Stack: m.Stack, Protocol: protocol, API: "velaflows", MeshEnvoy: true}
 }
 
@@ -144,8 +145,8 @@ type principal struct {
 	identity map[string]string // identity headers that the upstream receives: header → value
 }
 
-// principal creates a credential with the prefix. It belongs to the owner of the workspace `home` if the prefix is velu_,
-// and to this workspace otherwise.
+// principal creates a credential. If the prefix is velu_, the credential belongs to the owner of the workspace `home`.
+// Otherwise it belongs to this workspace.
 func (m *mesh) principal(t *testing.T, prefix string, scopes ...string) principal {
 	t.Helper()
 	n := registry.NewToken{Name: t.Name(), Scopes: scopes, Workspace: m.home.ID}

@@ -29,7 +29,7 @@ func TestMessageTooLargeIsDeniedThroughAMesh(t *testing.T) {
 	const denied = "431 REQUEST_TOO_LARGE too_large"
 	count := 0
 	for _, protocol := range wire.HTTPProtocols {
-		s := m.sender(protocol)
+		s := m.newClient(protocol)
 		for _, c := range []struct {
 			name string
 			wire.Request
@@ -46,7 +46,7 @@ func TestMessageTooLargeIsDeniedThroughAMesh(t *testing.T) {
 			if c.want == denied {
 				count++
 				if !bytes.Contains(got.Body, []byte(`"decision_id"`)) {
-					t.Errorf("%s, %s: it is not the sidecar's answer: %s", protocol, c.name, got.Body)
+					t.Errorf("%s, %s: the answer is not from the sidecar: %s", protocol, c.name, got.Body)
 				}
 			}
 		}

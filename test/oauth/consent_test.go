@@ -17,19 +17,19 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// consentStack is a user's Chromium, an app on this machine, and a deployment behind Envoy. The app asks for the user's
-// consent.
+// consentStack is a deployment behind Envoy, a user's browser, and an app on this machine. The app asks for the user's consent.
 type consentStack struct {
 	*demo.Demo
-	browser *browser.Browser
-	app     harness.App
-	native  *httptest.Server // the app's own server
+	browser   *browser.Browser
+	app       harness.App
+	appServer *httptest.Server // the app's own server
 }
 
-// requestURL returns the URL to which the app sends its user.
+// requestURL returns the URL to which the app sends its user. The parameter change contains query parameters to change, as
+// names and values in turn.
 func (c *consentStack) requestURL(change ...string) string {
 	q := url.Values{
-		"client_id": {c.app.ID}, "redirect_uri": {c.native.URL + "/callback"}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
+		"client_id": {c.app.ID}, "redirect_uri": {c.appServer.URL + "/callback"}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
 		"state": {"random_state"}, "code_challenge": {strings.Repeat("c", 43)}, "code_challenge_method": {"S256"},
 	}
 	for n := 0; n < len(change); n += 2 {
@@ -58,7 +58,7 @@ func (c *consentStack) openSignedIn(t *testing.T, email, address string) *browse
 func (c *consentStack) appQuery(t *testing.T, p *browser.Page, status int) url.Values {
 	t.Helper()
 	at, err := url.Parse(p.URL())
-	if err != nil || status != http.StatusOK || !strings.HasPrefix(p.URL(), c.native.URL+"/callback?") {
+	if err != nil || status != http.StatusOK || !strings.HasPrefix(p.URL(), c.appServer.URL+"/callback?") {
 		t.Fatalf("the user is at %s, %d: %s", p.URL(), status, p.Text("body"))
 	}
 	if q := at.Query(); q.Get("state") != "random_state" || q.Get("iss") != c.Velocity {
@@ -85,8 +85,8 @@ func TestConsentPageInChromium(t *testing.T) {
 		}
 	})
 	c := &consentStack{Demo: startDemo(t), browser: chromium}
-	c.native = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "Back at the app.") }))
-	t.Cleanup(c.native.Close)
+	c.appServer = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "Back at the app.") }))
+	t.Cleanup(c.appServer.Close)
 	c.app = harness.Keywicket[harness.App](t, c.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "http://127.0.0.1/callback")
 	const ada = "ada@example.com"
 	const allow, deny = "button.yes", `button[value="deny"]`
@@ -118,7 +118,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Error("a grant was created")
 		}
 	})
-	t.Run("with the keyboard alone", func(t *testing.T) {
+	t.Run("with only the keyboard", func(t *testing.T) {
 		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Press("\t \t\t\t") // the first box, the second, Deny, Allow
 		if p.Eval(`document.activeElement.value`, new(string)); p.Focused() != "button" {
@@ -130,7 +130,7 @@ func TestConsentPageInChromium(t *testing.T) {
 	})
 	t.Run("an app with an invalid request", func(t *testing.T) {
 		p := c.browser.Page(t)
-		if status := p.Visit(c.requestURL("redirect_uri", c.native.URL+"/callback/../else")); status != http.StatusBadRequest || !strings.HasPrefix(p.URL(), c.Velocity) {
+		if status := p.Visit(c.requestURL("redirect_uri", c.appServer.URL+"/callback/../else")); status != http.StatusBadRequest || !strings.HasPrefix(p.URL(), c.Velocity) {
 			t.Errorf("%d at %s", status, p.URL())
 		}
 		requireAccessible(t, p, "mistake")
@@ -138,17 +138,17 @@ func TestConsentPageInChromium(t *testing.T) {
 	// Chromium applies the page's Content-Security-Policy to every redirect that follows a form.
 	t.Run("an app that redirects again", func(t *testing.T) {
 		elsewhere := c.servePage(t, "elsewhere.localhost", "Somewhere else.")
-		native := c.native
-		defer func() { c.native = native }()
-		c.native = httptest.NewServer(http.RedirectHandler(elsewhere, http.StatusFound))
-		defer c.native.Close()
+		appServer := c.appServer
+		defer func() { c.appServer = appServer }()
+		c.appServer = httptest.NewServer(http.RedirectHandler(elsewhere, http.StatusFound))
+		defer c.appServer.Close()
 		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Check(box(1))
 		if status := p.ClickAndLoad(allow); status != http.StatusOK || p.URL() != elsewhere {
 			t.Errorf("the user is at %s, %d", p.URL(), status)
 		}
 	})
-	t.Run("signed out meanwhile", func(t *testing.T) {
+	t.Run("the session ends while the page is open", func(t *testing.T) {
 		p := c.openSignedIn(t, ada, c.requestURL())
 		p.SetCookie("sb-demo-auth-token", "over", c.Velocity)
 		if status := p.ClickAndLoad(deny); status != http.StatusOK && status != http.StatusForbidden {
@@ -163,7 +163,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Errorf("after another sign-in the page shows %s", text)
 		}
 	})
-	t.Run("framed", func(t *testing.T) {
+	t.Run("in a frame of another page", func(t *testing.T) {
 		p := c.openSignedIn(t, ada, c.requestURL())
 		mistake := c.requestURL("client_id", "nobody")                                                        // leads to an error page, for which the issuer needs no session
 		for host, framed := range map[string]string{"127.0.0.1": c.requestURL(), "evil.localhost": mistake} { // another origin of the same site, and another site
@@ -174,7 +174,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			}
 		}
 	})
-	t.Run("forged", func(t *testing.T) {
+	t.Run("a form on another page", func(t *testing.T) {
 		p := c.openSignedIn(t, ada, c.requestURL())
 		before := c.grants(t)
 		var user string
@@ -220,7 +220,7 @@ func TestConsentPageInChromium(t *testing.T) {
 	})
 }
 
-// page serves an HTML page at a host name of this machine, and returns its address.
+// servePage serves an HTML page at a host name of this machine, and returns its address.
 func (c *consentStack) servePage(t *testing.T, host, text string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

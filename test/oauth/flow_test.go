@@ -75,7 +75,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	if got := issues(second.Text("access_token")); got != "allow" {
 		t.Errorf("the new access token: %s", got)
 	}
-	// The test sends the old refresh token again, as a thief might do. Then all tokens of the grant stop working.
+	// The test sends the old refresh token again, as an attacker may do. All tokens of the grant must then stop working.
 	if again := harness.Fetch(t, http.DefaultClient, "POST", token, refresh, "Content-Type", "application/json"); again.Status != http.StatusBadRequest || again.Text("error") != "invalid_grant" {
 		t.Errorf("%+v", again)
 	}
@@ -137,7 +137,7 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 		}
 	}
 	limited := false
-	for n := range limit { // meanwhile the limit permits further requests, but fewer than the loop sends
+	for n := range limit { // in the meantime the limit permits some further requests, but fewer than this loop sends
 		limited = limited || introspect(n).Status == http.StatusTooManyRequests
 	}
 	if !limited {

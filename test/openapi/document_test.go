@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/internal/modulefile"
 )
 
-// document is the part of an OpenAPI document that a table needs. A path with a key that is not a method does not decode.
+// document is the part of an OpenAPI document that a table needs. If a path has a key that is not a method, decoding fails.
 // Neither document has such a path.
 type document struct {
 	Paths      map[string]map[string]endpoint
@@ -82,7 +82,7 @@ func isParameter(segment string) bool {
 	return strings.HasPrefix(segment, "{") && strings.Index(segment, "}") == len(segment)-1
 }
 
-// isRest reports whether the segment matches the rest of the path.
+// isRest reports whether the segment matches the rest of the path, such as {path...}.
 func isRest(segment string) bool { return strings.HasSuffix(segment, "...}") }
 
 // operations returns all operations of a document, in reverse order of their names. So a parameter comes before the literal text
@@ -122,7 +122,7 @@ func (d document) operation(method, path string, e endpoint) (operation, error) 
 		case p.MultiSegment && *last == "{"+p.Name+"}":
 			p.Name += "..."
 			*last = "{" + p.Name + "}"
-		case p.MultiSegment: // a rest must be at the end of a path
+		case p.MultiSegment: // a parameter that may contain slashes must be the last segment of a path
 			o.narrowed = true
 		}
 		o.schemas["{"+p.Name+"}"] = p.Schema

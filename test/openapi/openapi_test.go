@@ -116,7 +116,7 @@ type comparison struct {
 	siblings siblings
 	engine   *policies.Engine
 	opa, dir string
-	stride   int // opa checks one of this number of paths
+	stride   int // opa checks every path whose index is a multiple of stride
 }
 
 // probe is a path that was generated from the row `source`, and the row `want` that has priority for this path.
@@ -148,9 +148,9 @@ func (c *comparison) run(t *testing.T) {
 	if len(all) != len(c.all)*pathsPerOperation {
 		t.Fatalf("%d paths of %d operations", len(all), len(c.all))
 	}
-	t.Logf("%d paths by the index in %s", len(all), took)
+	t.Logf("the sidecar's engine decided on %d paths in %s", len(all), took)
 	took = parallel(t, len(probes), func(worker int) error { return c.checkOPA(t.Context(), probes[worker]) })
-	t.Logf("one of %d of them by opa in %s", c.stride, took)
+	t.Logf("opa evaluated one of every %d paths in %s", c.stride, took)
 
 	outranked := make(map[string]probe)
 	n := 0
@@ -160,11 +160,11 @@ func (c *comparison) run(t *testing.T) {
 			n++
 		}
 	}
-	if t.Logf("%d paths of %d rows select another row", n, len(outranked)); n < 20 {
+	if t.Logf("%d paths, which were generated from %d rows, select another row", n, len(outranked)); n < 20 {
 		t.Error("the comparison covers few paths that several rows match")
 	}
-	for _, own := range slices.Sorted(maps.Keys(outranked))[:5] {
-		t.Logf("generated from %s: %s", own, outranked[own])
+	for _, source := range slices.Sorted(maps.Keys(outranked))[:5] {
+		t.Logf("generated from %s: %s", source, outranked[source])
 	}
 }
 
@@ -182,27 +182,28 @@ func parallel(t *testing.T, workers int, work func(worker int) error) time.Durat
 	return time.Since(start).Round(time.Millisecond)
 }
 
-// checkSidecar creates a path of the operation. It checks the path in the sidecar with the scope of the row that has priority.
-func (c *comparison) checkSidecar(ctx context.Context, p paths, own operation) (probe, error) {
-	q := probe{source: own, segments: p.pathFor(own)}
+// checkSidecar generates a path from the operation `source`. It checks the path in the sidecar's engine with the scope of the
+// row that has priority.
+func (c *comparison) checkSidecar(ctx context.Context, p paths, source operation) (probe, error) {
+	q := probe{source: source, segments: p.pathFor(source)}
 	raw := p.encode(q.segments)
 	read, err := target.Segments(raw, parameters)
 	if err != nil {
-		return q, fmt.Errorf("%s: %q: %w", own.name(), raw, err)
+		return q, fmt.Errorf("%s: %q: %w", source.name(), raw, err)
 	}
 	if !slices.Equal(read, q.segments) {
-		return q, fmt.Errorf("%s: %q is parsed as %q", own.name(), raw, read)
+		return q, fmt.Errorf("%s: %q is parsed as %q", source.name(), raw, read)
 	}
-	if _, ok := match(own.segments, q.segments); !ok {
-		return q, fmt.Errorf("%s does not match %q, which was generated from it", own.name(), raw)
+	if _, ok := match(source.segments, q.segments); !ok {
+		return q, fmt.Errorf("%s does not match %q, which was generated from it", source.name(), raw)
 	}
-	first := winners(c.all, own.method, q.segments)
+	first := winners(c.all, source.method, q.segments)
 	if len(first) != 1 {
-		return q, fmt.Errorf("%s %q: the rule selects %d rows", own.method, raw, len(first))
+		return q, fmt.Errorf("%s %q: the rule selects %d rows", source.method, raw, len(first))
 	}
 	q.want = first[0]
 	d, err := c.engine.Decide(ctx, authz.Input{
-		API: c.api, Method: own.method, Path: target.JoinSegments(q.segments),
+		API: c.api, Method: source.method, Path: target.JoinSegments(q.segments),
 		Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, API: c.api, Scopes: []string{q.want.scope}},
 		Workspace: authz.Workspace{Requested: true, Granted: true},
 	})

@@ -9,14 +9,14 @@ import (
 const (
 	literal = iota
 	partial
-	parameterAlone
+	wholeParameter
 	rest
 )
 
 // winners returns the operations whose row has priority for a request, by the rule of docs/policies.md. It compares segments
 // from the left. Literal text comes first, then text with parameters, then a whole parameter, then the rest of the path. If the
-// rule does not order several rows, all of them are winners. No two segments of the documents that contain text and parameters
-// match the same text, so this function does not order such segments.
+// rule does not order several rows, all of them are winners. A segment may contain both text and parameters. In these
+// documents, no two such segments match the same text, so this function does not order them.
 func winners(all []operation, method string, path []string) []operation {
 	var first []operation
 	var best []int
@@ -50,7 +50,7 @@ func match(segments, path []string) ([]int, bool) {
 		case !matchesSegment(s, path[i]):
 			return nil, false
 		case isParameter(s):
-			kinds = append(kinds, parameterAlone)
+			kinds = append(kinds, wholeParameter)
 		case strings.Contains(s, "{"):
 			kinds = append(kinds, partial)
 		default:

@@ -34,8 +34,8 @@ func siblingsIn(all []operation) siblings {
 	return found
 }
 
-// sibling returns a random continuation of another row that can replace a parameter of the operation's row. The continuation
-// has as many segments as the parameter matches. The result is nil if there is no such continuation.
+// sibling returns a random continuation of another row that can replace a parameter of the operation's row. If the parameter
+// matches one segment, the continuation has one segment. The result is nil if there is no such continuation.
 func (p paths) sibling(o operation, i int) []string {
 	var others [][]string
 	for _, end := range p.siblings[frontOf(o, i)] {

@@ -32,10 +32,11 @@ type decodedStack struct {
 	golang         *goUpstream
 	python         *pythonUpstream
 	headers        map[string][2][][2]string // API and scope → the headers of a request to Go and of a request to Python
-	directOutcomes map[string]string         // API, scope and target → outcome of a direct check
+	directOutcomes map[string]string         // API, scope and target → outcome of a check that the test sends to the sidecar's gRPC port, without Envoy
 }
 
-// startDecodedStack runs a policy folder that newSpelledPolicy created, possibly with changes.
+// startDecodedStack starts a stack with a configuration from newTestPolicy. The caller may have changed the policy folder
+// before.
 func startDecodedStack(t *testing.T, config string) *decodedStack {
 	t.Helper()
 	s := &decodedStack{
@@ -45,15 +46,15 @@ func startDecodedStack(t *testing.T, config string) *decodedStack {
 	s.Stack = harness.StartStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config, "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, // for slow machines
 		EnvoyConfig: func(envoy []byte) []byte {
-			// As in newUncheckedStack: Envoy would wait for a second before it closes an HTTP/2 connection whose request it
-			// refuses.
+			// This edit shortens a wait, as in newUncheckedStack. Without it, Envoy waits for a second before it closes an
+			// HTTP/2 connection with a refused request. The replaced setting has no effect in this test.
 			s.envoyConfig = harness.Replace(t, envoy, "stream_idle_timeout: 60s", "delayed_close_timeout: 0.001s", 2)
 			return s.envoyConfig
 		},
 	})
 	home := harness.CreateWorkspace(t, s.Stack)
-	for name, api := range spelledAPIs {
-		for _, scope := range spelledScopes {
+	for name, api := range testAPIs {
+		for _, scope := range testScopes {
 			var headers [2][][2]string
 			for i, environment := range []string{"live_", "sandbox_"} {
 				key := harness.IssueToken(t, s.Stack, api.prefix+environment, home.Slug, scope, "--config", config)
@@ -65,14 +66,14 @@ func startDecodedStack(t *testing.T, config string) *decodedStack {
 	return s
 }
 
-// newSpelledPolicy creates a policy folder with spelledAPIs, and a configuration that serves them.
-func newSpelledPolicy(t *testing.T) (dir, config string) {
+// newTestPolicy creates a policy folder for testAPIs, and a configuration file that uses this folder.
+func newTestPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
 	dir, config = rego.CopyBuiltin(t), filepath.Join(t.TempDir(), "keywicket.yaml")
 	var table, configuration strings.Builder
 	table.WriteString("scopes: {workspace: {inbox:read: Read, admin:all: Everything}}\n")
 	table.WriteString("overrides: {workspace: [admin:all]}\nroutes:\n")
-	for _, r := range spelledRows {
+	for _, r := range testRows {
 		needs := "scopes: [" + r.scope + "]"
 		if r.scope == "" {
 			needs = "public: true"
@@ -80,8 +81,8 @@ func newSpelledPolicy(t *testing.T) (dir, config string) {
 		fmt.Fprintf(&table, "  - {method: GET, path: %q, %s}\n", r.path, needs)
 	}
 	fmt.Fprintf(&configuration, "policies: {dir: %q}\napis:\n", dir)
-	for _, name := range slices.Sorted(maps.Keys(spelledAPIs)) {
-		api := spelledAPIs[name]
+	for _, name := range slices.Sorted(maps.Keys(testAPIs)) {
+		api := testAPIs[name]
 		harness.AppendFile(t, filepath.Join(dir, "apis", name, "data.yaml"), api.parameters+table.String())
 		fmt.Fprintf(&configuration, "  %s:\n    workspace: {header: x-workspace-id, by: id}\n    credentials:\n", name)
 		for _, environment := range []string{"live", "sandbox"} {
@@ -92,8 +93,8 @@ func newSpelledPolicy(t *testing.T) (dir, config string) {
 	return dir, config
 }
 
-// serve restarts Envoy for one API with this Python upstream. The edits are pairs of texts in the listener's configuration:
-// the old text, then its replacement.
+// serve restarts Envoy with a listener for one API, the Go upstream, and this Python upstream. The edits are pairs of texts in
+// the listener's configuration: the old text, then its replacement.
 func (s *decodedStack) serve(t *testing.T, api string, python *pythonUpstream, edits ...string) {
 	t.Helper()
 	addresses, err := bootstrap.Read(s.envoyConfig)
@@ -120,8 +121,8 @@ func (s *decodedStack) serve(t *testing.T, api string, python *pythonUpstream, e
 	}
 }
 
-// try sends each spelling over both protocols, with tokens of each scope, to both upstreams.
-func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spellings []spelling) (trials []trial) {
+// sendSpellings sends each spelling over both protocols, with tokens of each scope, to both upstreams.
+func (s *decodedStack) sendSpellings(t *testing.T, api string, python *pythonUpstream, spellings []spelling) (trials []trial) {
 	t.Helper()
 	open := func(protocol string) *wire.Reconnecting {
 		dial := func() wire.Conn { return wire.Protocols[protocol](t, s.Stack, "velaflows") }
@@ -130,14 +131,14 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 	direct := open("direct")
 	defer func() { _ = direct.Close() }()
 	golang, pythons := s.golang.reached.Load(), python.reached(t)
-	for batch := range slices.Chunk(spellings, 30) { // each batch has its own connections, because a connection's deadline is too short for all
+	for batch := range slices.Chunk(spellings, 30) { // each batch has its own connections, because the deadline of a connection (20 s) is too short for all paths
 		for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
 			c := open(protocol)
 			for _, sent := range batch {
 				if protocol == "HTTP/1.1" && (sent.target == "" || strings.ContainsAny(sent.target, " \r\n")) {
 					continue // a blank or a line end in the target would change the request line
 				}
-				for _, scope := range spelledScopes {
+				for _, scope := range testScopes {
 					headers := s.headers[api+" "+scope]
 					key := api + " " + scope + " " + sent.target
 					if s.directOutcomes[key] == "" {
@@ -170,13 +171,13 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 // in two languages read the same segments, and these segments belong to a route that the token may use.
 func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 	harness.SkipIfShort(t)
-	_, config := newSpelledPolicy(t)
+	_, config := newTestPolicy(t)
 	s := startDecodedStack(t, config)
 	for seed, api := range []string{"plain", "special"} {
 		s.serve(t, api, s.python)
 		r := rand.New(rand.NewPCG(uint64(seed), 0))
-		trials := s.try(t, api, s.python, append(spellings(r, 120), hostileTargets(r, 60)...))
-		correct := judge{special: spelledAPIs[api].special}
+		trials := s.sendSpellings(t, api, s.python, append(spellings(r, 120), hostileTargets(r, 60)...))
+		correct := judge{special: testAPIs[api].special}
 		found := correct.faults(trials)
 		for _, fault := range slices.Sorted(maps.Keys(found)) {
 			withFault := found[fault]
@@ -196,7 +197,8 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 			}
 		}
 
-		// These trials show the difference between the correct judge and each careless judge.
+		// Each careless judge makes one mistake on purpose. The trials must contradict each of these judges. Otherwise the
+		// trials are too weak.
 		for name, careless := range map[string]func(*judge){
 			"does not decode rows":             func(j *judge) { j.rawRows = true },
 			"compares segments from the right": func(j *judge) { j.fromTheRight = true },
@@ -212,7 +214,8 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		}
 	}
 
-	// The test detects an upstream or an Envoy that reads paths in another way.
+	// Each row of this table adds a fault to the Python upstream (see testdata/upstream.py) or to Envoy's configuration. The
+	// trials must detect the listed faults.
 	const live, sandbox = "{cluster: upstream_live}", "{cluster: upstream_sandbox}"
 	const forSandbox, forEscapes = "name: x-keywicket-environment, string_match: {exact: sandbox}", `name: ":path", string_match: {contains: "%"}`
 	for _, c := range []struct {
@@ -239,10 +242,11 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 	}
 }
 
-// The test detects a policy that compares the rows of its table without decoding them.
-func TestRawRowsInAPolicyAreFound(t *testing.T) {
+// The trials of TestEverySpellingOfAPathHasOneOutcome detect a policy that compares the rows of its table without decoding
+// them.
+func TestPolicyThatDoesNotDecodeRowsIsDetected(t *testing.T) {
 	t.Parallel()
-	dir, config := newSpelledPolicy(t)
+	dir, config := newTestPolicy(t)
 	file := filepath.Join(dir, "keywicket", "route.rego")
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -262,12 +266,12 @@ func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	}
 }
 
-// notFound returns the given faults that no trial has.
+// notFound sends random spellings until their trials have all given faults. It returns the faults that no trial has.
 func (s *decodedStack) notFound(t *testing.T, python *pythonUpstream, faults ...string) []string {
 	t.Helper()
 	var trials []trial
 	for batch := range slices.Chunk(spellings(rand.New(rand.NewPCG(2, 0)), 40), 6) {
-		trials = append(trials, s.try(t, "plain", python, batch)...)
+		trials = append(trials, s.sendSpellings(t, "plain", python, batch)...)
 		found := judge{}.faults(trials)
 		faults = slices.DeleteFunc(faults, func(fault string) bool { return len(found[fault]) > 0 })
 		if len(faults) == 0 {

@@ -14,14 +14,14 @@ import (
 // spelling is a target that a client sends.
 type spelling struct {
 	target   string
-	segments []string // the decoded segments; nil: the target is hostile, and Envoy decides what it means
+	segments []string // the decoded segments; nil: the target is hostile, and Envoy may change or refuse it
 }
 
 // trial is the result of a spelling that was sent over one protocol with tokens of one scope.
 type trial struct {
 	spelling
 	protocol, scope string
-	direct          string           // outcome of a direct check of the unchanged target
+	direct          string           // outcome of a check of the unchanged target that the test sends to the sidecar's gRPC port, without Envoy
 	throughEnvoy    [2]envoyResult   // through Envoy, with a live token and with a sandbox token
 	reached         map[string]int64 // upstream → requests that arrived there
 }
@@ -41,12 +41,12 @@ func (p envoyResult) String() string {
 	return fmt.Sprintf("%s %.200q %.200q", p.outcome, p.reading.Path, p.reading.Segments)
 }
 
-// isRefused reports whether Envoy refused the request without a check.
+// isRefused reports whether Envoy itself refused the request, without a check.
 func (p envoyResult) isRefused() bool {
 	return p.outcome != "allow" && !strings.HasPrefix(p.outcome, "403 ")
 }
 
-// The trials must include many requests of each of these kinds.
+// The kinds of requests. The trials must include many requests of each kind.
 const (
 	isAllowed        = "allowed"
 	isChanged        = "allowed, and changed by Envoy"
@@ -127,10 +127,10 @@ func (j judge) hasOneReading(segment string) bool {
 		})
 }
 
-// row returns the row that the segments address.
-func (j judge) row(segments []string) (row spelledRow, found bool) {
+// row returns the row that matches the segments and has priority.
+func (j judge) row(segments []string) (row testRow, found bool) {
 	var least string // the lowest shape so far: the alphabetically first shape has priority
-	for _, r := range spelledRows {
+	for _, r := range testRows {
 		shape, matches := j.shape(r, segments)
 		if matches && (!found || j.lastRow || shape < least && !j.firstRow) {
 			row, least, found = r, shape, true
@@ -140,7 +140,7 @@ func (j judge) row(segments []string) (row spelledRow, found bool) {
 }
 
 // shape returns a letter for each segment of a row: l for a literal, p for a parameter.
-func (j judge) shape(r spelledRow, segments []string) (shape string, matches bool) {
+func (j judge) shape(r testRow, segments []string) (shape string, matches bool) {
 	pattern := strings.Split(r.path[1:], "/")
 	if len(pattern) != len(segments) {
 		return "", false
@@ -193,7 +193,7 @@ const (
 	leaked        = "a request reached an upstream without an allow"
 	notOnce       = "an allowed request did not reach its upstream exactly once"
 	twoReadings   = "the path of an allowed request can be read in two ways"
-	otherSegments = "the upstream of an allowed request reads other segments than the target encodes"
+	otherSegments = "the upstream of an allowed request reads other segments than the client encoded in the target"
 	otherRoute    = "the upstream serves a route for which the token of the allowed request has no permission"
 	otherDirect   = "a direct check has another outcome than the table requires"
 	otherOutcome  = "a request through Envoy has another outcome than the table requires"
@@ -201,7 +201,7 @@ const (
 	unsendable    = "Envoy refuses a path that is in the table"
 )
 
-// faults returns, for each fault, the trials that have it.
+// faults maps each fault to the trials that have this fault.
 func (j judge) faults(trials []trial) map[string][]trial {
 	found := make(map[string][]trial)
 	outcomes := make(map[string]string) // scope and segments → outcome of the first spelling
@@ -212,7 +212,7 @@ func (j judge) faults(trials []trial) map[string][]trial {
 		for _, p := range one.throughEnvoy {
 			switch {
 			case p.isRefused():
-				// If the target has a query, Envoy may refuse the request because of the query.
+				// Only targets without a query count here, because Envoy may refuse a request because of its query.
 				wrong[unsendable] = wrong[unsendable] || !strings.Contains(one.target, "?") && j.outcome(one.target, one.scope) != wire.NoRoute
 			case one.segments != nil:
 				path := fmt.Sprintf("%s %q", one.scope, one.segments)
@@ -232,7 +232,7 @@ func (j judge) faults(trials []trial) map[string][]trial {
 	return found
 }
 
-// judgeAllowed checks which requests the upstreams received, and how they read them.
+// judgeAllowed checks which requests the upstreams received, and how the upstreams read the paths.
 func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
 	wantReached := make(map[string]int64) // upstream → requests
 	var read []string                     // the segments that the first upstream has read

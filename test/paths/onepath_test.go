@@ -20,7 +20,7 @@ type pathResult struct {
 	path           string
 	envoy, checked wire.Response // from the listener without the check, and from the listener with it
 	reached        int64         // number of requests that the listener with the check passed on to the upstream
-	raw, direct    string        // outcomes of direct checks: of the original path, and of the path that Envoy passes on, if any
+	raw, direct    string        // outcomes of checks without Envoy: raw for the original path, direct for the path that Envoy passes on
 }
 
 // These are the faults that a pathResult can have.
@@ -127,8 +127,8 @@ var (
 	}
 )
 
-// hasOneReading reports whether unescaping the path adds no segments, and no reading changes the unescaped path. Then a
-// combination of several readings does not change the path either.
+// hasOneReading unescapes the path. It reports whether the number of segments stays the same, and no function in readings
+// changes the unescaped path. If so, a combination of these functions does not change the path either.
 func hasOneReading(p string) bool {
 	once, err := url.PathUnescape(p)
 	return err == nil && strings.Count(once, "/") == strings.Count(p, "/") &&
@@ -156,7 +156,7 @@ func TestEnvoyAndSidecarSeeTheSamePath(t *testing.T) {
 		}
 	}
 
-	// The test detects an Envoy that handles paths in another way on one of the listeners.
+	// Each row of this table changes the configuration of one listener. The test must then detect the fault.
 	for _, c := range []struct{ fault, api, from, to string }{
 		{otherAnswer, "velaflows", "normalize_path: true", "normalize_path: false"},
 		{otherAnswer, "velocity", "merge_slashes: true", "merge_slashes: false"},

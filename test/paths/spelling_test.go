@@ -23,13 +23,13 @@ var segmentTexts = []string{
 	"\xff", "\xc0\xae", "\xc0\xaf", "\xed\xa0\x80", "\xf5\x80\x80\x80",
 }
 
-// spelledPath returns a random path similar to a row of the table.
-func spelledPath(r *rand.Rand, row spelledRow) []string {
+// similarPath returns a random path similar to a row of the table.
+func similarPath(r *rand.Rand, row testRow) []string {
 	one := func(texts ...string) string { return texts[r.IntN(len(texts))] }
 	text := func() string {
 		switch r.IntN(4) {
 		case 0, 1:
-			return one("status", "refunds", "latest", "caf\u00e9", "~root") // literals of other rows
+			return one("status", "refunds", "latest", "caf\u00e9", "~root") // decoded literals of the table
 		case 2:
 			return one(segmentTexts...)
 		}
@@ -79,7 +79,7 @@ func spell(r *rand.Rand, segments []string, escaped int) spelling {
 	return spelling{target.String(), segments}
 }
 
-// splitEscapes are texts that become escapes when Envoy decodes a part of them.
+// splitEscapes are texts with escapes. When Envoy decodes an escape in such a text, the result is another escape.
 var splitEscapes = []string{
 	"%%32%66", "%%32f", "%2%66", "%%32e%%32e", "%%35c", "%%30%30", "%%32%35", "%25%32%66", "%%33b", "%%32%33",
 }
@@ -98,7 +98,7 @@ func spellings(r *rand.Rand, paths int) (all []spelling) {
 		list = append(list, []string{"v1", text})
 	}
 	for i := len(list); i < paths; i++ {
-		list = append(list, spelledPath(r, spelledRows[i%len(spelledRows)]))
+		list = append(list, similarPath(r, testRows[i%len(testRows)]))
 	}
 	for _, segments := range list[:paths] {
 		for _, escaped := range []int{0, 30, 100} {
@@ -108,9 +108,9 @@ func spellings(r *rand.Rand, paths int) (all []spelling) {
 	return all
 }
 
-// hostileTargets returns the hostile targets of other tests, combined with paths of the table. It adds `twists` more paths.
-// Each of them has one to three random changes.
-func hostileTargets(r *rand.Rand, twists int) (all []spelling) {
+// hostileTargets returns the hostile targets of other tests, combined with paths of the table. It adds `changed` more paths.
+// Each of these additional paths has one to three random changes.
+func hostileTargets(r *rand.Rand, changed int) (all []spelling) {
 	for _, text := range slices.Concat(upwards, separators, oddities, splitEscapes) {
 		all = append(all, spelling{target: "/v1/status" + text}, spelling{target: "/v1/" + text + "/status"})
 	}
@@ -119,8 +119,8 @@ func hostileTargets(r *rand.Rand, twists int) (all []spelling) {
 			all = append(all, spelling{target: strings.Replace(p, "/api/v1/contacts", "/v1", 1)})
 		}
 	}
-	for i := range twists {
-		target := spell(r, spelledPath(r, spelledRows[i%len(spelledRows)]), 20).target
+	for i := range changed {
+		target := spell(r, similarPath(r, testRows[i%len(testRows)]), 20).target
 		for range 1 + r.IntN(3) {
 			target = mutatedPath(r, target)
 		}

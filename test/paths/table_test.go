@@ -1,8 +1,8 @@
 package paths
 
-// spelledRows is a table for GET in which rows with different scopes match the same paths. Literals are escaped in many
-// ways. A row without a scope is public.
-var spelledRows = []spelledRow{
+// testRows is a table of GET routes. Rows with different scopes match the same paths. Literals are escaped in many ways. A row
+// without a scope is public.
+var testRows = []testRow{
 	{"/v1/{charge}", "inbox:read"},
 	{"/v1/charges:search", "admin:all"},
 	{"/v1/%73tatus", "admin:all"},
@@ -21,15 +21,15 @@ var spelledRows = []spelledRow{
 	{"/v1/open%2Dhouse", ""},
 }
 
-type spelledRow struct{ path, scope string }
+type testRow struct{ path, scope string }
 
-// spelledAPIs are the APIs with this table. In one of the APIs, a parameter may contain the special characters.
-var spelledAPIs = map[string]struct{ prefix, parameters, special string }{
+// testAPIs are the APIs with this table. In one of the APIs, a parameter may contain the special characters.
+var testAPIs = map[string]struct{ prefix, parameters, special string }{
 	"plain":   {prefix: "pl_"},
 	"special": {"sp_", `parameters: {may_hold: ["#", "%", "?", ";"], raw_semicolon: true}` + "\n", "#%?;"},
 }
 
-// spelledScopes are the scopes of the tokens: a limited scope, and a scope that permits everything.
-var spelledScopes = []string{"inbox:read", everything}
+// testScopes are the scopes of the tokens: a limited scope, and a scope that permits everything.
+var testScopes = []string{"inbox:read", everything}
 
 const everything = "admin:all"

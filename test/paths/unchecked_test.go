@@ -20,16 +20,15 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// uncheckedStack is a stack in which Velocity's listener checks nothing, so it shows how Envoy alone treats a path.
-// VelaFlows' listener treats paths in the same way, but also checks requests. The upstream of both listeners echoes
-// requests.
+// uncheckedStack is a stack in which Velocity's listener sends no checks. So this listener shows how Envoy alone treats a path.
+// VelaFlows' listener treats paths in the same way, but also checks requests. The upstream of both listeners echoes requests.
 type uncheckedStack struct {
 	*demo.Stack
 	config  []byte        // Envoy's configuration
 	reached *atomic.Int64 // requests that reached the upstream
-	header  [][2]string   // headers with a key that may do everything, so that the outcome depends only on the path
+	header  [][2]string   // headers with a key that has the scope admin:all, so that the outcome depends only on the path
 	direct  *wire.Reconnecting
-	decided map[string]string // path → outcome of a direct check
+	decided map[string]string // path → outcome of a check without Envoy
 }
 
 func newUncheckedStack(t *testing.T) *uncheckedStack {
@@ -50,7 +49,7 @@ func newUncheckedStack(t *testing.T) *uncheckedStack {
 			}
 			config = harness.Replace(t, config, "check_settings: {context_extensions: {api: velocity}}", "disabled: true", 1)
 			// Over HTTP/2, Envoy refuses most of these paths by closing the connection, and waits for a second before it
-			// closes. The edit replaces a setting that has no effect in this test.
+			// closes. This edit shortens the wait. It replaces a setting that has no effect in this test.
 			v.config = harness.Replace(t, config, "stream_idle_timeout: 60s", "delayed_close_timeout: 0.001s", 2)
 			return v.config
 		},
@@ -94,7 +93,7 @@ func echoRaw(t *testing.T) (address string, reached *atomic.Int64) {
 	return listener.Addr().String(), reached
 }
 
-// restart restarts Envoy with a text of one listener's configuration replaced.
+// restart replaces a text in the configuration of one listener, and restarts Envoy.
 func (v *uncheckedStack) restart(t *testing.T, api, from, to string) {
 	t.Helper()
 	at := bytes.Index(v.config, []byte("- name: velocity\n"))
@@ -116,10 +115,10 @@ func (v *uncheckedStack) dial(t *testing.T, protocol, api string) *wire.Reconnec
 	return wire.NewReconnecting(dial)
 }
 
-// view sends the paths to both listeners. It also makes direct checks of each path, and of the path that Envoy passes on.
+// view sends the paths to both listeners. Without Envoy, it also checks each path, and the path that Envoy passes on.
 func (v *uncheckedStack) view(t *testing.T, protocol string, paths []string) (all []pathResult) {
 	t.Helper()
-	for batch := range slices.Chunk(paths, 100) { // each batch has its own connections, because a connection's deadline is too short for all
+	for batch := range slices.Chunk(paths, 100) { // each batch has its own connections, because the deadline of a connection (20 s) is too short for all paths
 		envoy, checked := v.dial(t, protocol, "velocity"), v.dial(t, protocol, "velaflows")
 		for _, p := range batch {
 			if protocol == "HTTP/1.1" && (p == "" || strings.ContainsAny(p, " \r\n")) {
@@ -137,7 +136,7 @@ func (v *uncheckedStack) view(t *testing.T, protocol string, paths []string) (al
 	return all
 }
 
-// decide returns the outcome of a direct check. It checks each path once.
+// decide returns the outcome of a check without Envoy. It checks each path only once.
 func (v *uncheckedStack) decide(t *testing.T, p string) string {
 	t.Helper()
 	if _, known := v.decided[p]; !known {

@@ -19,13 +19,12 @@ import (
 	"github.com/keywicket/keywicket/demo/upstream"
 )
 
-// reading is how an upstream reads a path. The three lists are the segments that three kinds of server see. The first kind
-// splits and then decodes, the second decodes and then splits, and the third decodes twice.
+// reading is how an upstream reads a path. The lists are the path's segments as three kinds of server read them.
 type reading struct {
 	upstream.Echo
-	Segments []string `json:"segments"`
-	Whole    []string `json:"whole"`
-	Twice    []string `json:"twice"`
+	Segments []string `json:"segments"` // the server splits the path, and then decodes the segments
+	Whole    []string `json:"whole"`    // the server decodes the path, and then splits it
+	Twice    []string `json:"twice"`    // the server splits the path, and then decodes the segments twice
 }
 
 type goUpstream struct {
@@ -53,7 +52,7 @@ func (u *goUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		twice, err := url.PathUnescape(once)
 		if err != nil {
-			twice = once // after the first decoding, a % does not start an escape
+			twice = once // the decoded segment contains a % that does not start an escape
 		}
 		h.Segments, h.Twice = append(h.Segments, once), append(h.Twice, twice)
 	}

@@ -46,7 +46,7 @@ type Config struct {
 	Mode Mode
 	// PoolSize is the maximum number of connections to Postgres for each login and database. Default: 5.
 	PoolSize int
-	// MaxClients is the maximum number of connections of all clients. Each one is an open file. Default: 1000.
+	// MaxClients is the maximum number of connections of all clients. Each connection is an open file. Default: 1000.
 	MaxClients int
 	// Settings are further settings of pgbouncer.ini. They cannot override the settings of this package.
 	Settings map[string]string
@@ -58,10 +58,10 @@ type Config struct {
 // Pooler is a running PgBouncer.
 type Pooler struct {
 	config  Config
-	dir     string // owned by user
+	dir     string // its owner is the field user
 	user    *process.User
 	program string
-	server  *url.URL // one of the logins
+	server  *url.URL // the first login; its host is the address of Postgres
 	address string
 	log     syncbuffer.Buffer
 
@@ -93,10 +93,10 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 		}
 	}()
 	if p.server, err = url.Parse(config.Logins[0]); err != nil {
-		return nil, errors.New("a login's URL cannot be parsed") // err would quote the URL
+		return nil, errors.New("a login's URL cannot be parsed") // the error err contains the URL with its password
 	}
-	// PgBouncer refuses to run as root, as Postgres does. With its own setting "user", PgBouncer would outlive this process:
-	// when a process changes its user, the kernel clears its parent-death signal.
+	// PgBouncer refuses to run as root, as Postgres does. PgBouncer's setting "user" is not used here. A process that changes
+	// its user loses its parent-death signal, so PgBouncer would then outlive this process.
 	if p.user, err = postgres.Owner(); err != nil {
 		return nil, err
 	}
@@ -172,9 +172,9 @@ func (p *Pooler) writeLogins() error {
 	return os.WriteFile(filepath.Join(p.dir, "logins.txt"), []byte(list.String()), 0o644) //nolint:gosec // see above
 }
 
-// configure writes pgbouncer.ini. It needs no ignore_startup_parameters for lib/pq and keywicket: PgBouncer keeps application_name,
-// client_encoding, datestyle and timezone for each client. PgBouncer refuses role and options. This is correct: if it ignored role,
-// a client would have the rights of its login, not of the role.
+// configure writes pgbouncer.ini. The file needs no ignore_startup_parameters for lib/pq and keywicket, because PgBouncer keeps
+// application_name, client_encoding, datestyle and timezone for each client. PgBouncer refuses role and options. This is
+// correct. If PgBouncer ignored role, a client would have the rights of its login, not of the role.
 func (p *Pooler) configure(port string) error {
 	settings := maps.Clone(p.config.Settings)
 	if settings == nil {
@@ -202,7 +202,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 	if err := p.configure(port); err != nil {
 		return err
 	}
-	if err := p.begin(); err != nil {
+	if err := p.startProcess(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -223,7 +223,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 
 var errClosed = errors.New("the pooler is closed")
 
-func (p *Pooler) begin() (err error) {
+func (p *Pooler) startProcess() (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -231,7 +231,7 @@ func (p *Pooler) begin() (err error) {
 	}
 	p.process, err = process.Start(process.Config{
 		Path: p.program, Args: []string{filepath.Join(p.dir, "pgbouncer.ini")}, Dir: p.dir, User: p.user, Output: &p.log,
-		StopSignal: syscall.SIGKILL, // PgBouncer has no state to save, and what it waits for after other signals depends on the version
+		StopSignal: syscall.SIGKILL, // PgBouncer has no state to save. After other signals, each version waits for something different
 	})
 	return err
 }
@@ -245,7 +245,7 @@ func (p *Pooler) supervise() {
 		p.mu.Unlock()
 		<-running.Done()
 		time.Sleep(pause)
-		if err := p.begin(); err != nil {
+		if err := p.startProcess(); err != nil {
 			if !errors.Is(err, errClosed) {
 				p.mu.Lock()
 				p.failed = err
@@ -278,7 +278,7 @@ func freeAddress() (string, error) {
 // Address returns the pooler's host and port.
 func (p *Pooler) Address() string { return p.address }
 
-// URL returns the URL of the same database through the pooler. Its login has to be one of Config.Logins.
+// URL returns databaseURL with the pooler's address. The login in databaseURL must be one of Config.Logins.
 func (p *Pooler) URL(databaseURL string) (string, error) {
 	u, err := url.Parse(databaseURL)
 	if err != nil {

@@ -18,10 +18,10 @@ import (
 	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
-// connect opens one connection through the pooler, with further startup parameters.
-func connect(t *testing.T, p *pgbouncer.Pooler, login string, parameters ...string) (*sql.Conn, error) {
+// connect opens one connection through the pooler. The parameter parameters contains further startup parameters.
+func connect(t *testing.T, p *pgbouncer.Pooler, loginURL string, parameters ...string) (*sql.Conn, error) {
 	t.Helper()
-	through, err := p.URL(login)
+	through, err := p.URL(loginURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,14 +53,14 @@ func TestPooler(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Close() })
-	login := server.URL("postgres")
+	loginURL := server.URL("postgres")
 	start := func(t *testing.T, mode pgbouncer.Mode) *pgbouncer.Pooler {
 		temporary := t.TempDir()
 		if err := errors.Join(os.Chmod(temporary, 0o755), os.Chmod(filepath.Dir(temporary), 0o755)); err != nil { // the pooler may run as another user
 			t.Fatal(err)
 		}
 		t.Setenv("TMPDIR", temporary)
-		p, err := pgbouncer.Start(t.Context(), pgbouncer.Config{Logins: []string{login}, Mode: mode, PoolSize: 1, Settings: map[string]string{
+		p, err := pgbouncer.Start(t.Context(), pgbouncer.Config{Logins: []string{loginURL}, Mode: mode, PoolSize: 1, Settings: map[string]string{
 			"query_wait_timeout": "0.5",
 		}})
 		if err != nil {
@@ -73,10 +73,10 @@ func TestPooler(t *testing.T) {
 				}
 			}
 			if err := syscall.Kill(p.PID(), 0); !errors.Is(err, syscall.ESRCH) {
-				t.Errorf("process %d is left: %v", p.PID(), err)
+				t.Errorf("process %d still exists after Close: %v", p.PID(), err)
 			}
 			if left, err := os.ReadDir(temporary); err != nil || len(left) != 0 {
-				t.Errorf("left %v, %v", left, err)
+				t.Errorf("Close did not remove the files %v, %v", left, err)
 			}
 			if t.Failed() {
 				t.Log(p.Log())
@@ -85,11 +85,11 @@ func TestPooler(t *testing.T) {
 		return p
 	}
 
-	t.Run("successive clients use the same connection to Postgres", func(t *testing.T) {
+	t.Run("in transaction mode, successive clients use the same connection to Postgres", func(t *testing.T) {
 		p := start(t, pgbouncer.Transaction)
 		var backends [2]string
 		for i := range backends {
-			c, err := connect(t, p, login)
+			c, err := connect(t, p, loginURL)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -99,14 +99,14 @@ func TestPooler(t *testing.T) {
 			t.Errorf("the clients had different connections to Postgres: %v", backends)
 		}
 	})
-	t.Run("a client keeps its connection to Postgres", func(t *testing.T) {
+	t.Run("in session mode, a client keeps its connection to Postgres", func(t *testing.T) {
 		p := start(t, pgbouncer.Session)
-		c, err := connect(t, p, login)
+		c, err := connect(t, p, loginURL)
 		if err != nil {
 			t.Fatal(err)
 		}
 		value(t, c, `SELECT 1`)
-		other, err := connect(t, p, login)
+		other, err := connect(t, p, loginURL)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,11 +117,11 @@ func TestPooler(t *testing.T) {
 	})
 	t.Run("clients keep their startup settings", func(t *testing.T) {
 		p := start(t, pgbouncer.Transaction)
-		one, err := connect(t, p, login, "application_name=one", "timezone=UTC")
+		one, err := connect(t, p, loginURL, "application_name=one", "timezone=UTC")
 		if err != nil {
 			t.Fatal(err)
 		}
-		other, err := connect(t, p, login, "application_name=other", "timezone=Asia%2FTokyo")
+		other, err := connect(t, p, loginURL, "application_name=other", "timezone=Asia%2FTokyo")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,14 +135,14 @@ func TestPooler(t *testing.T) {
 			}
 		}
 		for _, refused := range []string{"role=pg_monitor", "options=-c%20role%3Dpg_monitor"} {
-			if _, err := connect(t, p, login, refused); err == nil {
+			if _, err := connect(t, p, loginURL, refused); err == nil {
 				t.Errorf("the parameter %s is not refused", refused)
 			}
 		}
 	})
 	t.Run("a wrong password is refused", func(t *testing.T) {
 		p := start(t, pgbouncer.Transaction)
-		u, err := url.Parse(login)
+		u, err := url.Parse(loginURL)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ import (
 
 func TestDeclaredAnswers(t *testing.T) {
 	t.Parallel()
-	_, config := ownPolicy(t)
+	_, config := editedPolicy(t)
 	var log syncbuffer.Buffer
 	s := harness.StartStack(t, demo.Config{
 		Environ:     []string{"KEYWICKET_CONFIG=" + config},
@@ -81,8 +81,8 @@ func TestDeclaredAnswers(t *testing.T) {
 		t.Errorf("the metrics are %s", metrics)
 	}
 
-	// A client cannot set the header x-plan in any spelling. The policy sets this header for the first request. It does not
-	// set the header for the second request, and on public routes.
+	// A client cannot set the header x-plan in any spelling. The policy sets this header for the first request. For the second
+	// request, and on public routes, the policy does not set the header.
 	forged := []string{"X-Plan", "enterprise", "x.plan", "enterprise"}
 	if got := planHeader(t, send("header", forged...)); got != "pro" {
 		t.Errorf("the upstream saw %q", got)
@@ -112,7 +112,7 @@ func TestDeclaredAnswers(t *testing.T) {
 		t.Errorf("the policy saw the time %d, %v", at, clock)
 	}
 
-	// explain reports a declared denial in the same form as a built-in one.
+	// The command explain reports a declared denial in the same form as a built-in denial.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	out, err := harness.Command(ctx, t, s, "explain", "GET", "/api/v1/inbox/conversations?plan", "--scope", "inbox:read", "--workspace", home.Slug, "--api", "velaflows", "--config", config).CombinedOutput()
@@ -121,11 +121,11 @@ func TestDeclaredAnswers(t *testing.T) {
 	}
 }
 
-// Envoy limits which headers the sidecar may change. Without the edit that docs/configuration.md describes, the client gets
-// a 500.
+// Envoy limits which headers the sidecar may change. With disallow_is_error, and without the edit that permits the header
+// x-plan, the client gets a 500: see docs/configuration.md.
 func TestHeaderThatEnvoyRejects(t *testing.T) {
 	t.Parallel()
-	_, config := ownPolicy(t)
+	_, config := editedPolicy(t)
 	s := harness.StartStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config},
 		EnvoyConfig: func(envoy []byte) []byte {
@@ -139,10 +139,11 @@ func TestHeaderThatEnvoyRejects(t *testing.T) {
 	}
 }
 
-// At start, the sidecar finds pairs of code and reason that no API declares, and reports each pair with its line.
+// At start, the sidecar finds the pairs of a code and a reason that no API declares. It reports each pair with the line of the
+// rule.
 func TestUndeclaredDenialIsRefusedAtStart(t *testing.T) {
 	t.Parallel()
-	dir, _ := ownPolicy(t)
+	dir, _ := editedPolicy(t)
 	for _, args := range [][]string{
 		{"serve", "--policies-dir", dir, "--listen-grpc", "127.0.0.1:0", "--listen-operations", "127.0.0.1:0"},
 		{"explain", "GET", "/", "--scope", "inbox:read", "--policies-dir", dir},

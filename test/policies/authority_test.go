@@ -31,7 +31,7 @@ func newAuthority(t *testing.T) authority {
 	return a
 }
 
-// sign creates a key and a certificate for it. The first certificate is self-signed.
+// sign creates a key, and a certificate for this key. The first certificate is self-signed.
 func (a authority) sign(t *testing.T, template *x509.Certificate) (*ecdsa.PrivateKey, *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -54,7 +54,7 @@ func (a authority) sign(t *testing.T, template *x509.Certificate) (*ecdsa.Privat
 	return key, certificate
 }
 
-// client returns a client whose certificate has a SPIFFE ID.
+// client returns an HTTP client with a certificate from the authority. The certificate contains a SPIFFE ID.
 func (a authority) client(t *testing.T, name string) *http.Client {
 	t.Helper()
 	key, certificate := a.sign(t, &x509.Certificate{
@@ -72,7 +72,8 @@ func (a authority) client(t *testing.T, name string) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
 }
 
-// transportSocket returns the configuration of a listener that requires a certificate from the authority.
+// transportSocket returns the transport_socket for a listener. The listener then requires a client certificate from the
+// authority.
 func (a authority) transportSocket(t *testing.T) string {
 	t.Helper()
 	key, certificate := a.sign(t, &x509.Certificate{

@@ -44,7 +44,7 @@ func TestRouteAddedAsData(t *testing.T) {
 	client.Expect(t, harness.NewRequest("velaflows", "GET /api/v1/inbox/drafts", reader.Token, home.ID), "FORBIDDEN no_route")
 	client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, reader.Token, home.ID), "allow")
 
-	// The policy folder has the route. The built-in policy does not.
+	// The built-in policy does not have the new route.
 	home = harness.CreateWorkspace(t, deployment.Stack)
 	client = harness.NewClient(t, deployment.Stack, 1)
 	reader = harness.IssueToken(t, deployment.Stack, "sk_live_", home.Slug, "inbox:read")
@@ -121,7 +121,7 @@ func TestThirdAPIAddedAsData(t *testing.T) {
 		t.Errorf("the visible prefix of a zoo_ key is %q", reader.Prefix)
 	}
 
-	const zoo = "velocity" // the listener
+	const zoo = "velocity" // requests for velocity go to the listener that now belongs to the zoo
 	a := client.Expect(t, harness.NewRequest(zoo, "GET /animals", reader.Token, ""), "allow")
 	if received := a.Echo.Headers["x-keywicket-api"]; len(received) != 1 || received[0] != "zoo" {
 		t.Errorf("the upstream received the API %q", received)

@@ -20,7 +20,7 @@ import (
 )
 
 // documentedPolicy adds the examples of docs/policies.md to a copy of the built-in policy. It appends each block to the file
-// that the block's first line names. It returns the folder, and the text of the configuration example.
+// that the block's first line names. It returns the policy folder, and the text of the example of keywicket.yaml.
 func documentedPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policies.md"))
@@ -48,7 +48,7 @@ func TestDocumentedPolicyPassesItsTests(t *testing.T) {
 	if err := rego.RunTests(t, dir); err != nil {
 		t.Error(err)
 	}
-	// For each rule, remove only this rule. A test must then fail.
+	// The loop disables one denial at a time. A test of the policy must then fail.
 	rules := 0
 	for _, file := range []string{"payment", "people", "places"} {
 		name := filepath.Join(dir, "keywicket", file+".rego")
@@ -76,8 +76,8 @@ func TestDocumentedPolicyPassesItsTests(t *testing.T) {
 	}
 }
 
-// This tests the ten rules of docs/policies.md through Envoy. Each rule has a request that it allows and a request that it
-// denies.
+// The test sends requests through Envoy to the example rules of docs/policies.md. For each rule, one request is allowed and one
+// is denied.
 func TestDocumentedRules(t *testing.T) {
 	t.Parallel()
 	dir, text := documentedPolicy(t)
@@ -124,30 +124,30 @@ func TestDocumentedRules(t *testing.T) {
 	later := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	limited := workspace(`{"limited_until":"` + later + `"}`)
 	expiredLimit := workspace(`{"limited_until":"2026-01-01T00:00:00Z"}`)
-	ofPro, ofFree := bearer(token(pro, `{}`)), bearer(token(free, `{}`))
+	proHeaders, freeHeaders := bearer(token(pro, `{}`)), bearer(token(free, `{}`))
 	readOnly := bearer(token(pro, `{"read_only":true}`))
 	all := bearer(harness.IssueToken(t, s, "zoo_", pro, "animals:*", "--config", config).Token)
 	reader := bearer(harness.IssueToken(t, s, "zoo_", pro, "animals:read", "--config", config).Token)
 	listed := bearer(token(pro, `{"cages":["7","8"]}`))
 	for rule, c := range map[string]struct {
-		allowedRequest, deniedRequest [2]string // a method and an address each
-		allowedHeaders, deniedHeaders []string  // headers
+		allowedRequest, deniedRequest [2]string // a method and an address
+		allowedHeaders, deniedHeaders []string  // names and values in turn
 		allowedClient, deniedClient   *http.Client
 		status                        int
 		reason                        string
 	}{
-		"an own code":           {[2]string{"GET", "/animals"}, [2]string{"GET", "/animals"}, ofPro, bearer(token(overdue, `{}`)), plain, plain, 402, "invoice_overdue"},
+		"an own code":           {[2]string{"GET", "/animals"}, [2]string{"GET", "/animals"}, proHeaders, bearer(token(overdue, `{}`)), plain, plain, 402, "invoice_overdue"},
 		"Retry-After":           {[2]string{"GET", "/animals"}, [2]string{"GET", "/animals"}, bearer(token(expiredLimit, `{}`)), bearer(token(limited, `{}`)), plain, plain, 429, "quota"},
-		"a plan":                {[2]string{"GET", "/animals/7/photos/2026/1.jpeg"}, [2]string{"GET", "/animals/7/photos/2026/1.jpeg"}, ofPro, ofFree, plain, plain, 402, "plan_too_small"},
+		"a plan":                {[2]string{"GET", "/animals/7/photos/2026/1.jpeg"}, [2]string{"GET", "/animals/7/photos/2026/1.jpeg"}, proHeaders, freeHeaders, plain, plain, 402, "plan_too_small"},
 		"a token's attribute":   {[2]string{"HEAD", "/animals/7"}, [2]string{"POST", "/animals/7:feed"}, readOnly, readOnly, plain, plain, 403, "read_only_token"},
 		"a user's attribute":    {[2]string{"GET", "/vets/7"}, [2]string{"GET", "/vets/7"}, personal("ada", `{"department":"vets"}`), personal("bob", `{"department":"kitchen"}`), plain, plain, 403, "other_department"},
 		"a list of resources":   {[2]string{"PUT", "/cages/7"}, [2]string{"PUT", "/cages/9"}, listed, listed, plain, plain, 403, "other_cage"},
-		"a network":             {[2]string{"GET", "/office"}, [2]string{"GET", "/archive"}, ofPro, ofPro, plain, plain, 403, "outside_network"},
-		"a workload":            {[2]string{"GET", mutual + "/surgery"}, [2]string{"GET", mutual + "/surgery"}, ofPro, ofPro, pki.client(t, "vet"), pki.client(t, "till"), 403, "other_workload"},
-		"no workload":           {[2]string{"GET", mutual + "/surgery"}, [2]string{"GET", "/surgery"}, ofPro, ofPro, pki.client(t, "vet"), plain, 403, "other_workload"},
-		"opening hours":         {[2]string{"GET", "/shop"}, [2]string{"GET", "/night"}, ofPro, ofPro, plain, plain, 403, "outside_hours"},
+		"a network":             {[2]string{"GET", "/office"}, [2]string{"GET", "/archive"}, proHeaders, proHeaders, plain, plain, 403, "outside_network"},
+		"a workload":            {[2]string{"GET", mutual + "/surgery"}, [2]string{"GET", mutual + "/surgery"}, proHeaders, proHeaders, pki.client(t, "vet"), pki.client(t, "till"), 403, "other_workload"},
+		"no workload":           {[2]string{"GET", mutual + "/surgery"}, [2]string{"GET", "/surgery"}, proHeaders, proHeaders, pki.client(t, "vet"), plain, 403, "other_workload"},
+		"opening hours":         {[2]string{"GET", "/shop"}, [2]string{"GET", "/night"}, proHeaders, proHeaders, plain, plain, 403, "outside_hours"},
 		"a scope that implies":  {[2]string{"GET", "/animals/7.json"}, [2]string{"GET", "/me"}, all, all, plain, plain, 403, "missing_scope"},
-		"a method of a service": {[2]string{"POST", "/zoo.v1.Animals/Feed"}, [2]string{"POST", "/zoo.v1.Animals/Feed"}, ofPro, reader, plain, plain, 403, "missing_scope"},
+		"a method of a service": {[2]string{"POST", "/zoo.v1.Animals/Feed"}, [2]string{"POST", "/zoo.v1.Animals/Feed"}, proHeaders, reader, plain, plain, 403, "missing_scope"},
 	} {
 		address := func(target string) string {
 			if strings.HasPrefix(target, "/") {
@@ -167,8 +167,8 @@ func TestDocumentedRules(t *testing.T) {
 		}
 	}
 
-	// A header for the upstream, which a client cannot forge.
-	if got := planHeader(t, harness.Get(t, plain, s.Velocity+"/animals", append(ofPro, "X-Plan", "enterprise")...)); got != "pro" {
+	// The policy sets the header x-plan for the upstream. A client cannot forge this header.
+	if got := planHeader(t, harness.Get(t, plain, s.Velocity+"/animals", append(proHeaders, "X-Plan", "enterprise")...)); got != "pro" {
 		t.Errorf("the upstream saw the plan %q", got)
 	}
 	if got := planHeader(t, harness.Get(t, plain, s.Velocity+"/animals", append(bearer(token(expiredLimit, `{}`)), "X-Plan", "enterprise")...)); got != "" {
@@ -176,13 +176,13 @@ func TestDocumentedRules(t *testing.T) {
 	}
 	// A change of the plan is effective when the command returns.
 	harness.Keywicket[any](t, s, "workspace", "set", free, "--attributes", `{"plan":"pro"}`, "--wait")
-	if r := harness.Get(t, plain, s.Velocity+"/animals/7/photos/2026/1.jpeg", ofFree...); r.Status != http.StatusOK {
+	if r := harness.Get(t, plain, s.Velocity+"/animals/7/photos/2026/1.jpeg", freeHeaders...); r.Status != http.StatusOK {
 		t.Errorf("after the change of the plan: %d %s", r.Status, r.Body)
 	}
 }
 
-// This tests what docs/policies.md says about forms of a path. The rows that the document shows are accepted. Where the
-// document shows a replacement for an OpenAPI form, the OpenAPI form is refused.
+// docs/policies.md lists forms of OpenAPI paths, with the form of a row for each. The forms of rows are accepted. The OpenAPI
+// forms that need another form in a row are refused.
 func TestDocumentedForms(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policies.md"))
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 )
 
 // These tests run the built-in policy with the edits below. The edits add denials and headers, and let the rules read more
-// fields of a request. The query of a request selects the answer.
+// fields of a request. The query of a request selects the denial or the header.
 
-const ownAnswers = `} else := denied("PAYMENT_REQUIRED", "plan_too_small") if {
+const addedAnswers = `} else := denied("PAYMENT_REQUIRED", "plan_too_small") if {
 	input.request.raw_query == "plan"
 } else := denied("RATE_LIMITED", "quota") if {
 	input.request.raw_query == "quota"
@@ -39,7 +39,7 @@ const ownAnswers = `} else := denied("PAYMENT_REQUIRED", "plan_too_small") if {
 	permitted
 `
 
-const ownHeaders = `
+const addedHeaders = `
 answer_headers := {"x-plan": "pro"} if {
 	input.request.raw_query == "header"
 } else := {"x-role": "confidential"} if {
@@ -53,7 +53,7 @@ answer_headers := {"x-plan": "pro"} if {
 } else := {}
 `
 
-const ownConfiguration = `
+const editedConfiguration = `
 policies: {dir: DIR}
 apis:
   velaflows:
@@ -74,8 +74,8 @@ apis:
     upstream_headers: [x-plan]
 `
 
-// ownPolicy writes the edited policy and a configuration that uses it.
-func ownPolicy(t *testing.T) (dir, config string) {
+// editedPolicy writes the edited policy and a configuration that uses it.
+func editedPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
 	dir = rego.CopyBuiltin(t)
 	file := filepath.Join(dir, "keywicket", "decision.rego")
@@ -83,12 +83,12 @@ func ownPolicy(t *testing.T) (dir, config string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = harness.Replace(t, text, "} else := allowed if {\n\tpermitted\n", ownAnswers, 1)
-	if err := os.WriteFile(file, append(text, ownHeaders...), 0o600); err != nil {
+	text = harness.Replace(t, text, "} else := allowed if {\n\tpermitted\n", addedAnswers, 1)
+	if err := os.WriteFile(file, append(text, addedHeaders...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	config = filepath.Join(t.TempDir(), "keywicket.yaml")
-	harness.AppendFile(t, config, strings.Replace(ownConfiguration, "DIR", `"`+dir+`"`, 1))
+	harness.AppendFile(t, config, strings.Replace(editedConfiguration, "DIR", `"`+dir+`"`, 1))
 	return dir, config
 }
 

@@ -17,10 +17,10 @@ import (
 const proxyProtocol = `[{name: envoy.filters.listener.proxy_protocol, typed_config: {` +
 	`"@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol, allow_requests_without_proxy_protocol: true}}]`
 
-// The policy reads the client address that Envoy trusts. A client cannot choose it.
+// The policy reads the client address that Envoy trusts. A client cannot choose this address.
 func TestSourceThroughEnvoy(t *testing.T) {
 	t.Parallel()
-	_, config := ownPolicy(t)
+	_, config := editedPolicy(t)
 	pki := newAuthority(t)
 	s := harness.StartStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config},

@@ -1,5 +1,5 @@
-// Package product repeats for tests what the documents of the two products define: the configuration of the APIs, their
-// routes, and their scopes. It was written from the documents, not from the code.
+// Package product contains the configuration, the routes and the scopes of the two APIs, for tests. It was written from the
+// documents of the two products, not from the code.
 package product
 
 import "github.com/keywicket/keywicket/authz"

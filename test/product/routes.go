@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-// API is the table of one API, in another form than the API's data.yaml. The tests compare the policies with this table, and
-// the matrix of routes checks exactly these routes. "{}" is one path segment.
+// API contains the routes and scopes of one API, in another form than the API's data.yaml. The tests compare the policies with
+// this table, and the matrix of routes checks exactly these routes. "{}" is one path segment.
 type API struct {
-	Descriptions map[string]string   // scope → the words of the API's own document
+	Descriptions map[string]string   // scope → what it permits, in the words of the API's own document
 	Workspace    map[string][]string // scope → the workspace-level routes that need it
 	User         map[string][]string // scope → the user-level routes that need it
 	base         string              // prefix of the paths in Workspace and User
 	public       []string            // complete paths of public routes
 	unlisted     []string            // complete paths that are not listed, but are similar to listed paths
 
-	Prefixes []string // of credentials
-	Override string   // scope that satisfies every workspace-level route
+	Prefixes []string // prefixes of the API's credentials
+	Override string   // scope that replaces the required scopes of every workspace-level route
 }
 
 // Route is one route. Its scope is empty if the route is public or not listed.

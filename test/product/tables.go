@@ -75,7 +75,7 @@ var DocumentedAPIs = map[string]API{
 			"workspaces:create": {"POST workspaces"},
 			"workspaces:update": {"PATCH workspaces/{}"},
 			"workspaces:delete": {"DELETE workspaces/{}"},
-			"admin":             nil, // replaces the other scopes, and has no route of its own
+			"admin":             nil, // this scope replaces the other scopes, and no route requires it
 		},
 		public: []string{
 			"GET /oauth/consent", "POST /oauth/consent", "POST /api/oauth/token", "POST /api/oauth/revoke",

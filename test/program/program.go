@@ -35,8 +35,8 @@ var OPA = sync.OnceValues(func() (string, error) {
 
 const ourCommand = "./cmd/keywicket"
 
-// build builds a program in bin/test of this checkout, so two checkouts do not share a file. `go build` does not link again
-// if the file is up to date. It replaces an outdated file by a new file, so running processes keep the old file.
+// build builds a program in bin/test of this checkout, so two checkouts do not share a file. `go build` does not link again if
+// the file is up to date. `go build` replaces an outdated file with a new file, so running processes keep the old file.
 func build(name, program string, flags ...string) (path string, err error) {
 	module, ok := modulefile.Find("go.mod")
 	if !ok {

@@ -21,7 +21,7 @@ func CopyBuiltin(t testing.TB) string {
 	return dir
 }
 
-// RunTests runs the folder's tests as a policy's author does.
+// RunTests runs the tests in the policy folder with `opa test`.
 func RunTests(t testing.TB, dir string) error {
 	t.Helper()
 	opa, err := program.OPA()

@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-// The test changes everything that an answer depends on, not only the token.
+// The test changes everything that the answer for a request depends on, not only the token.
 func TestChangesReachTheCache(t *testing.T) {
 	t.Parallel()
 	f := newFaults(t, harness.StartStack)
@@ -36,8 +36,8 @@ func TestChangesReachTheCache(t *testing.T) {
 	f.warmUp(t, renamed)
 	f.requireChange(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
 
-	// "Active from the moment they're created": a token works after its creation, although the sidecar has just refused it as
-	// unknown.
+	// A new token works within the bound. The test uses its key before the token exists, so the sidecar has cached the denial
+	// "unknown".
 	_, format := product.FormatOf("sk_live_")
 	secret := format.NewKey()
 	created := harness.NewRequest("velaflows", harness.Conversations, secret.Reveal(), f.home.ID)
@@ -57,27 +57,27 @@ func TestTriggersAreDisabled(t *testing.T) {
 	requestWith := func(token harness.Token) harness.Request {
 		return harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
 	}
-	silent, open := f.warm(t), f.warm(t)
+	revokedDuringPause, revokedWhileDisabled := f.warm(t), f.warm(t)
 	tx := f.db.MustBegin()
 	tx.MustExec(`ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
-	tx.MustExec(revoke, silent.ID)
+	tx.MustExec(revoke, revokedDuringPause.ID)
 	tx.MustExec(`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	f.requireChange(t, requestWith(silent), time.Now(), bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, requestWith(revokedDuringPause), time.Now(), bound, "allow", "UNAUTHORIZED revoked")
 
-	f.warmUp(t, requestWith(open))
+	f.warmUp(t, requestWith(revokedWhileDisabled))
 	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER ALL`)
-	f.requireChange(t, requestWith(open), f.exec(t, revoke, open.ID), bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, requestWith(revokedWhileDisabled), f.exec(t, revoke, revokedWhileDisabled.ID), bound, "allow", "UNAUTHORIZED revoked")
 	if f.leaseHeld(t) {
 		t.Error("the sidecar uses its cache although changes are not logged")
 	}
 }
 
-// A change reaches the sidecar within the bound, even if the sidecar receives no hints. Here it listens in another database of the
-// same server, where nothing notifies it.
-func TestHintsFromAnotherDatabase(t *testing.T) {
+// A change reaches the sidecar within the bound, even if the sidecar receives no hints. In this test, the sidecar listens in
+// another database of the same server. No change sends a notification there.
+func TestSidecarListensInAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	f := newFaults(t, func(t testing.TB, c demo.Config) *demo.Stack {
 		databases := c.Database

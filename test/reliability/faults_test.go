@@ -69,8 +69,8 @@ func newFaults(t *testing.T, start func(testing.TB, demo.Config) *demo.Stack, en
 	return f
 }
 
-// toxic adds one of toxiproxy's faults to a proxy. remove ends the fault.
-func toxic(t *testing.T, p *toxiproxy.Proxy, kind, attributes string) (remove func()) {
+// addToxic adds a toxic (a fault of toxiproxy) to a proxy. The function remove removes the toxic.
+func addToxic(t *testing.T, p *toxiproxy.Proxy, kind, attributes string) (remove func()) {
 	t.Helper()
 	w, err := p.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
 		`{"name": "t", "type": %q, "stream": "downstream", "attributes": {%s}}`, kind, attributes)))
@@ -112,6 +112,7 @@ func (f *faults) warm(t *testing.T) harness.Token {
 	return token
 }
 
+// warmUp repeats the request until the sidecar allows it without a query.
 func (f *faults) warmUp(t *testing.T, r harness.Request) {
 	t.Helper()
 	hits := func() (n float64) {
@@ -120,15 +121,15 @@ func (f *faults) warmUp(t *testing.T, r harness.Request) {
 		}
 		return n
 	}
-	harness.Await(t, "the sidecar remembers the token", func() bool {
+	harness.Await(t, "the sidecar has cached the token", func() bool {
 		before := hits()
 		return f.client.Send(t, r).Outcome == "allow" && hits() > before
 	})
 }
 
-// requireChange repeats the request from the commit of the change until well after the bound. Every request that starts after
-// the bound must get the new answer. A request that starts earlier may get the old or the new answer. The parameter limit is
-// the bound.
+// requireChange repeats the request. It begins at the commit of the change, and ends well after the bound. Every request that
+// starts after the bound must get the new answer. A request that starts earlier may get the old or the new answer. The
+// parameter limit is the bound.
 func (f *faults) requireChange(t *testing.T, r harness.Request, committed time.Time, limit time.Duration, old, want string) {
 	t.Helper()
 	var first time.Duration

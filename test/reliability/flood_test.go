@@ -20,7 +20,7 @@ func TestFloodOfUnknownTokens(t *testing.T) {
 	// the look-up timeout can be 8 s.
 	s := harness.StartRaceStack(t, demo.Config{
 		Environ:     []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=8s"},
-		EnvoyConfig: patientEnvoy,
+		EnvoyConfig: raiseEnvoyTimeouts,
 	})
 	home := harness.CreateWorkspace(t, s)
 	warm := harness.IssueToken(t, s, "vel_", home.ID, "issues:read").Token
@@ -64,9 +64,9 @@ func TestFloodOfUnknownTokens(t *testing.T) {
 	others.Wait()
 }
 
-// patientEnvoy raises Envoy's timeouts for a check and for each try to 12 s, which is more than a busy machine needs. Envoy
+// raiseEnvoyTimeouts raises Envoy's timeouts for a check and for each try to 12 s, which is more than a busy machine needs. Envoy
 // uses max_interval of the retry back-off also as the timeout of each try.
-func patientEnvoy(config []byte) []byte {
+func raiseEnvoyTimeouts(config []byte) []byte {
 	for _, limit := range []string{" timeout: 0.5s", " max_interval: 1s"} {
 		name, _, _ := strings.Cut(limit, ":")
 		config = bytes.ReplaceAll(config, []byte(limit), []byte(name+": 12s"))

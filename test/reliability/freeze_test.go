@@ -19,7 +19,7 @@ import (
 )
 
 // While the sidecar is frozen, requests wait. When the sidecar continues, its cache is too old, its connections have exceeded
-// their time limits, and all waiting requests arrive at the same time.
+// their time limits, and all waiting requests arrive at the same time. The sidecar must still allow most of these requests.
 func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=5s"}}) // for busy machines
 	home := harness.CreateWorkspace(t, s)

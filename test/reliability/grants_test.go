@@ -29,8 +29,8 @@ func TestRevokedGrants(t *testing.T) {
 	register := func() app {
 		return harness.Keywicket[app](t, f.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "https://planner.example/cb")
 	}
-	// warm returns an access token whose answer the sidecar has cached. The user granted one workspace, so requests with the token
-	// need no workspace header.
+	// warm creates a grant. It returns the code, the tokens, and a request with the access token. The sidecar has cached the
+	// answer for this request. The user granted one workspace, so requests with the token need no workspace header.
 	warm := func(a app) (code authz.Secret, issued issuer.TokenPair, r harness.Request) {
 		approved, err := grants.Approve(t.Context(), issuer.Approval{
 			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},
@@ -66,16 +66,16 @@ func TestRevokedGrants(t *testing.T) {
 		f.requireChange(t, one, time.Now(), bound, "allow", revoked)
 		f.requireChange(t, other, time.Now(), bound, "allow", revoked)
 	})
-	t.Run("by a second use of the code, while hints are frozen", func(t *testing.T) {
+	t.Run("by a second use of the code, while the connection for hints is frozen", func(t *testing.T) {
 		code, _, token := warm(register())
-		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
+		heal := addToxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
 		if _, err := grants.Exchange(t.Context(), code, format, func(issuer.Code) error { return nil }); err == nil {
 			t.Error("a code was accepted twice")
 		}
 		f.requireChange(t, token, time.Now(), bound, "allow", revoked)
 	})
-	t.Run("the scope that was not granted", func(t *testing.T) {
+	t.Run("a scope that the user did not grant", func(t *testing.T) {
 		_, issued, _ := warm(register())
 		f.client.Expect(t, harness.NewRequest("velocity", "POST /api/issues", issued.Access.Reveal(), ""), "FORBIDDEN missing_scope", "issues:write")
 		f.client.Expect(t, harness.NewRequest("velocity", "GET /api/issues", issued.Refresh.Reveal(), ""), "UNAUTHORIZED unknown")

@@ -51,7 +51,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 	if err := s.Postgres.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	// Cached answers are used until the staleness bound.
+	// Until the staleness bound, the sidecar uses its cached answers.
 	harness.Await(t, "the sidecar asks the database", func() bool {
 		return client.Send(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)).Outcome == "UNAVAILABLE unavailable"
 	})
@@ -122,7 +122,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 	}
 }
 
-// Postgres is restarted under load. One token is revoked before the restart, and one token after it.
+// Postgres is restarted under load. One token is revoked before the restart, and another token after the restart.
 func TestPostgresRestartsUnderLoad(t *testing.T) {
 	f := newFaults(t, harness.StartRaceStack)
 	kept, before, after := f.warm(t), f.warm(t), f.warm(t)
@@ -194,7 +194,7 @@ func TestStaleIfError(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if got := f.client.Send(t, shortLivedRequest); got.Status != http.StatusServiceUnavailable {
-		t.Errorf("a token that has expired meanwhile: %s", got.Outcome)
+		t.Errorf("a token that expired during the outage: %s", got.Outcome)
 	}
 	f.client.Expect(t, request, "allow")
 	f.requireChange(t, request, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")

@@ -22,25 +22,25 @@ func TestOneQueryPerCheck(t *testing.T) {
 	const checks = 1000
 	s := harness.StartRaceStack(t, demo.Config{
 		Environ:          []string{"KEYWICKET_CACHE_MAX_BYTES=0", "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=8s"},
-		EnvoyConfig:      patientEnvoy, // needed as in TestFloodOfUnknownTokens, because a look-up that times out causes other statements
+		EnvoyConfig:      raiseEnvoyTimeouts, // without this, look-ups may time out, which causes other statements
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
 	home, other := harness.CreateWorkspace(t, s), harness.CreateWorkspace(t, s)
 	token := func(prefix, scope string) string { return harness.IssueToken(t, s, prefix, home.ID, scope).Token }
 	good, sandbox := token("sk_live_", "inbox:read"), token("sk_test_", "inbox:read")
-	gone := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
-	harness.Keywicket[harness.ListedToken](t, s, "token", "revoke", gone.ID)
-	revoked := gone.Token
+	revokedToken := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
+	harness.Keywicket[harness.ListedToken](t, s, "token", "revoke", revokedToken.ID)
+	revoked := revokedToken.Token
 	expired := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read", "--expires-in", "1ms")
 	foreign := token("vel_", "workspace:admin")
 	_, format := product.FormatOf("sk_live_")
 
 	// The sidecar records the use of tokens in batches at intervals, independent of the number of checks. While this write uses a
 	// connection, a look-up may open another connection, for which the sidecar runs three statements.
-	const opens = `(query LIKE 'SELECT current_setting(%pg_backend_pid()%' OR query ~ '^(SET|RESET) lock_timeout')`
+	const openStatements = `(query LIKE 'SELECT current_setting(%pg_backend_pid()%' OR query ~ '^(SET|RESET) lock_timeout')`
 	others := func(counted func(string) int) int {
 		return counted(`query NOT LIKE '%FROM keywicket.tokens%digest%' AND query NOT LIKE '%keywicket.token_usage%'
-			AND query !~ '^(BEGIN|COMMIT|SET LOCAL lock_timeout)' AND NOT ` + opens)
+			AND query !~ '^(BEGIN|COMMIT|SET LOCAL lock_timeout)' AND NOT ` + openStatements)
 	}
 	type mixed struct {
 		harness.Request
@@ -66,7 +66,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 	}
 
 	counted := harness.StatementCounter(t, s)
-	before, othersBefore, opensBefore := lookups(counted), others(counted), counted(opens)
+	before, othersBefore, opensBefore := lookups(counted), others(counted), counted(openStatements)
 	send(checks, []mixed{
 		{harness.NewRequest("velaflows", harness.Conversations, good, home.ID), "allow", nil},
 		{harness.NewRequest("velaflows", harness.Conversations, sandbox, home.ID), "allow", nil},
@@ -102,7 +102,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 	if got := others(counted) - othersBefore; got != 0 {
 		t.Errorf("there were %d statements other than look-ups", got)
 	}
-	if got := counted(opens) - opensBefore; got > 3 {
+	if got := counted(openStatements) - opensBefore; got > 3 {
 		t.Errorf("%d statements opened connections", got)
 	}
 }
@@ -110,7 +110,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 // A warm check (with a cached token) makes no query. A thousand first uses of a token at the same time make one query.
 func TestWarmChecksMakeNoQuery(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{
-		// A shared load continues for later callers, even after the first callers have timed out.
+		// The callers share one look-up. This look-up continues for later callers, even after the first callers have timed out.
 		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=10s", "KEYWICKET_CACHE_STALENESS_BOUND=30s"},
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})

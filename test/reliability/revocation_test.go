@@ -25,14 +25,14 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		harness.Keywicket[harness.ListedToken](t, f.Stack, "token", "revoke", token.ID)
 		f.requireChange(t, requestWith(token), time.Now(), bound, "allow", revoked)
 	})
-	t.Run("by SQL of any client", func(t *testing.T) {
+	t.Run("by an SQL statement of another client", func(t *testing.T) {
 		token := f.warm(t)
 		f.requireChange(t, requestWith(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("while the token is looked up", func(t *testing.T) {
 		token := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
-		f.warm(t) // opens the connections for look-ups
-		heal := toxic(t, f.lookups, "latency", `"latency": 250`)
+		f.warm(t) // makes the sidecar open a connection for look-ups
+		heal := addToxic(t, f.lookups, "latency", `"latency": 250`)
 		loads := make(chan string)
 		go func() { loads <- f.client.Send(t, requestWith(token)).Outcome }()
 		time.Sleep(100 * time.Millisecond) // Postgres has read the row, and its answer is on its way
@@ -58,15 +58,15 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			t.Errorf("%+v", list)
 		}
 	})
-	t.Run("while hints are frozen", func(t *testing.T) {
+	t.Run("while the connection for hints is frozen", func(t *testing.T) {
 		token := f.warm(t)
-		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
+		heal := addToxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
 		f.requireChange(t, requestWith(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
-	t.Run("while everything is frozen", func(t *testing.T) {
+	t.Run("while the connections for look-ups and the log are frozen", func(t *testing.T) {
 		token := f.warm(t)
-		heal := toxic(t, f.lookups, "timeout", `"timeout": 0`)
+		heal := addToxic(t, f.lookups, "timeout", `"timeout": 0`)
 		defer heal()
 		committed := f.exec(t, revoke, token.ID)
 		for time.Since(committed) <= bound {
@@ -108,12 +108,12 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			t.Errorf("two mass changes caused %v notifications", got-before) // one notification if the sidecar reads both changes at the same time
 		}
 	})
-	t.Run("when every connection of the database is terminated", func(t *testing.T) {
+	t.Run("when every connection of the sidecar is terminated", func(t *testing.T) {
 		token := f.warm(t)
 		f.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'demo_sidecar'`)
 		f.requireChange(t, requestWith(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
-	t.Run("when the sidecar is stopped in between", func(t *testing.T) {
+	t.Run("when the sidecar is frozen between the revocation and the request", func(t *testing.T) {
 		token := f.warm(t)
 		c := wire.Protocols["direct"](t, f.Stack, "")
 		defer func() { _ = c.Close() }()

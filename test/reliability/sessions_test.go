@@ -47,9 +47,9 @@ func TestRevokedSessions(t *testing.T) {
 		f.requireChange(t, session, committed, bound, "allow", revoked)
 		f.requireChange(t, refreshed, committed, bound, "allow", revoked)
 	})
-	t.Run("while hints are frozen", func(t *testing.T) {
+	t.Run("while the connection for hints is frozen", func(t *testing.T) {
 		id, session := warm()
-		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
+		heal := addToxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
 		f.requireChange(t, session, f.exec(t, row, id), bound, "allow", revoked)
 	})

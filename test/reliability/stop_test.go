@@ -21,7 +21,7 @@ import (
 )
 
 // The sidecar gets the signal to stop while it handles a check. The check waits for the database, because a lock delays its
-// query. All of this must happen within 0.4 s, which is the time limit of a check.
+// query. The sidecar must still answer this check. All of this must happen within 0.4 s, which is the time limit of a check.
 func TestSidecarDrains(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)
@@ -69,7 +69,7 @@ func TestSidecarDrains(t *testing.T) {
 	}
 	select {
 	case <-s.Sidecar.Done():
-		if err := s.Sidecar.Err(); err != nil { // nil is the exit status 0
+		if err := s.Sidecar.Err(); err != nil { // nil means the exit status 0
 			t.Error(err)
 		}
 	case <-time.After(30 * time.Second):
@@ -80,7 +80,7 @@ func TestSidecarDrains(t *testing.T) {
 		t.Errorf("the use of the token is not recorded: %+v", list)
 	}
 
-	// Now no sidecar can decide.
+	// No sidecar runs now, so Envoy must refuse requests.
 	before := s.Live.Count()
 	a := client.Send(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID))
 	if a.Status != http.StatusServiceUnavailable || a.Outcome != "UNAVAILABLE unavailable" || s.Live.Count() != before {

@@ -28,10 +28,10 @@ type load struct {
 
 	mu          sync.Mutex
 	requests    []request
-	countedFrom time.Duration // requests that were sent before this time do not count
+	countedFrom time.Duration // requests contains only requests that were sent after this time
 }
 
-// request is a request and its result. Times count from the load's beginning.
+// request is a request and its result. The times are durations since the beginning of the load.
 type request struct {
 	sent, answered time.Duration
 	failure        string // "": the request was allowed
@@ -126,15 +126,15 @@ func (l *load) stopLoad() {
 	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
 }
 
-// judge reports the failed requests, except those for which the function excused returns true. It also excuses a few failures
-// while the whole machine was busy, and a few look-ups whose timeout the sidecar itself reported.
-func (l *load) judge(t *testing.T, excused func(request) bool) {
+// requireAllowed fails the test if requests failed. It ignores requests for which the parameter isExcused returns true. It also
+// ignores a few failures while the whole machine was busy, and a few look-ups whose timeout the sidecar itself reported.
+func (l *load) requireAllowed(t *testing.T, isExcused func(request) bool) {
 	t.Helper()
 	var failed []string
 	var busyFailures int
 	for _, r := range l.requests {
 		switch {
-		case r.failure == "" || excused(r):
+		case r.failure == "" || isExcused(r):
 		case l.busy(r), r.answered-r.sent >= timeout && strings.Contains(r.failure, "decision_id"):
 			busyFailures++
 		default:
@@ -156,7 +156,8 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 
 // busy reports whether the machine was busy when the request r was sent or answered. For each of these two moments, it looks at
 // the requests that were sent within 50 ms of the moment. The machine was busy if even the fastest quarter of these requests
-// was slow. A sidecar that does not answer delays at most half of them.
+// was slow. One of the two sidecars receives half of the requests. So a sidecar that does not answer cannot make the fastest
+// quarter slow.
 func (l *load) busy(r request) bool {
 	const around = 50 * time.Millisecond
 	for _, moment := range []time.Duration{r.sent, r.answered} {
@@ -174,8 +175,8 @@ const (
 	slowRequest = 100 * time.Millisecond
 )
 
-// durationsBetween returns the sorted durations of the requests that were sent between m+from and m+to, for any of the moments
-// m.
+// durationsBetween returns the sorted durations of requests. It selects requests that were sent between m+from and m+to, where
+// m is any of the moments.
 func (l *load) durationsBetween(moments []time.Duration, from, to time.Duration) (took []time.Duration) {
 	for _, r := range l.requests {
 		if slices.ContainsFunc(moments, func(m time.Duration) bool { return r.sent >= m+from && r.sent < m+to }) {
@@ -202,7 +203,7 @@ func (l *load) report(t *testing.T, what string, moments []time.Duration) {
 	}
 }
 
-// idleTime is the time without restarts at the beginning, and after the measured event.
+// idleTime is how long a test waits before the first event (a stop or a restart), and after the last event.
 const idleTime = 2 * time.Second
 
 var allowedChecks = regexp.MustCompile(`(?m)^keywicket_checks_total\{.*code="",.*\} (\S+)$`)

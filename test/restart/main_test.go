@@ -28,13 +28,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// stack is two sidecars behind Envoy, and the clients' keys.
+// stack has two sidecars behind Envoy, and the keys of the clients.
 type stack struct {
 	*demo.Stack
 	keys []string
 }
 
-// keyCount is how many keys the clients use. A restarted sidecar has to look up each of them.
+// keyCount is the number of keys that the clients use. A restarted sidecar has to look up each key.
 const keyCount = 300
 
 func start(t *testing.T, c demo.Config) *stack {
@@ -81,7 +81,7 @@ func start(t *testing.T, c demo.Config) *stack {
 	return s
 }
 
-// await waits until a stopping sidecar has exited.
+// awaitExit waits until a stopping sidecar has exited.
 func awaitExit(t *testing.T, sidecar *demo.Sidecar) {
 	t.Helper()
 	select {

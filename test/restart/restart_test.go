@@ -9,9 +9,9 @@ import (
 )
 
 // restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops a sidecar only when the previous
-// one is ready again. No request may fail. The optional function stopping runs just after a sidecar got SIGTERM. The optional
-// function ready runs when the sidecar is ready again.
-func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
+// sidecar is ready again. No request may fail. The optional parameter onStop runs just after a sidecar got SIGTERM. The
+// optional parameter onReady runs when the sidecar is ready again.
+func restartInTurn(t *testing.T, s *stack, restarts int, onStop, onReady func(*demo.Sidecar)) {
 	t.Helper()
 	l := s.startLoad(t)
 	time.Sleep(idleTime)
@@ -25,21 +25,21 @@ func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*d
 		if err := sidecar.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		if stopping != nil {
-			stopping(sidecar)
+		if onStop != nil {
+			onStop(sidecar)
 		}
 		awaitExit(t, sidecar)
 		ended := l.now()
 		restart(t, sidecar)
 		starts += l.now() - ended
-		if ready != nil {
-			ready(sidecar)
+		if onReady != nil {
+			onReady(sidecar)
 		}
 		moments = append(moments, l.now())
 	}
 	time.Sleep(idleTime)
 	l.stopLoad()
-	l.judge(t, func(request) bool { return false })
+	l.requireAllowed(t, func(request) bool { return false })
 	t.Logf("%d restarts, each ready after %v; %d requests", restarts, (starts / time.Duration(restarts)).Round(time.Millisecond), len(l.requests))
 	l.report(t, "a sidecar was ready", moments)
 }
@@ -49,7 +49,7 @@ func TestRollingRestarts(t *testing.T) {
 	restartInTurn(t, s, 20, nil, nil)
 }
 
-// Without retries, no request fails either, because Envoy's health checks detect a stopping sidecar before it stops.
+// No request fails even without retries, because Envoy's health checks detect a stopping sidecar before it exits.
 func TestRestartsWithoutRetries(t *testing.T) {
 	s := start(t, demo.Config{
 		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"},
@@ -85,7 +85,7 @@ func TestRestartsBehindAControlPlane(t *testing.T) {
 	}, func(*demo.Sidecar) { plane.deliver(t, s.Sidecars[0].GRPC, s.Sidecars[1].GRPC) })
 }
 
-// When a sidecar is killed, only the checks that it had received may fail.
+// When a sidecar is killed, only those checks may fail that the sidecar had received before.
 func TestSidecarIsKilled(t *testing.T) {
 	s := start(t, demo.Config{})
 	l := s.startLoad(t)
@@ -108,17 +108,17 @@ func TestSidecarIsKilled(t *testing.T) {
 		t.Error("the sidecar received no check after its restart")
 	}
 	l.stopLoad()
-	underWay := func(r request) bool { return r.sent <= exited && r.answered >= killed }
-	l.judge(t, underWay)
+	duringKill := func(r request) bool { return r.sent <= exited && r.answered >= killed }
+	l.requireAllowed(t, duringKill)
 	var lost, atRisk int
 	for _, r := range l.requests {
-		if underWay(r) {
+		if duringKill(r) {
 			atRisk++
 			if r.failure != "" {
 				lost++
 			}
 		}
 	}
-	t.Logf("of %d requests under way, %d failed; %d requests in total", atRisk, lost, len(l.requests))
+	t.Logf("%d requests overlapped the kill of the sidecar; %d of them failed; %d requests in total", atRisk, lost, len(l.requests))
 	l.report(t, "the sidecar was ready", []time.Duration{ready})
 }

@@ -1,6 +1,6 @@
 package secrets
 
-// inspections are correct commands. leakStack.placeholders replaces the words in capitals.
+// inspections are commands that succeed. leakStack.placeholders replaces the words in capitals.
 const inspections = `token list
 token list --limit 1 --prefix SECRET
 token list --output json --workspace HOME
@@ -74,8 +74,8 @@ var misconfigurations = []string{
 	"apis: {velocity: {workspace: {header: x, by: slug}, credentials: [{kind: workspace_key, prefix: vel_}], session: {issuer: i, jwks_url: 'ftp://u:PASSWORD@ADDRESS'}}}",
 }
 
-// imports are files with a product's own keys, one for each format. Each of the badImports contains a line that cannot be
-// imported.
+// imports contains a file for each format. These files contain keys that a product issued before it used keywicket. Each file
+// in badImports contains a line that cannot be imported.
 var imports = map[string]string{
 	"csv": "token,digest,prefix,name,scopes,workspace,revoked_at\n" +
 		"FIRST,,,n,inbox:read,HOME,\n,DIGEST_SECOND,VISIBLE_SECOND,n,inbox:read,HOME,\nTHIRD,,,n,inbox:read,HOME,2020-01-01T00:00:00Z\n",

@@ -66,7 +66,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 	verifier, state := secret("a verifier", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"), secret("a state", rand.Text())
 
-	// visit sends a request as the browser does. The test does not record the responses.
+	// visit sends a request as the browser does. It does not record the response.
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	visit := func(method, address, form string, cookies ...string) (text string, header http.Header) {
 		t.Helper()
@@ -143,13 +143,13 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	harness.Get(t, http.DefaultClient, d.Velocity+"/api/user?access_token="+second.Text("access_token"))
 	post("introspect", 200, url.Values{"token": {second.Text("access_token")}}, basic)
 	post("introspect", 400, url.Values{"token": {second.Text("access_token")}}) // no client authentication
-	post("token", 400, refresh, basic)                                          // a second time
+	post("token", 400, refresh, basic)                                          // the refresh token a second time
 	post("token", 400, exchange, basic)
 	post("token", 400, url.Values{"grant_type": {app.Secret}, "client_id": {app.ID}, "client_secret": {app.Secret}})
 	post("token", 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {app.Secret}, "client_secret": {verifier}})
 	post("token?client_secret="+app.Secret, 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {app.ID}})
 	post("revoke", 200, url.Values{"token": {second.Text("refresh_token")}}, basic)
-	post("revoke", 400, url.Values{"token": {post("token", 200, url.Values{ // of another client
+	post("revoke", 400, url.Values{"token": {post("token", 200, url.Values{ // the token of another client
 		"grant_type": {"authorization_code"}, "code": {consent(public)}, "redirect_uri": {harness.AppAddress}, "code_verifier": {verifier}, "client_id": {public},
 	}).Text("refresh_token")}}, basic)
 	for _, args := range [][]string{
@@ -162,7 +162,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	s.record("the issuer's metrics", harness.Get(t, http.DefaultClient, "http://"+d.Issuer.Addr+"/metrics").Body)
 	s.record("the sidecar's metrics", harness.Get(t, http.DefaultClient, "http://"+d.Sidecar.Operations+"/metrics").Body)
 	s.record("Envoy's statistics", harness.Get(t, http.DefaultClient, "http://"+d.Envoy.Admin()+"/stats").Body)
-	// Repeat the requests without a database.
+	// Send two requests without a database.
 	if err := syscall.Kill(d.Postgres.PID(), syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 			t.Errorf("%s contain %s", what, found)
 		}
 	}
-	// The logs contain the expected lines, so the search had input.
+	// Check the test itself: the logs must contain these lines, and the search must find secrets in a text that contains them.
 	for whose, line := range map[string]string{
 		"Envoy": `"path":"/oauth/consent".*"status":303`, "Postgres": `INSERT INTO keywicket\.oauth_codes`, "a grant": `"msg":"a user has granted`,
 		"tokens": `"msg":"tokens were issued"`, "reuse": `"level":"WARN","msg":"a code or refresh token was used a second time`,
@@ -191,6 +191,6 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		}
 	}
 	if found := s.secrets.find(fmt.Sprint(exchange, refresh, second.Body)); len(found) == 0 {
-		t.Error("the search finds nothing in a text that contains every secret")
+		t.Error("the search finds nothing in a text that contains secrets")
 	}
 }

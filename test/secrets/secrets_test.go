@@ -22,24 +22,25 @@ import (
 // Row 36 of docs/security.md: no output of a deployment contains a secret.
 func TestSecretsStaySecret(t *testing.T) {
 	t.Parallel()
-	issuer, guess := supabase.Start(), rand.Text()
+	issuer, urlPassword := supabase.Start(), rand.Text() // urlPassword is the password and the API key in the JWKS URL
 	defer issuer.Close()
 	s := newLeakStack(t, demo.Config{
 		Environ: append(issuer.Environ(), "KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1",
-			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(issuer.URL, "//", "//keywicket:"+guess+"@", 1)+"?apikey="+guess),
-		// These settings log every statement without its parameters, because the SQL itself never contains a secret.
+			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(issuer.URL, "//", "//keywicket:"+urlPassword+"@", 1)+"?apikey="+urlPassword),
+		// These settings log every statement without its parameters. The parameters of keywicket's statements can contain
+		// secrets, but the SQL itself never contains a secret.
 		PostgresSettings: map[string]string{
 			"log_min_duration_statement": "0", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
 		},
 	})
-	// The statement by which the demo creates a login is an exception: it contains a password. So the search begins after
-	// this statement.
+	// One statement is an exception: the demo creates a login with a password in the SQL. So the search begins after this
+	// statement.
 	login := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindStringSubmatch(s.log.String())
 	admin := regexp.MustCompile(`:(\w+)@([^/]+)/`).FindStringSubmatch(s.DatabaseURL())
 	if login == nil || admin == nil {
 		t.Fatal("the passwords of the database are not in the log or the URL")
 	}
-	s.secrets.add("a password", admin[1], login[1], guess)
+	s.secrets.add("a password", admin[1], login[1], urlPassword)
 	s.secrets.add("an issuer's secret", append(encodings([]byte(issuer.Secret)), issuer.Secret)...)
 
 	home, other := harness.CreateWorkspace(t, s.Stack), harness.CreateWorkspace(t, s.Stack)
@@ -51,14 +52,14 @@ func TestSecretsStaySecret(t *testing.T) {
 	gone := s.create(t, "sk_live_", "--workspace", home.ID, "--scope", "inbox:read")
 	vel := s.create(t, "vel_", "--workspace", home.ID, "--access", "read")
 	velu := s.create(t, "velu_", "--user", "ada@example.com", "--scope", "user:read,issues:read")
-	words := []string{"SECRET", live.Token, "LIVE", live.ID, "GONE", gone.ID, "HOME", home.Slug, "PASSWORD", guess, "ADDRESS", admin[2]}
-	existing := map[string]string{} // keys that a product has issued before
+	replacements := []string{"SECRET", live.Token, "LIVE", live.ID, "GONE", gone.ID, "HOME", home.Slug, "PASSWORD", urlPassword, "ADDRESS", admin[2]}
+	existing := map[string]string{} // keys that a product issued before it used keywicket
 	_, format := product.FormatOf("sk_live_")
 	for _, name := range []string{"FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "RACED", "BAD", "UNKNOWN"} {
 		key := authz.Secret("sk_live_" + rand.Text())
 		existing[name] = key.Reveal()
 		s.secrets.addToken(key.Reveal(), format.Visible(key))
-		words = append(words, name, key.Reveal(), "VISIBLE_"+name, format.Visible(key), "DIGEST_"+name, fmt.Sprintf("%x", key.Digest()))
+		replacements = append(replacements, name, key.Reveal(), "VISIBLE_"+name, format.Visible(key), "DIGEST_"+name, fmt.Sprintf("%x", key.Digest()))
 	}
 	session := func(change supabase.Fields) string {
 		token := issuer.Token("ada", change)
@@ -70,14 +71,16 @@ func TestSecretsStaySecret(t *testing.T) {
 	stranger := supabase.Sign(jose.ES256, issuer.EC, "nobody's", supabase.Claims("ada", nil))
 	s.secrets.addToken(stranger, "")
 	s.run(t, true, "", "session", "revoke", "over")
-	s.placeholders = strings.NewReplacer(append(words, "JWT", web)...)
+	s.placeholders = strings.NewReplacer(append(replacements, "JWT", web)...)
 	s.runOperatorCommands(t)
 	s.importDuringInsert(t, existing["RACED"])
 
-	chat := func(token string, more ...[2]string) harness.Request {
+	conversations := func(token string, more ...[2]string) harness.Request {
 		return harness.NewRequest("velaflows", harness.Conversations, token, home.ID, more...)
 	}
-	withAuthorization := func(authorization string) harness.Request { return chat("", [2]string{"Authorization", authorization}) }
+	withAuthorization := func(authorization string) harness.Request {
+		return conversations("", [2]string{"Authorization", authorization})
+	}
 	var misplaced [][2]string
 	for _, name := range []string{
 		"Cookie", "X-Api-Key", "Proxy-Authorization", "User-Agent", "Referer", "X-Request-Id", "X-Forwarded-For", "Traceparent",
@@ -87,25 +90,25 @@ func TestSecretsStaySecret(t *testing.T) {
 	const token = "?access_token="
 	for outcome, requests := range map[string][]harness.Request{
 		"allow": {
-			chat(live.Token), chat(sandbox.Token), chat(existing["FIRST"]), chat(existing["SECOND"]), chat(existing["FOURTH"]), chat(existing["FIFTH"]),
+			conversations(live.Token), conversations(sandbox.Token), conversations(existing["FIRST"]), conversations(existing["SECOND"]), conversations(existing["FOURTH"]), conversations(existing["FIFTH"]),
 			harness.NewRequest("velocity", "GET /api/issues", vel.Token, ""), harness.NewRequest("velocity", "GET /api/issues", velu.Token, home.Slug),
 			harness.NewRequest("velocity", "GET /api/user", velu.Token, ""), harness.NewRequest("velaflows", "GET /healthz", live.Token, home.ID),
 			harness.NewRequest("velocity", "GET /api/user", web, ""), harness.NewRequest("velocity", "GET /api/issues", web, home.Slug),
-			chat(live.Token, misplaced...), harness.NewRequest("velaflows", harness.Conversations+token+live.Token, live.Token, home.ID),
+			conversations(live.Token, misplaced...), harness.NewRequest("velaflows", harness.Conversations+token+live.Token, live.Token, home.ID),
 		},
 		"UNAUTHORIZED missing": {
-			chat(""), withAuthorization(live.Token), withAuthorization("Basic " + live.Token), withAuthorization("Token " + live.Token), chat("", misplaced...),
+			conversations(""), withAuthorization(live.Token), withAuthorization("Basic " + live.Token), withAuthorization("Token " + live.Token), conversations("", misplaced...),
 			harness.NewRequest("velaflows", harness.Conversations+token+live.Token, "", home.ID),
 		},
 		"UNAUTHORIZED malformed": {
-			chat(live.Token[:20]), chat(live.Token + "," + vel.Token), chat(strings.Repeat(live.Token, 20)),
-			chat(live.Token, [2]string{"Authorization", "Bearer " + vel.Token}),
+			conversations(live.Token[:20]), conversations(live.Token + "," + vel.Token), conversations(strings.Repeat(live.Token, 20)),
+			conversations(live.Token, [2]string{"Authorization", "Bearer " + vel.Token}),
 		},
 		"UNAUTHORIZED unknown": {
-			harness.NewRequest("velocity", "GET /api/user", forged, ""), harness.NewRequest("velocity", "GET /api/user", stranger, ""), chat(web), chat(existing["UNKNOWN"]), chat(live.Token[:40]), chat(live.Token + "x"), chat(vel.Token),
+			harness.NewRequest("velocity", "GET /api/user", forged, ""), harness.NewRequest("velocity", "GET /api/user", stranger, ""), conversations(web), conversations(existing["UNKNOWN"]), conversations(live.Token[:40]), conversations(live.Token + "x"), conversations(vel.Token),
 		},
-		"UNAUTHORIZED expired":                       {chat(expired.Token), harness.NewRequest("velocity", "GET /api/user", session(supabase.Fields{"exp": 1}), "")},
-		"UNAUTHORIZED revoked":                       {chat(gone.Token), chat(existing["THIRD"]), harness.NewRequest("velocity", "GET /api/user", signedOut, "")},
+		"UNAUTHORIZED expired":                       {conversations(expired.Token), harness.NewRequest("velocity", "GET /api/user", session(supabase.Fields{"exp": 1}), "")},
+		"UNAUTHORIZED revoked":                       {conversations(gone.Token), conversations(existing["THIRD"]), harness.NewRequest("velocity", "GET /api/user", signedOut, "")},
 		"WORKSPACE_ACCESS_DENIED workspace_required": {harness.NewRequest("velaflows", harness.Conversations, live.Token, "")},
 		"WORKSPACE_ACCESS_DENIED workspace_mismatch": {
 			harness.NewRequest("velaflows", harness.Conversations, live.Token, other.ID), harness.NewRequest("velaflows", harness.Conversations, live.Token, live.Token),
@@ -114,7 +117,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		"FORBIDDEN missing_scope":     {harness.NewRequest("velaflows", "DELETE /api/v1/crm/leads/7", live.Token, home.ID)},
 		"FORBIDDEN no_route":          {harness.NewRequest("velaflows", "GET /api/v1/"+live.Token, live.Token, home.ID)},
 		"BAD_REQUEST bad_request":     {harness.NewRequest("velaflows", "GET /a%2f"+live.Token+token+live.Token, live.Token, home.ID)},
-		"HEADERS_TOO_LARGE too_large": {chat(strings.Repeat(live.Token, 400))},
+		"HEADERS_TOO_LARGE too_large": {conversations(strings.Repeat(live.Token, 400))},
 	} {
 		for _, r := range requests {
 			s.send(t, r, outcome)
@@ -125,12 +128,12 @@ func TestSecretsStaySecret(t *testing.T) {
 	issuer.Close()
 	cold := product.NewKey("sk_live_") // not cached, so its look-up needs the database
 	s.secrets.addToken(cold, cold[:len("sk_live_")])
-	s.causeFailures(t, chat(cold))
+	s.causeFailures(t, conversations(cold))
 	if err := s.Close(); err != nil { // completes the logs
 		t.Fatal(err)
 	}
 
-	// The search skips the paths in the log, up to the query, because a path is the client's own text.
+	// The search ignores the path in each log line, because a path is the client's own text. It does not ignore the query.
 	_, log, _ := strings.Cut(regexp.MustCompile(`"path":"[^"?]*`).ReplaceAllString(s.log.String(), ""), login[0])
 	s.record("the logs", log)
 	for _, what := range slices.Sorted(maps.Keys(s.outputs)) {
@@ -139,20 +142,21 @@ func TestSecretsStaySecret(t *testing.T) {
 		}
 	}
 
-	// The texts contain the expected lines, and the search finds a secret in them.
+	// Check the test itself. The recorded texts must contain these lines. The search must find the new token in the output of
+	// each command that shows a token.
 	decision := regexp.MustCompile(`"msg":"decision","decision_id":"(\w+)".*"route":"GET /api/user","allow":true`).FindStringSubmatch(log)
 	if decision == nil {
 		t.Fatal("the logs have no line of the sidecar")
 	}
 	evidence := log + strings.Join(slices.Concat(s.outputs["/metrics"], s.outputs["/stats"]), "")
 	for whose, line := range map[string]string{
-		"Envoy":             `"decision_id":"` + decision[1] + `","details":"via_upstream"`,
-		"Postgres":          `duration: .* execute .*\n\s*SELECT .*pg_postmaster_start_time`,
-		"a failed look-up":  `"msg":"decision".*"error":"look up the credential: `,
-		"a forged key id":   `"msg":"decision".*"route":"GET /api/user".*"reason":"unknown"`,
-		"the sidecar's end": `the usage of \d+ tokens is lost`,
-		"its metrics":       `keywicket_checks_total\{.*reason="revoked"\}`,
-		"Envoy's":           `ext_authz\.denied: [1-9]`,
+		"Envoy":                 `"decision_id":"` + decision[1] + `","details":"via_upstream"`,
+		"Postgres":              `duration: .* execute .*\n\s*SELECT .*pg_postmaster_start_time`,
+		"a failed look-up":      `"msg":"decision".*"error":"look up the credential: `,
+		"a forged key id":       `"msg":"decision".*"route":"GET /api/user".*"reason":"unknown"`,
+		"the sidecar's end":     `the usage of \d+ tokens is lost`,
+		"the sidecar's metrics": `keywicket_checks_total\{.*reason="revoked"\}`,
+		"Envoy's statistics":    `ext_authz\.denied: [1-9]`,
 	} {
 		if !regexp.MustCompile(line).MatchString(evidence) {
 			t.Errorf("no line of %s was recorded", whose)
@@ -166,7 +170,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	checkThatLeaksAreFound(t)
 }
 
-// checkThatLeaksAreFound checks that the search finds the secrets in the outputs of a stack that leaks them.
+// checkThatLeaksAreFound starts a stack that shows secrets in its outputs. It checks that the search finds these secrets.
 func checkThatLeaksAreFound(t *testing.T) {
 	t.Helper()
 	s := newLeakStack(t, demo.Config{

@@ -25,7 +25,7 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// leakStack is a stack. It records every readable output.
+// leakStack is a stack whose outputs are recorded.
 type leakStack struct {
 	*demo.Stack
 	log          syncbuffer.Buffer
@@ -47,7 +47,7 @@ func newLeakStack(t *testing.T, c demo.Config) *leakStack {
 
 func (s *leakStack) record(what, text string) { s.outputs[what] = append(s.outputs[what], text) }
 
-// run runs a command, and checks whether it succeeds.
+// run runs a command. The parameter succeeds tells whether the command must succeed.
 func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...string) (stdout string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -66,7 +66,7 @@ func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...strin
 	return output.String()
 }
 
-// create creates a token. Only the output of this command contains the token's key.
+// create creates a token. The output of this command contains the token, and no other output may contain it.
 func (s *leakStack) create(t *testing.T, prefix string, more ...string) (created harness.Token) {
 	t.Helper()
 	args := append([]string{"token", "create", "--name", "n", "--prefix", prefix, "--output", "json"}, more...)
@@ -111,7 +111,7 @@ func (s *leakStack) fetch(t *testing.T, address string, paths ...string) {
 	}
 }
 
-// runOperatorCommands runs commands of operators, correct and wrong ones.
+// runOperatorCommands runs commands of operators: commands that succeed, and commands that fail.
 func (s *leakStack) runOperatorCommands(t *testing.T) {
 	t.Helper()
 	run := func(succeeds bool, stdin string, args ...string) {
@@ -169,7 +169,7 @@ func (s *leakStack) importDuringInsert(t *testing.T, key string) {
 	}
 }
 
-// checkDirectly sends checks as a policy enforcement point (PEP) that validates nothing.
+// checkDirectly sends checks without Envoy, as a policy enforcement point (PEP) that validates nothing.
 func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -209,7 +209,8 @@ func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 }
 
 // causeFailures sends the request three times: while a lock delays look-ups, without a database, and without a sidecar. Before
-// the third time, the sidecar stops, and cannot write when tokens were last used.
+// the third time, the sidecar gets SIGTERM. It exits, and loses the times when tokens were last used, because it cannot write
+// them.
 func (s *leakStack) causeFailures(t *testing.T, r harness.Request) {
 	t.Helper()
 	tx, err := harness.OpenDatabase(t, s.Stack).BeginTxx(t.Context(), nil)

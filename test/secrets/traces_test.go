@@ -10,7 +10,7 @@ import (
 )
 
 // traces maps each substring of 12 characters of a secret to the secret's name. It contains the substrings of every encoding of
-// the secret, but not a token's visible prefix. A search finds parts of a secret, and needs one pass over a text.
+// the secret, but not a token's visible prefix. So a search also finds parts of a secret, and reads a text only once.
 type traces map[string]string
 
 const traceLength = 12
@@ -46,7 +46,7 @@ func encodings(b []byte) []string {
 	return forms
 }
 
-// find returns the secrets in a text, each with its line.
+// find returns the names of the secrets in a text. Each name is followed by the line that contains the secret.
 func (known traces) find(text string) (found []string) {
 	for line := range strings.Lines(text) {
 		for i := range len(line) - traceLength + 1 {

@@ -43,7 +43,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	twice := supabase.Sign(jose.ES256, issuer.EC, "ec", []byte(`{"sub":"eve",`+string(text[1:])))
+	duplicateSub := supabase.Sign(jose.ES256, issuer.EC, "ec", []byte(`{"sub":"eve",`+string(text[1:])))
 	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + genuine[1] + "."
 
 	for _, c := range []struct{ name, token, outcome string }{
@@ -51,9 +51,9 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 		{"ES256", supabase.Sign(jose.ES256, issuer.EC, "ec", good), "allow"},
 		{"RS256", supabase.Sign(jose.RS256, issuer.RSA, "rsa", good), "allow"},
 		{"nearly expired", tokenWith(supabase.Fields{"exp": now + 30}), "allow"},
-		{"almost too long", tokenWith(supabase.Fields{"x": strings.Repeat("x", 5000)}), "allow"},
+		{"just short enough", tokenWith(supabase.Fields{"x": strings.Repeat("x", 5000)}), "allow"},
 
-		{"a session without a level", tokenWith(supabase.Fields{"aal": nil}), "allow"},
+		{"no aal claim", tokenWith(supabase.Fields{"aal": nil}), "allow"},
 
 		{"a token of an app", tokenWith(supabase.Fields{"client_id": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "scope": "openid"}), "UNAUTHORIZED app_token"},
 		{"the algorithm none", unsigned, "UNAUTHORIZED unsupported_algorithm"},
@@ -63,7 +63,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 		{"wrong curve", supabase.Sign(jose.ES384, p384, "ec", good), "UNAUTHORIZED unsupported_algorithm"},
 		{"PS256", supabase.Sign(jose.PS256, issuer.RSA, "rsa", good), "UNAUTHORIZED unsupported_algorithm"},
 		{"HS512", supabase.Sign(jose.HS512, append(secret, secret...), "", good), "UNAUTHORIZED unsupported_algorithm"},
-		{"the key of another issuer", supabase.Sign(jose.ES256, supabase.NewEC(), "ec", good), "UNAUTHORIZED unknown"},
+		{"signed by another issuer", supabase.Sign(jose.ES256, supabase.NewEC(), "ec", good), "UNAUTHORIZED unknown"},
 		{"expired", tokenWith(supabase.Fields{"exp": now - 60}), "UNAUTHORIZED expired"},
 		{"not yet valid", tokenWith(supabase.Fields{"nbf": now + 60}), "UNAUTHORIZED unknown"},
 		{"wrong issuer", tokenWith(supabase.Fields{"iss": "https://evil.example/auth/v1"}), "UNAUTHORIZED unknown"},
@@ -72,7 +72,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 		{"missing exp", tokenWith(supabase.Fields{"exp": nil}), "UNAUTHORIZED malformed"},
 		{"anonymous", tokenWith(supabase.Fields{"is_anonymous": true}), "UNAUTHORIZED unknown"},
 		{"service_role", tokenWith(supabase.Fields{"role": "service_role"}), "UNAUTHORIZED unknown"},
-		{"a claim twice", twice, "UNAUTHORIZED malformed"},
+		{"two sub claims", duplicateSub, "UNAUTHORIZED malformed"},
 		{"too long", tokenWith(supabase.Fields{"x": strings.Repeat("x", 6200)}), "UNAUTHORIZED malformed"},
 		{"a user who does not exist", issuer.Token("nobody", nil), "UNAUTHORIZED unknown"},
 	} {
@@ -131,8 +131,9 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	harness.Await(t, "sessions are accepted again", func() bool { return client.Send(t, profile()).Outcome == "allow" })
 }
 
-// If the API requires a second factor of users who have one, a session without that factor gets the challenge of RFC 9470.
-// The upstream receives the session's assurance level. The log contains the reason for the denial, but no token.
+// The API requires a second factor from users who have enrolled one. A session without the second factor then gets the
+// challenge of RFC 9470. The upstream receives the session's assurance level. The log contains the reason for the denial, but
+// no token.
 func TestSecondFactorThroughEnvoy(t *testing.T) {
 	t.Parallel()
 	issuer := supabase.Start()
@@ -181,7 +182,7 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 	}
 }
 
-// If Envoy sends a request without an API, this is a configuration error. The log says how to correct it.
+// A check from Envoy without an API means that Envoy's configuration is wrong. The log says which setting corrects this error.
 func TestLogShowsHowToSelectAnAPI(t *testing.T) {
 	t.Parallel()
 	log := &syncbuffer.Buffer{}

@@ -28,13 +28,13 @@ type Issuer struct {
 	fetches atomic.Int64
 	mu      sync.Mutex
 	keys    []jose.JSONWebKey
-	handler http.HandlerFunc // serves requests instead of the keys; nil: the keys
+	handler http.HandlerFunc // answers all requests; nil: the issuer answers with its keys
 }
 
 // IssuerClaim is the claim iss of the issuer's tokens.
 const IssuerClaim = "https://auth.example/auth/v1"
 
-// Start creates keys and serves them. The caller must Close the issuer.
+// Start creates keys and serves them. The caller must call Close.
 func Start() *Issuer {
 	i := &Issuer{EC: NewEC(), RSA: must(rsa.GenerateKey(rand.Reader, 2048)), Secret: "shared " + rand.Text() + rand.Text()}
 	i.Publish(PublicJWK("ec", &i.EC.PublicKey), PublicJWK("rsa", &i.RSA.PublicKey))
@@ -76,12 +76,12 @@ func (i *Issuer) SetHandler(handler http.HandlerFunc) {
 	i.handler = handler
 }
 
-// Token returns a valid token of the user, signed with the key "ec".
+// Token returns a token of the user, signed with the key "ec". Without changes to its claims, the token is valid.
 func (i *Issuer) Token(user string, change Fields) string {
 	return Sign(jose.ES256, i.EC, "ec", Claims(user, change))
 }
 
-// PublicJWK returns a public key as an issuer publishes it.
+// PublicJWK returns a public key in the form (a JWK) in which an issuer publishes the key.
 func PublicJWK(id string, key any) jose.JSONWebKey {
 	alg := jose.ES256
 	if _, ok := key.(*rsa.PublicKey); ok {
@@ -96,10 +96,11 @@ func NewEC() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), 
 // Fields are the fields of a JSON object.
 type Fields = map[string]any
 
-// SessionID is the ID of the session in Claims.
+// SessionID is the claim session_id in the result of Claims.
 const SessionID = "0b5a2b3c-1111-2222-3333-444455556666"
 
-// Claims returns the claims of a Supabase access token, with changes. A change to nil removes the claim.
+// Claims returns the claims of a Supabase access token. The parameter change replaces claims; a claim with the value nil is
+// removed.
 func Claims(user string, change Fields) Fields {
 	now := time.Now().Unix()
 	c := Fields{

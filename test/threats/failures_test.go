@@ -45,8 +45,8 @@ func TestRouteWithoutACheck(t *testing.T) {
 	}
 }
 
-// Rows 25 and 33 of docs/security.md: for every fault of a policy, the client gets the sidecar's own 503, and other requests
-// are not affected.
+// Rows 25 and 33 of docs/security.md: a policy fails for some paths. For each such path, the client gets the sidecar's own 503.
+// Other requests are not affected.
 func TestPolicyThatFails(t *testing.T) {
 	t.Parallel()
 	dir := rego.CopyBuiltin(t)
@@ -83,7 +83,7 @@ decision := denied("FORBIDDEN", "missing_scope") if input.request.path == "/conf
 			if got.Outcome != "503 UNAVAILABLE unavailable" || s.Live.Count() != before {
 				t.Errorf("%s, %s: %s, and %d requests reached the upstream", name, target, got.Outcome, s.Live.Count()-before)
 			}
-			if name != "direct" && target != "/slow" && !bytes.Contains(got.Body, []byte(`"decision_id"`)) { // Envoy's own 503 has no decision_id, and may be faster than the answer for /slow
+			if name != "direct" && target != "/slow" && !bytes.Contains(got.Body, []byte(`"decision_id"`)) { // Envoy's own 503 has no decision_id. For /slow, Envoy may answer before the sidecar does
 				t.Errorf("%s, %s: the response is not the sidecar's: %s", name, target, got.Body)
 			}
 			harness.Await(t, "another request is allowed", func() bool {

@@ -2,8 +2,8 @@ package threats
 
 import "strings"
 
-// HostilePaths are paths that no credential may request. Envoy refuses most of them, but another policy enforcement point (PEP)
-// may send them.
+// HostilePaths are paths that no credential may request. Envoy refuses most of these paths, but another policy enforcement
+// point (PEP) may send them to the sidecar.
 var HostilePaths = []string{
 	"", "/", "*", "//", "?", "?/healthz", "#", "healthz", "//healthz", "/healthz/", "/healthz//", "/./healthz", "/healthz/.",
 	"/x/../healthz", "/healthz;", "/healthz;x=y", "/healthz%00", "/healthz\x00", "/healthz%2f", "/healthz#", "/healthz ",

@@ -1,5 +1,5 @@
-// Package threats lists the inputs of the rows of docs/security.md with their outcomes, and tests them through deploy/envoy. Package
-// mesh tests them through other configurations of Envoy.
+// Package threats lists the inputs of the rows of docs/security.md with their outcomes. Its tests send these inputs through an
+// Envoy with the configuration of deploy/envoy. Package mesh sends them through other configurations of Envoy.
 package threats
 
 import (
@@ -22,7 +22,7 @@ type Threat struct {
 	row int
 	wire.Request
 	envoy    string              // the outcome over HTTP/1.1 and HTTP/2
-	h1, h2   string              // the outcome over HTTP/1.1 alone and HTTP/2 alone, if the two differ; "-": the protocol cannot send the request
+	h1, h2   string              // the outcomes over HTTP/1.1 (h1) and HTTP/2 (h2), if they differ from the field envoy; "-": the protocol cannot send the request
 	direct   string              // the outcome of a direct check; empty: the same as through Envoy
 	Received map[string][]string // what the upstream receives with an allowed request: header, :path or :host → values
 
@@ -33,13 +33,13 @@ type Threat struct {
 	ReceivedWithoutAllHeaders map[string][]string
 }
 
-// Inputs are the credentials and the workspaces of the threats.
+// Inputs contains the credentials and the workspaces that the threats use.
 type Inputs struct {
 	Inbox    string // a token with only inbox:read
 	Contacts string // a token with only contacts:read
 	Admin    string // a token with admin:all
 	Home     string // the workspace of these tokens
-	Other    string
+	Other    string // another workspace
 }
 
 // Threats returns the inputs of all rows of docs/security.md.
@@ -176,7 +176,7 @@ func (h Inputs) Threats() []Threat {
 		{row: 38, Request: withExtraHeader([2]string{"x-keywicket-environment", "sandbox"}, [2]string{"X-Keywicket-Environment", "sandbox"}), envoy: "allow",
 			Received: map[string][]string{":upstream": {"live"}, "x-keywicket-environment": {"live"}}},
 	}
-	// Envoy passes these targets on unchanged, so the policies must refuse them.
+	// Envoy passes these targets on unchanged, so the sidecar must deny the requests.
 	for row, targets := range map[int][]string{
 		4: {"/api/v1/inbox;jsessionid=1/conversations", "/api/v1/contacts/a;b"},
 		5: {"/api/v1/contacts/a%252fb", "/api/v1/contacts/%zz", "/api/v1/contacts/%C0%AF", "/api/v1/contacts/a%23b", "/api/v1/contacts/a%3fb"},

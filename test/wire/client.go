@@ -8,14 +8,14 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// Reconnecting is a connection that reconnects when the other end has closed it. It sends a request again if the sidecar did
-// not decide in time.
+// Reconnecting is a connection that reconnects when the other end has closed it. If the sidecar did not decide in time,
+// Reconnecting sends the request again.
 type Reconnecting struct {
 	dial func() Conn
 	Conn
 }
 
-// NewReconnecting returns a connection that uses dial.
+// NewReconnecting returns a connection. It calls the function dial to connect, and to connect again.
 func NewReconnecting(dial func() Conn) *Reconnecting { return &Reconnecting{dial, dial()} }
 
 // Send implements Conn.
@@ -49,14 +49,14 @@ func (c *Client) open(t *testing.T) {
 	c.conn = Protocols[c.Protocol](t, c.Stack, c.API)
 	switch connection := c.conn.(type) {
 	case *HTTP1:
-		connection.foreign = c.MeshEnvoy
+		connection.plainErrors = c.MeshEnvoy
 	case *HTTP2:
-		connection.foreign = c.MeshEnvoy
+		connection.plainErrors = c.MeshEnvoy
 	}
 }
 
-// Expect sends the request, and compares the outcome with the wanted outcome. It also checks that an allowed request
-// increases the upstreams' counters by one, and that other requests do not change them.
+// Expect sends the request, and compares the outcome with the wanted outcome. It also checks that an allowed request increases
+// the number of requests at the upstreams by one, and that other requests do not reach an upstream.
 func (c *Client) Expect(t *testing.T, what string, m Request, want string) Response {
 	t.Helper()
 	if c.conn == nil {

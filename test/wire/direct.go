@@ -40,7 +40,8 @@ func OutcomeOf(t *testing.T, answer *authv3.CheckResponse) string {
 	return fmt.Sprint(httpCode, " ", body.Error.Code, " ", body.Error.Reason)
 }
 
-// Direct is a policy enforcement point (PEP) that passes everything on unchanged.
+// Direct is a Conn without Envoy. It sends each request unchanged to the sidecar's own port, like a policy enforcement point
+// (PEP) that does not normalise requests.
 type Direct struct{ *grpc.ClientConn }
 
 // Send implements Conn.
@@ -71,7 +72,7 @@ func (c Direct) Send(t *testing.T, m Request) Response {
 		for _, h := range ok.GetHeaders() {
 			s.Echo.Headers[h.GetHeader().GetKey()] = []string{h.GetHeader().GetValue()}
 		}
-		for _, name := range ok.GetHeadersToRemove() { // Envoy removes a header even if the answer also sets it
+		for _, name := range ok.GetHeadersToRemove() { // Envoy removes these headers, even if the answer also sets them
 			delete(s.Echo.Headers, name)
 		}
 	}

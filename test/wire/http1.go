@@ -15,8 +15,8 @@ import (
 // HTTP1 is an HTTP/1.1 connection.
 type HTTP1 struct {
 	net.Conn
-	r       *bufio.Reader
-	foreign bool // the other end is an Envoy whose own errors do not have the product's format
+	r           *bufio.Reader
+	plainErrors bool // the other end is an Envoy without the configuration of deploy/envoy, so its own errors do not have the product's format
 }
 
 // NewHTTP1 returns a connection that sends requests over c.
@@ -51,13 +51,13 @@ func (c *HTTP1) Send(t *testing.T, m Request) Response {
 	}
 	s, answered := c.Receive(t, cmp.Or(m.Method, "GET"))
 	if answered {
-		s.read(t, c.foreign)
+		s.read(t, c.plainErrors)
 	}
 	return s
 }
 
-// Receive reads the response to a request with the method, without checking it. It returns false if the other end has
-// closed the connection.
+// Receive reads a response, and does not check the response. The parameter method is the method of the request. Receive returns
+// false if the other end has closed the connection.
 func (c *HTTP1) Receive(t *testing.T, method string) (Response, bool) {
 	t.Helper()
 	response, err := http.ReadResponse(c.r, &http.Request{Method: method})

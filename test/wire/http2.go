@@ -20,10 +20,10 @@ import (
 // HTTP2 is an HTTP/2 connection without TLS, with prior knowledge.
 type HTTP2 struct {
 	net.Conn
-	framer  *http2.Framer
-	next    uint32 // ID of the next stream
-	Limit   uint32 // the other end's limit of concurrent streams; 0: none
-	foreign bool   // as in HTTP1
+	framer      *http2.Framer
+	next        uint32 // ID of the next stream
+	Limit       uint32 // the other end's limit of concurrent streams; 0: none
+	plainErrors bool   // as in HTTP1
 }
 
 // DialHTTP2 connects to an address.
@@ -41,7 +41,7 @@ func DialHTTP2(t *testing.T, address string) *HTTP2 {
 	return h
 }
 
-// block returns a header block with unchanged fields, including fields that HTTP/2 forbids.
+// block encodes the fields as a header block. It also encodes fields that HTTP/2 forbids.
 func block(fields ...[2]string) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
@@ -138,7 +138,7 @@ func (c *HTTP2) answer(t *testing.T, stream uint32) Response {
 		}
 		h := frame.Header()
 		if h.StreamID == stream && h.Flags.Has(http2.FlagDataEndStream) && (h.Type == http2.FrameData || h.Type == http2.FrameHeaders) {
-			s.read(t, c.foreign)
+			s.read(t, c.plainErrors)
 			return s
 		}
 	}

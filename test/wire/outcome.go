@@ -10,7 +10,7 @@ import (
 // Punctuation matches the characters in the name of a header that servers may read as a hyphen.
 var Punctuation = regexp.MustCompile(`[^a-z0-9]`)
 
-// Outcomes of requests, with the status.
+// Outcomes of requests. Each outcome begins with the HTTP status.
 const (
 	Malformed   = "401 UNAUTHORIZED malformed"
 	Missing     = "401 UNAUTHORIZED missing"

@@ -32,7 +32,7 @@ type Request struct {
 	Method   string // empty is GET
 	Target   string // request target of HTTP/1.1, :path of HTTP/2, path of a check
 	Host     string // "-": none
-	Protocol string // of an extended CONNECT
+	Protocol string // :protocol of an extended CONNECT request
 	Header   [][2]string
 	Body     string
 	Trailer  [][2]string
@@ -40,14 +40,15 @@ type Request struct {
 
 // Response is the result of a request.
 type Response struct {
-	// "allow", "403 FORBIDDEN no_route" or "grpc 16". Without an answer, the outcome is "closed" (the connection was
-	// closed), "reset" (the stream was reset), or, for a direct check, "rpc Unavailable". If a foreign Envoy answers
-	// itself, the outcome is the status, followed by the address of a redirect: "404", "307 /a".
+	// Outcome is "allow", "403 FORBIDDEN no_route" or "grpc 16", for example. Without an answer, the outcome is "closed" (the
+	// connection was closed), "reset" (the stream was reset), or, for a direct check, "rpc Unavailable". If an Envoy without
+	// the configuration of deploy/envoy answers itself, the outcome is the status: "404". For a redirect, the address follows:
+	// "307 /a".
 	Outcome string
 	Status  int
 	Header  http.Header
 	Body    []byte
-	// Echo is what the upstream received of an allowed request. For a direct check, Echo has only the headers, with the
+	// Echo describes an allowed request as the upstream received it. For a direct check, Echo has only the headers, with the
 	// changes that the answer requests of Envoy.
 	Echo  upstream.Echo
 	alive bool // the connection can send another request
@@ -93,15 +94,15 @@ func Dial(t *testing.T, address string) net.Conn {
 	return c
 }
 
-// read sets the outcome from an HTTP answer. Every error must have the product's format, except the errors of a foreign
-// Envoy.
-func (s *Response) read(t *testing.T, foreign bool) {
+// read sets the outcome from an HTTP answer. Every error must have the product's format. If the parameter plainErrors is true,
+// Envoy's own errors may have another format.
+func (s *Response) read(t *testing.T, plainErrors bool) {
 	t.Helper()
 	if code := s.Header.Get("grpc-status"); code != "" {
 		s.Outcome = "grpc " + code
 		return
 	}
-	if foreign && s.Header.Get("Content-Type") != "application/json" {
+	if plainErrors && s.Header.Get("Content-Type") != "application/json" {
 		s.Outcome = strings.TrimSpace(fmt.Sprint(s.Status, " ", s.Header.Get("Location")))
 		return
 	}

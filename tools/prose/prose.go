@@ -24,7 +24,7 @@ var unwanted = map[string]string{
 	"of use": "useful", "believes": "assumes", "is mute": "say what is missing", "likewise": "also", "anew": "again",
 }
 
-// paragraph is a piece of prose. line is its first line in the file, from 1.
+// paragraph is a piece of prose. line is the number of its first line in the file, counted from 1.
 type paragraph struct {
 	line    int
 	text    string
@@ -124,7 +124,7 @@ var (
 	indent = regexp.MustCompile(`^(\t| {4,})`)
 )
 
-// paragraphsOf joins lines. An empty line, an item of a list, an indented block and a key of YAML each begin another paragraph.
+// paragraphsOf joins lines. An empty line, an item of a list, an indented block and a key of YAML each begin a new paragraph.
 func paragraphsOf(lines []string, first int) (found []paragraph) {
 	open, inItem := false, false
 	for i, line := range lines {

@@ -7,7 +7,7 @@
 package keywicket
 
 # METADATA
-# description: The decision on the request. The last branch denies every request that no other branch covers.
+# description: The decision on the request. If no other branch is true, the last branch denies the request.
 # entrypoint: true
 decision := allowed if {
 	public
@@ -45,8 +45,8 @@ workspace_needed if route.level == "workspace"
 
 # METADATA
 # description: |
-#   The principal may use the route. A workspace's credential needs the scopes of a workspace-level route, and can never
-#   use a user-level route.
+#   The principal may use the route. On a workspace-level route, a workspace's credential needs the scopes of the route.
+#   It can never use a user-level route.
 permitted if {
 	route.level == "workspace"
 	input.workspace.granted
@@ -71,7 +71,7 @@ permitted if {
 }
 
 # METADATA
-# description: The scopes include all scopes that the route requires, or an override, which replaces all of them.
+# description: The scopes include all scopes that the route requires, or they include an override.
 covers(scopes, _) if {
 	every scope in route.scopes {
 		scope in scopes

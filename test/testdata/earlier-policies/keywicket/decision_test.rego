@@ -75,7 +75,7 @@ test_only_true_makes_a_route_public if {
 	}
 }
 
-test_public_route_is_closed_to_other_methods if {
+test_public_route_is_not_public_for_other_methods if {
 	outcome(fixture.anonymous("velaflows", "POST /healthz")) == "UNAUTHORIZED missing"
 }
 
@@ -101,12 +101,12 @@ test_workspace_is_checked_before_the_route if {
 
 # --- overrides
 
-test_override_opens_every_route_of_its_workspace if {
+test_override_replaces_the_required_scope if {
 	request := fixture.by(inbox, fixture.workspace_token(["admin:all"]))
 	outcome(fixture.at(request, fixture.granted)) == "allow"
 }
 
-test_override_applies_only_in_its_workspace if {
+test_override_does_not_apply_in_another_workspace if {
 	token := fixture.by(inbox, fixture.workspace_token(["admin:all"]))
 	outcome(fixture.at(token, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 	key := fixture.by(issues, fixture.workspace_key(["workspace:admin"]))
@@ -134,7 +134,7 @@ test_workspace_token_without_the_header_is_denied if {
 	outcome(fixture.at(request, fixture.nowhere)) == "WORKSPACE_ACCESS_DENIED workspace_required"
 }
 
-test_workspace_token_needs_the_scope_itself if {
+test_workspace_token_with_the_write_scope_cannot_read if {
 	request := fixture.by(inbox, fixture.workspace_token(["inbox:write"]))
 	outcome(fixture.at(request, fixture.granted)) == "FORBIDDEN missing_scope"
 }
@@ -145,11 +145,11 @@ test_workspace_key_needs_no_header if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["issues:read"])), fixture.own)) == "allow"
 }
 
-test_workspace_key_with_the_header_of_its_workspace if {
+test_workspace_key_with_the_header_of_its_workspace_is_allowed if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["issues:read"])), fixture.granted)) == "allow"
 }
 
-test_workspace_key_with_another_or_a_malformed_header if {
+test_workspace_key_with_the_header_of_another_workspace_is_denied if {
 	request := fixture.by(issues, fixture.workspace_key(["issues:read"]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 }
@@ -161,7 +161,7 @@ test_workspace_key_never_opens_a_user_level_route if {
 	}
 }
 
-test_workspace_key_with_the_user_override_opens_nothing if {
+test_user_override_has_no_effect_for_a_workspace_key if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["admin"])), fixture.own)) == "FORBIDDEN missing_scope"
 }
 
@@ -173,7 +173,7 @@ test_personal_key_without_the_header_opens_user_level_routes_only if {
 	outcome(fixture.by(issues, key)) == "WORKSPACE_ACCESS_DENIED workspace_required"
 }
 
-test_personal_key_without_the_header_on_an_unlisted_route if {
+test_personal_key_on_an_unlisted_route_is_denied if {
 	request := fixture.by(fixture.anonymous("velocity", "GET /nothing"), fixture.personal_key(["admin"]))
 	outcome(request) == "FORBIDDEN no_route"
 }

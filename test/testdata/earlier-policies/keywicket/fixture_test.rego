@@ -1,5 +1,5 @@
-# Inputs for tests, built in steps: anonymous(api, "GET /path") creates a request, by(request, principal) adds a principal,
-# and at(request, workspace) adds a workspace. The path is the decoded text.
+# Inputs for tests, built in steps: anonymous(api, "GET /path") creates a request, by(request, principal) adds a
+# principal, and at(request, workspace) adds a workspace. The path in the second parameter is decoded.
 package keywicket.fixture
 
 anonymous(api, line) := {
@@ -43,9 +43,9 @@ principal(kind, api, user, scopes) := {
 	"aal": null,
 }
 
-# Values of input.workspace. In `nowhere` and `own`, the request has no workspace header: `nowhere` grants no workspace, and
-# `own` grants the credential's workspace. In `granted` and `member(role)`, the request names a workspace, which is granted.
-# In `elsewhere`, the request names a workspace, which is not granted.
+# Values of input.workspace. In `nowhere` and `own`, the request has no workspace header: `nowhere` grants no workspace,
+# and `own` grants the credential's workspace. In `granted` and `member(role)`, the request has the header of a granted
+# workspace. In `elsewhere`, the request has the header of a workspace that is not granted.
 nowhere := {"requested": false, "granted": false, "id": null, "slug": null, "role": null}
 
 own := {"requested": false, "granted": true, "id": "64f1a2b3c4d5e6f7a8b9c0d1", "slug": "acme", "role": null}

@@ -26,7 +26,7 @@ matches contains [shape, row] if {
 	pattern := urlquery.decode(replace(regex.replace(r.path, `\{[^/]*\}`, "*"), "+", "%2B"))
 	glob.match(pattern, ["/"], input.request.path)
 
-	# The * of a glob also matches an empty segment. A parameter must not match it.
+	# The * of a glob also matches an empty segment. A parameter must not match an empty segment.
 	contains(input.request.path, "//") == false
 	endswith(input.request.path, "/") == endswith(r.path, "/")
 

@@ -1,4 +1,4 @@
-# Tests for finding the row of a request.
+# Tests of the rule that finds the row of a request.
 package keywicket_test
 
 import data.keywicket
@@ -50,7 +50,7 @@ test_trailing_slash_is_another_path if {
 	not matched("GET /cages")
 }
 
-test_root_is_a_path if matched("GET /") == "GET /"
+test_root_path_matches_its_row if matched("GET /") == "GET /"
 
 test_method_is_exact if {
 	not matched("HEAD /animals")
