@@ -45,15 +45,15 @@ func TestPolicyIsRefused(t *testing.T) {
 		want string
 	}{
 		"unknown key":        {row("{method: GET, path: /x, scope: [tags:read]}"), `data.yaml:34: unknown key "scope"`},
-		"unknown scope":      {row("{method: GET, path: /x, scopes: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
+		"unknown scope":      {row("{method: GET, path: /x, scopes: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not defined under the key "scopes"`},
 		"no scope":           {row("{method: GET, path: /x}"), `data.yaml:34: list the scopes that the route requires, or write public: true`},
 		"public with scopes": {row("{method: GET, path: /x, public: true, scopes: [tags:read]}"), `data.yaml:34: a public route must not have scopes: remove them`},
 		"level":              {row("{method: GET, path: /x, level: team, scopes: [tags:read]}"), `data.yaml:34: the level "team" is neither`},
 		"level of the scope": {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read has the level workspace, but the route has the level user`},
-		"method":             {row("{method: get, path: /x, scopes: [tags:read]}"), `data.yaml:34: the method "get" is neither in capitals nor * for any method`},
+		"method":             {row("{method: get, path: /x, scopes: [tags:read]}"), `data.yaml:34: the method "get" is invalid: write it in capitals, or write * for any method`},
 		"glob":               {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `data.yaml:34: the path "/x/*": the segment "*" contains a *: write {name} for one segment, {name...}`},
 		"alternation":        {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is not a parameter`},
-		"any_of: unknown":    {row("{method: GET, path: /x, any_of: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
+		"any_of: unknown":    {row("{method: GET, path: /x, any_of: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not defined under the key "scopes"`},
 		"public with any_of": {row("{method: GET, path: /x, public: true, any_of: [tags:read]}"), `data.yaml:34: a public route must not have scopes: remove them`},
 		"parameter of Rails": {row("{method: GET, path: /x/:id, scopes: [tags:read]}"), `data.yaml:34: the path "/x/:id": ":id" is not a parameter: write {id}`},
 		"optional parameter": {row(`{method: GET, path: "/x/{id?}", scopes: [tags:read]}`), `"{id?}" cannot be optional: write two rows`},
@@ -68,8 +68,8 @@ func TestPolicyIsRefused(t *testing.T) {
 		"grpc with a glob":      {row(`{grpc: "a.B/Get*", scopes: [tags:read]}`), `grpc: "a.B/Get*" is neither`},
 		"grpc without a method": {row("{grpc: a.B, scopes: [tags:read]}"), `grpc: "a.B" is neither`},
 		"same as a grpc row":    {row("{grpc: a.B/C, scopes: [tags:read]}" + "\n  - {method: POST, path: /a.B/C, scopes: [tags:read]}"), `data.yaml:35: POST /a.B/C matches the same requests as line 34`},
-		"implies: unknown":      {implies("{tags:reed: [tags:read]}"), `implies: the scope "tags:reed" is not among scopes`},
-		"implies an unknown":    {implies("{tags:write: [tags:reed]}"), `implies: tags:write: the scope "tags:reed" is not among scopes`},
+		"implies: unknown":      {implies("{tags:reed: [tags:read]}"), `implies: the scope "tags:reed" is not defined under the key "scopes"`},
+		"implies an unknown":    {implies("{tags:write: [tags:reed]}"), `implies: tags:write: the scope "tags:reed" is not defined under the key "scopes"`},
 		"implies no scope":      {implies(`{tags:write: ["tag:*"]}`), `implies: tags:write: no scope starts with "tag:"`},
 		"implies a circle":      {implies("{tags:write: [tags:read], tags:read: [contacts:read], contacts:read: [tags:write]}"), `imply one another`},
 		"implies another level": {func(t *testing.T, dir string) {
@@ -84,21 +84,21 @@ func TestPolicyIsRefused(t *testing.T) {
 		}, `data.yaml:33: parameters.may_hold: "/" is not one of`},
 		"same shape":          {row(`{method: GET, path: "/api/v1/contacts/{id}", scopes: [tags:read]}`), `matches the same requests as line 34`},
 		"same route":          {row(`{method: GET, path: /healthz, public: true}`), `data.yaml:35: GET /healthz matches the same requests as line 34`},
-		"unknown in override": {func(t *testing.T, dir string) { policytest.Edit(t, dir, table, "[admin:all]", "[root]") }, `data.yaml:30: overrides: the scope "root" is not among scopes`},
+		"unknown in override": {func(t *testing.T, dir string) { policytest.Edit(t, dir, table, "[admin:all]", "[root]") }, `data.yaml:30: overrides: the scope "root" is not defined under the key "scopes"`},
 		"unknown in role": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "apis/velocity/data.yaml", "guest: [", "guest: [issues:look, ")
 		}, `apis/velocity/data.yaml:41: roles: guest: the scope "issues:look"`},
-		"public: no":         {row("{method: GET, path: /x, scopes: [tags:read], public: no}"), `opa reads a value as another type`},
+		"public: no":         {row("{method: GET, path: /x, scopes: [tags:read], public: no}"), `opa and keywicket read a value here as different types`},
 		`public: "no"`:       {row(`{method: GET, path: /x, scopes: [tags:read], public: "no"}`), table + `:34: `},
-		"public: off":        {row("{method: GET, path: /x, scopes: [tags:read], public: off}"), `opa reads a value as another type`},
-		"public: ~":          {row("{method: GET, path: /x, scopes: [tags:read], public: ~}"), `data.yaml:34: a key without a value`},
-		"public, left empty": {row("{method: GET, path: /x, scopes: [tags:read], public: }"), `data.yaml:34: a key without a value`},
+		"public: off":        {row("{method: GET, path: /x, scopes: [tags:read], public: off}"), `opa and keywicket read a value here as different types`},
+		"public: ~":          {row("{method: GET, path: /x, scopes: [tags:read], public: ~}"), `data.yaml:34: this key has no value`},
+		"public, left empty": {row("{method: GET, path: /x, scopes: [tags:read], public: }"), `data.yaml:34: this key has no value`},
 		"routes by an alias": {func(t *testing.T, dir string) {
 			policytest.Write(t, dir, table, "x: &x\n  - {method: GET, path: /x, public: true}\nroutes: *x\n")
 		}, `unknown key "x"`},
 		"routes by a merge key": {func(t *testing.T, dir string) {
 			policytest.Write(t, dir, table, "scopes: {workspace: {a: &d x}}\n<<: {routes: [{method: GET, path: /x, public: true}]}\n")
-		}, `routes: write every row out`},
+		}, `routes: write each row directly into the list`},
 		"not YAML": {func(t *testing.T, dir string) { policytest.Edit(t, dir, table, "routes:", "routes") }, table + `:33: could not find`},
 		"data elsewhere": {func(t *testing.T, dir string) {
 			policytest.Write(t, dir, "apis/velaflows/more.json", "{}")

@@ -11,8 +11,9 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// A token that an identity provider issued to an app has the same claims as a token of the user's own session. Only tokens of
-// the product's own apps are accepted. It does not matter which claim contains the app's id, and which scopes the token has.
+// If an identity provider issues a token to an app, the token has the same claims as a token of the user's own session. Only
+// tokens of the product's own apps are accepted. The result does not depend on the token's scopes, or on which claim contains the
+// app's id.
 func TestAppTokenIsNoSession(t *testing.T) {
 	const web, other = "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "11111111-2222-3333-4444-555555555555"
 	noClientIDs := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
@@ -21,30 +22,30 @@ func TestAppTokenIsNoSession(t *testing.T) {
 		claims                          fields
 		denialWithoutIDs, denialWithIDs authz.Reason // without client_ids, and with the ids of the product's own apps
 	}{
-		"a session":                   {nil, "", ""},
-		"with a scope":                {fields{"scope": "openid"}, "", ""},
-		"the product's own app":       {fields{"client_id": web, "scope": "openid email"}, authz.ReasonAppToken, ""},
-		"the product's other app":     {fields{"client_id": "mobile"}, authz.ReasonAppToken, ""},
-		"another app":                 {fields{"client_id": other, "scope": "openid"}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"without scopes":              {fields{"client_id": other}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"with the scope admin":        {fields{"client_id": other, "scope": "admin"}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an id with the same start":   {fields{"client_id": web + "0"}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an id in upper case":         {fields{"client_id": strings.ToUpper(web)}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an id with a space":          {fields{"client_id": web + " "}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"the empty id":                {fields{"client_id": ""}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an id of null":               {fields{"client_id": json.RawMessage("null")}, authz.ReasonMalformed, authz.ReasonMalformed},
-		"a list of ids":               {fields{"client_id": []string{web}}, authz.ReasonMalformed, authz.ReasonMalformed},
-		"an authorized party":         {fields{"azp": web}, authz.ReasonAppToken, ""},
-		"another authorized party":    {fields{"azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"two ids, one of another app": {fields{"client_id": web, "azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"two ids of its own apps":     {fields{"client_id": web, "azp": "mobile"}, authz.ReasonAppToken, ""},
-		"an actor":                    {fields{"act": fields{"sub": "support"}}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an empty actor, its own app": {fields{"act": nil, "client_id": web}, authz.ReasonAppToken, ""},
-		"CLIENT_ID":                   {fields{"CLIENT_ID": web}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an actor of null":            {fields{"act": json.RawMessage("null")}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"a session":                      {nil, "", ""},
+		"with a scope":                   {fields{"scope": "openid"}, "", ""},
+		"the product's own app":          {fields{"client_id": web, "scope": "openid email"}, authz.ReasonAppToken, ""},
+		"the product's other app":        {fields{"client_id": "mobile"}, authz.ReasonAppToken, ""},
+		"another app":                    {fields{"client_id": other, "scope": "openid"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"without scopes":                 {fields{"client_id": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"with the scope admin":           {fields{"client_id": other, "scope": "admin"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id with the same start":      {fields{"client_id": web + "0"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id in upper case":            {fields{"client_id": strings.ToUpper(web)}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id with a space":             {fields{"client_id": web + " "}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"the empty id":                   {fields{"client_id": ""}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id of null":                  {fields{"client_id": json.RawMessage("null")}, authz.ReasonMalformed, authz.ReasonMalformed},
+		"a list of ids":                  {fields{"client_id": []string{web}}, authz.ReasonMalformed, authz.ReasonMalformed},
+		"an authorized party":            {fields{"azp": web}, authz.ReasonAppToken, ""},
+		"another authorized party":       {fields{"azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"two ids, one is of another app": {fields{"client_id": web, "azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"two ids of the product's apps":  {fields{"client_id": web, "azp": "mobile"}, authz.ReasonAppToken, ""},
+		"an actor":                       {fields{"act": fields{"sub": "support"}}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an empty actor, its own app":    {fields{"act": nil, "client_id": web}, authz.ReasonAppToken, ""},
+		"client_id in upper case":        {fields{"CLIENT_ID": web}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an actor of null":               {fields{"act": json.RawMessage("null")}, authz.ReasonAppToken, authz.ReasonAppToken},
 	} {
 		token := sign(jose.HS256, []byte(secret), "", claimsWith(c.claims))
-		for range 2 { // the second time, the token may be cached
+		for range 2 { // in the second run, the token may be cached
 			for v, want := range map[string]authz.Reason{"none": c.denialWithoutIDs, "own": c.denialWithIDs} {
 				answer, err := map[string]authz.Sessions{"none": noClientIDs, "own": ownClientIDs}[v].Verify(t.Context(), api, token)
 				if err != nil || answer.Denial != want || (want == "") != (answer.Session.UserID == user) {
@@ -66,7 +67,7 @@ func TestAppTokenIsNoSession(t *testing.T) {
 	}
 }
 
-// The assurance level is the value of the claim aal. It has no default.
+// The policy receives the value of the claim aal as the assurance level. If the claim is missing, the level is empty.
 func TestAssuranceLevelReachesThePolicy(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for name, c := range map[string]struct {
@@ -74,15 +75,15 @@ func TestAssuranceLevelReachesThePolicy(t *testing.T) {
 		want   string
 		denial authz.Reason
 	}{
-		"one factor":  {"aal1", "aal1", ""},
-		"two factors": {"aal2", "aal2", ""},
-		"another":     {"urn:example:loa:3", "urn:example:loa:3", ""},
-		"empty":       {"", "", ""},
-		"none":        {nil, "", ""},
-		"a number":    {2, "", authz.ReasonMalformed},
-		"a list":      {[]string{"aal2"}, "", authz.ReasonMalformed},
-		"two lines":   {"aal2\nx", "", authz.ReasonMalformed},
-		"null":        {json.RawMessage("null"), "", authz.ReasonMalformed},
+		"one factor":    {"aal1", "aal1", ""},
+		"two factors":   {"aal2", "aal2", ""},
+		"another level": {"urn:example:loa:3", "urn:example:loa:3", ""},
+		"empty":         {"", "", ""},
+		"no level":      {nil, "", ""},
+		"a number":      {2, "", authz.ReasonMalformed},
+		"a list":        {[]string{"aal2"}, "", authz.ReasonMalformed},
+		"a line break":  {"aal2\nx", "", authz.ReasonMalformed},
+		"null":          {json.RawMessage("null"), "", authz.ReasonMalformed},
 	} {
 		token := sign(jose.HS256, []byte(secret), "", claimsWith(fields{"aal": c.aal}))
 		for range 2 {
@@ -94,8 +95,8 @@ func TestAssuranceLevelReachesThePolicy(t *testing.T) {
 	}
 }
 
-// A wrong setting can cause an unsupported algorithm, so the detail contains the algorithm's name. The detail quotes only text
-// that has the form of an algorithm's name.
+// A wrong setting can be the reason why an algorithm is not supported, so the detail contains the algorithm's name. The detail
+// quotes the name only if it has the form of an algorithm's name.
 func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	keysOnly := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
@@ -131,9 +132,9 @@ func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 	}
 }
 
-// If the settings do not match the issuer's tokens, the detail describes the difference. If the operator can change a setting,
-// the detail contains the name of the setting.
-func TestTokenWithoutIssuerIsExplained(t *testing.T) {
+// If the configuration does not match the issuer's tokens, the detail describes the difference. If the operator can change a
+// setting, the detail contains the setting's name.
+func TestMismatchWithConfigurationIsExplained(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for want, change := range map[string]fields{
 		"the token has no claim iss: set iss in the issuer's tokens (Supabase Auth: set GOTRUE_JWT_ISSUER)": {"iss": nil},
@@ -149,7 +150,7 @@ func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 			t.Errorf("%q: %+v, %v", want, answer, err)
 		}
 	}
-	// A token that the issuer has not signed gets no detail.
+	// For a token that the issuer has not signed, there is no detail.
 	for _, change := range []fields{{"iss": nil}, {"iss": "https://evil.example"}, {"aud": "x"}, {"role": "x"}} {
 		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret+"!"), "", claimsWith(change)))
 		if err != nil || answer.Denial != authz.ReasonUnknown || answer.Detail != "" {

@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// claims are the claims of Supabase's access tokens that the verification uses. docs/security.md lists all claims and their use.
+// claims are the claims of Supabase's access tokens that this package reads. docs/security.md lists all claims and their use.
 type claims struct {
 	issuer, user, id, role string
 	aal                    string
@@ -30,10 +30,10 @@ type claims struct {
 // app is the app that received the token.
 type app struct {
 	ids   []string // the values of client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2)
-	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the token does not clearly identify the app that received it
+	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the spelling of a claim makes the app unclear
 }
 
-// isOneOf reports whether all ids of the app are among the given ids. For an app with an actor, it returns false.
+// isOneOf reports whether all ids of the app are among the given ids. If actor is true, isOneOf returns false.
 func (a *app) isOneOf(ids []string) bool {
 	return !a.actor && !slices.ContainsFunc(a.ids, func(id string) bool { return !slices.Contains(ids, id) })
 }
@@ -76,11 +76,11 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// appOf returns the app that received the token, or nil if no app did. A claim that is present but empty still means that an app
+// appOf returns the app that received the token, or nil if no app received it. If one of the claims is present but empty, an app
 // received the token.
 func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	a := &app{actor: fields["act"] != nil}
-	for name := range fields { // an upstream might ignore case, so another spelling counts as an actor
+	for name := range fields { // an upstream might ignore the case of claim names, so a claim such as CLIENT_ID sets actor
 		for _, claim := range []string{"client_id", "azp", "act"} {
 			a.actor = a.actor || name != claim && strings.EqualFold(name, claim)
 		}
@@ -97,16 +97,15 @@ func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	return a
 }
 
-// signInTime returns when the user signed in. It is the earliest time of the authentication methods (RFC 8176, with times as
-// Supabase writes them), or the time of issue if the token was issued earlier. A refreshed token is issued after the sign-in, so
-// iat alone is not enough. Without times of authentication methods, the result is the start of 1970, because the sign-in may have
-// been at any time.
+// signInTime returns when the user signed in: the earliest time of an authentication method in the claim amr (RFC 8176; Supabase
+// adds the times). If iat is before this time, signInTime returns iat. iat alone is not sufficient, because a refreshed token is
+// issued after the sign-in. If amr has no time, the user may have signed in at any time, so signInTime returns the start of 1970.
 func signInTime(issued time.Time, methods json.RawMessage) time.Time {
 	var list []struct {
 		Timestamp json.RawMessage `json:"timestamp"`
 	}
 	first := time.Time{}
-	_ = json.Unmarshal(methods, &list) // an error means that the claim amr is absent, or has the form of another issuer
+	_ = json.Unmarshal(methods, &list) // an error means that the claim amr is missing, or that it has the form that another issuer uses
 	for _, m := range list {
 		var at *jwt.NumericDate
 		if readTime(m.Timestamp, &at) && (first.IsZero() || at.Before(first)) {

@@ -23,7 +23,7 @@ func Example() {
 	defer verifier.Close()
 
 	now := time.Now()
-	claims := jwt.MapClaims{ // as Supabase writes them
+	claims := jwt.MapClaims{ // the claims of a Supabase token
 		"iss": issuer, "aud": "authenticated", "role": "authenticated", "sub": "ada", "session_id": "session-1", "aal": "aal1",
 		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
 	}
@@ -34,7 +34,7 @@ func Example() {
 		}
 		verified, err := verifier.Verify(context.Background(), "velocity", authz.Secret(token))
 		if err != nil {
-			panic(err) // the token cannot be verified now
+			panic(err) // the result is unknown: the verifier could not fetch the keys
 		}
 		fmt.Printf("user %q, session %q, %q, denial %q\n", verified.Session.UserID, verified.Session.ID, verified.AAL, verified.Denial)
 	}

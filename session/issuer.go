@@ -24,7 +24,7 @@ import (
 // issuer verifies the tokens of one issuer.
 type issuer struct {
 	format  authz.SessionFormat
-	salt    uint64 // the issuers share one cache; the salt makes their cache keys different
+	salt    uint64 // all issuers use one cache, and the salt makes their cache keys different
 	clock   func() time.Time
 	keys    *keyring // the public keys; nil: the format has no JWKS URL
 	methods []string
@@ -56,7 +56,7 @@ type verifiedToken struct {
 	expires time.Time
 }
 
-// key is the key that verifies a signature. If public is nil, the key is the shared secret.
+// key is a key that verifies signatures. If public is nil, it is the shared secret.
 type key struct {
 	name   keyName
 	public crypto.PublicKey
@@ -71,13 +71,13 @@ func (i *issuer) expired(expiry time.Time) bool {
 	return !i.clock().Before(expiry.Add(i.format.Leeway))
 }
 
-// denial is the reason why a token is refused, with a detail for the operator.
+// denial is the reason why a token is refused, and a detail for the operator.
 type denial struct {
 	reason authz.Reason
 	detail string
 }
 
-// verify returns a verified token or a denial. An error means that the result is unknown.
+// verify returns a verified token or a denial. If it returns an error, the result is unknown.
 func (i *issuer) verify(ctx context.Context, token string) (*verifiedToken, denial, error) {
 	h, ok := readHeader(token)
 	if !ok || h.algorithm == "" {
@@ -115,8 +115,8 @@ func (i *issuer) verify(ctx context.Context, token string) (*verifiedToken, deni
 	return &verifiedToken{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
 }
 
-// mismatch describes the setting that does not match a token with a valid signature. For other errors and for a forged token,
-// mismatch returns "". So the description quotes only text that the issuer has signed.
+// mismatch returns a detail for a token with a valid signature: the setting that the token does not match. For other errors and
+// for a forged token, it returns "". So the detail quotes only text that the issuer has signed.
 func (i *issuer) mismatch(err error, c claims) string {
 	switch {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenMalformed) || errors.Is(err, jwt.ErrTokenUnverifiable):
@@ -133,8 +133,8 @@ func (i *issuer) mismatch(err error, c claims) string {
 
 var algorithmForm = regexp.MustCompile(`^[A-Za-z0-9-]{1,16}$`)
 
-// unsupportedDetail returns the detail for a token with an algorithm that the API does not accept. The detail quotes only text
-// that has the form of an algorithm's name, because the token's signature is not verified.
+// unsupportedDetail returns the detail for a token with an algorithm that the API does not accept. The token's signature is not
+// verified, so the detail quotes the name only if it has the form of an algorithm's name.
 func (i *issuer) unsupportedDetail(algorithm string) string {
 	switch {
 	case !algorithmForm.MatchString(algorithm):
@@ -147,8 +147,8 @@ func (i *issuer) unsupportedDetail(algorithm string) string {
 	return "the token's algorithm is " + algorithm + "; the API accepts " + strings.Join(i.methods, ", ")
 }
 
-// reasonOf returns why the parser refuses a token: malformed, expired, or unknown. Errors in iss, aud, nbf and iat take
-// precedence over the expiry.
+// reasonOf returns why the parser refuses a token: malformed, expired, or unknown. An expired token that also has an error in
+// iss, aud, nbf or iat is unknown.
 func reasonOf(err error) authz.Reason {
 	switch {
 	case errors.Is(err, jwt.ErrTokenMalformed), errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
@@ -160,11 +160,11 @@ func reasonOf(err error) authz.Reason {
 	return authz.ReasonUnknown
 }
 
-// header contains the parameters of the JOSE header that the verification uses.
+// header contains the parameters of the JOSE header that this package uses.
 type header struct{ algorithm, keyID string }
 
-// readHeader reads the JOSE header. It refuses critical extensions (RFC 7515, section 4.1.11), because it supports none. It also
-// refuses tokens of a type other than JWT (RFC 8725, section 3.11).
+// readHeader reads the JOSE header. It refuses critical extensions (RFC 7515, section 4.1.11), because this package supports
+// none. It also refuses a type other than JWT (RFC 8725, section 3.11).
 func readHeader(token string) (_ header, ok bool) {
 	encoded, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.Strict().DecodeString(encoded)

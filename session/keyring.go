@@ -22,21 +22,22 @@ const (
 	maxKeySet    = 256 << 10 // bytes
 	minRSA       = 2048      // bits (RFC 7518, section 3.3)
 
-	// unknownKeyInterval is the minimum time between two fetches for tokens with an unknown key id. Without this minimum, forged
-	// key ids could cause any number of fetches.
+	// unknownKeyInterval is the minimum time between two fetches that unknown key ids cause. Without this minimum, a client could
+	// cause any number of fetches with forged key ids.
 	unknownKeyInterval = 30 * time.Second
-	// unknownKeyWait is how long the check of a token with an unknown key id waits for the fetch. This wait is shorter than
-	// Envoy's timeout for the check.
+	// unknownKeyWait is the maximum time for which the check of a token with an unknown key id waits for the fetch. It is shorter
+	// than Envoy's timeout for the check.
 	unknownKeyWait = 200 * time.Millisecond
-	// retryDelay is the delay before a failed fetch is retried. If a quarter of the maximum age is shorter, the delay is this
-	// quarter.
+	// retryDelay is the time between a failed fetch and the next fetch. A quarter of the maximum age is used instead if it is
+	// shorter.
 	retryDelay = 5 * time.Second
-	// startGrace is how long a sidecar is not ready if the issuer does not answer.
+	// startGrace is the time after the start for which a sidecar without keys is not ready. After this time, missing keys are
+	// only a notice.
 	startGrace = 30 * time.Second
 )
 
-// keyring fetches and caches the public keys of an issuer. It fetches the keys every quarter of their maximum age, so three
-// fetches may fail before the keys are too old. It also fetches the keys when a token has an unknown key id.
+// keyring fetches and caches the public keys of an issuer. It fetches the keys again when a quarter of their maximum age has
+// passed, when a fetch has failed (see retryDelay), and when a token has an unknown key id.
 type keyring struct {
 	url     string
 	maxAge  time.Duration
@@ -51,9 +52,9 @@ type keyring struct {
 
 	mu          sync.Mutex
 	flight      *flight   // the running fetch, or nil
-	lastUnknown time.Time // when an unknown key id last caused a fetch
+	lastUnknown time.Time // time of the latest fetch that an unknown key id caused
 
-	retry  chan struct{} // receives a value when a fetch has failed, in the background or for a token
+	retry  chan struct{} // receives a value when a fetch has failed: a periodic fetch, or a fetch for a token
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -80,7 +81,7 @@ func (k *keyring) close() {
 	if k == nil {
 		return
 	}
-	k.mu.Lock() // begin checks ctx with this lock, so no fetch starts after cancel
+	k.mu.Lock() // the method begin checks ctx while it holds this lock, so no fetch starts after cancel
 	k.cancel()
 	k.mu.Unlock()
 	k.done.Wait()
@@ -104,14 +105,14 @@ func (k *keyring) refresh() {
 	}
 }
 
-// fetch joins the running fetch, or starts one.
+// fetch returns the running fetch. If none is running, it starts a fetch.
 func (k *keyring) fetch() *flight {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.begin()
 }
 
-// begin joins the running fetch, or starts one. The caller must hold mu.
+// begin returns the running fetch. If none is running, it starts a fetch. The caller must hold mu.
 func (k *keyring) begin() *flight {
 	if k.flight != nil {
 		return k.flight
@@ -133,19 +134,19 @@ func (k *keyring) runFetch(f *flight) {
 	case err == nil:
 		k.fetched.Add(1)
 		if k.lastErr.Swap(nil) != nil {
-			k.log.Info("the keys of sessions could be fetched again")
+			k.log.Info("the issuer's public keys were fetched again after a failure")
 		}
 		previous := k.current.Load()
 		set.fetchedAt = startedAt
 		set.keepPointers(previous)
 		if len(set.ambiguous) > 0 && (previous == nil || !slices.Equal(previous.ambiguous, set.ambiguous)) {
-			k.log.Warn("keys of sessions were ignored: several different keys have the same kid and the same algorithm", "kids", set.ambiguous[:min(len(set.ambiguous), 10)], "count", len(set.ambiguous))
+			k.log.Warn("some of the issuer's public keys were ignored: different keys have the same kid and the same algorithm", "kids", set.ambiguous[:min(len(set.ambiguous), 10)], "count", len(set.ambiguous))
 		}
 		k.current.Store(set)
 	case k.ctx.Err() == nil:
 		k.failed.Add(1)
 		if k.lastErr.Swap(&err) == nil {
-			k.log.Warn("the keys of sessions could not be fetched", "error", err)
+			k.log.Warn("the issuer's public keys could not be fetched", "error", err)
 		}
 		select {
 		case k.retry <- struct{}{}:
@@ -183,8 +184,8 @@ func (k *keyring) load() (*keySet, error) {
 	return parseKeys(body)
 }
 
-// fetchError returns why a fetch got no valid response. It quotes neither the URL, which may contain an API key of the issuer,
-// nor the bytes of an invalid response.
+// fetchError returns the reason why a fetch got no valid response. The text does not contain the URL, because the URL may contain
+// an API key of the issuer. It also contains no bytes of an invalid response.
 func fetchError(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok && !op.Timeout() {
 		return op
@@ -198,8 +199,8 @@ func fetchError(err error) error {
 	return errors.New("the response is not valid HTTP")
 }
 
-// find returns the key with the name. An error means that the result is unknown: the keys are too old, or the fetch that
-// the token caused has failed or is not complete.
+// find returns the key with the name. If it returns an error, the result is unknown, because the keys are too old, the latest
+// fetch has failed, or the fetch is not complete.
 func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, error) {
 	set := k.current.Load()
 	if public := set.find(name); public != nil {
@@ -207,7 +208,7 @@ func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, er
 	}
 	wait := time.NewTimer(unknownKeyWait)
 	defer wait.Stop()
-	for range 2 { // twice, because a fetch that was already running may return a set that is older than the key
+	for range 2 { // twice, because the first fetch may have started before the issuer published the key
 		f := k.fetchUnknown()
 		if f == nil {
 			break
@@ -215,7 +216,7 @@ func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, er
 		select {
 		case <-f.done:
 		case <-wait.C:
-			return key{}, "", errors.New("the issuer has not yet answered with the keys of sessions")
+			return key{}, "", errors.New("the issuer has not yet answered with its public keys")
 		case <-ctx.Done():
 			return key{}, "", ctx.Err()
 		}
@@ -225,13 +226,13 @@ func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, er
 		}
 	}
 	if err := k.lastErr.Load(); err != nil {
-		return key{}, "", fmt.Errorf("fetch the keys of sessions: %w", *err)
+		return key{}, "", fmt.Errorf("the issuer's public keys could not be fetched: %w", *err)
 	}
 	return key{}, authz.ReasonUnknown, k.tooOld(set)
 }
 
-// fetchUnknown joins the running fetch, or starts one. If an unknown key id caused a fetch less than unknownKeyInterval ago, it
-// returns nil.
+// fetchUnknown joins the running fetch, or starts a fetch. It returns nil if no fetch is running, and an unknown key id caused a
+// fetch less than unknownKeyInterval ago.
 func (k *keyring) fetchUnknown() *flight {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -245,7 +246,7 @@ func (k *keyring) fetchUnknown() *flight {
 	return k.begin()
 }
 
-// trusts reports whether the key is still in the issuer's current set, and the set is not too old.
+// trusts reports whether the issuer's current set contains the key, and this set is not too old.
 func (k *keyring) trusts(trusted key) bool {
 	set := k.current.Load()
 	return k.tooOld(set) == nil && set.keys[trusted.name] == trusted.public
@@ -255,9 +256,9 @@ func (k *keyring) trusts(trusted key) bool {
 func (k *keyring) tooOld(set *keySet) error {
 	switch {
 	case set == nil:
-		return fmt.Errorf("the keys of sessions were never fetched: %w", k.reason())
+		return fmt.Errorf("the issuer's public keys were never fetched: %w", k.reason())
 	case time.Since(set.fetchedAt) >= k.maxAge:
-		return fmt.Errorf("the keys of sessions are too old: %w", k.reason())
+		return fmt.Errorf("the issuer's public keys are too old: %w", k.reason())
 	}
 	return nil
 }
@@ -270,8 +271,8 @@ func (k *keyring) reason() error {
 	return errors.New("the issuer has not yet answered")
 }
 
-// ready reports whether keys were ever fetched, or startGrace has passed. problem describes missing, old, ignored or unusable
-// keys; nil: there is no problem.
+// ready reports whether the keys were fetched at least once, or startGrace has passed. problem describes keys that are missing,
+// old, ignored or unusable; it is nil if there is no problem.
 func (k *keyring) ready() (ready bool, problem error) {
 	if k == nil {
 		return true, nil
@@ -281,9 +282,9 @@ func (k *keyring) ready() (ready bool, problem error) {
 	case k.tooOld(set) != nil:
 		return set != nil || time.Since(k.started) >= startGrace, k.tooOld(set)
 	case k.lastErr.Load() != nil:
-		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched again: %w", time.Since(set.fetchedAt).Round(time.Second), k.reason())
+		return true, fmt.Errorf("the issuer's public keys are %v old, and could not be fetched again: %w", time.Since(set.fetchedAt).Round(time.Second), k.reason())
 	case len(set.ambiguous) > 0:
-		return true, fmt.Errorf("keys were ignored: several different keys have the same kid and the same algorithm: %.200s", fmt.Sprintf("%q", set.ambiguous))
+		return true, fmt.Errorf("some of the issuer's public keys were ignored: different keys have the same kid and the same algorithm: %.200s", fmt.Sprintf("%q", set.ambiguous))
 	case len(set.keys) == 0:
 		return true, errors.New("the issuer publishes no public key that is usable for sessions")
 	}

@@ -19,19 +19,18 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// minKeysMaxAge is the minimum of jwks_max_age.
+// minKeysMaxAge is the minimum value of the setting jwks_max_age.
 const minKeysMaxAge = 4 * time.Second
 
 func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
 	return sign(jose.ES256, key, kid, claimsWith(nil))
 }
 
-// isLate reports that a fetch took longer than a request waits for the fetch. A late fetch happens on a busy machine and is not a
-// failure.
+// isLate reports whether a fetch took longer than a check waits for it. On a busy machine this can happen, and is not a failure.
 func isLate(err error) bool { return err != nil && strings.Contains(err.Error(), "not yet answered") }
 
 // A client can forge tokens with unknown key ids. Such tokens cause only a few fetches from the issuer.
-func TestForgedKeyIDsRarelyFetch(t *testing.T) {
+func TestForgedKeyIDsCauseFewFetches(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
@@ -56,14 +55,14 @@ func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 	if got := p.Fetches() - 1; got < 1 || got > 2 {
 		t.Errorf("%d forged key ids over %d s caused %d fetches", forged, seconds, got)
 	}
-	// In the meantime, startGrace has passed for the verifier whose issuer never answers.
+	// The loop took longer than startGrace, so the verifier whose issuer never answers is now ready.
 	if notices, err := unreachable.Ready(); err != nil || len(notices) != 1 || !strings.Contains(notices[0], "never fetched") {
 		t.Errorf("without an issuer: %q, %v", notices, err)
 	}
 }
 
-// The issuer changes its key. It publishes the new key before it signs tokens with this key, or at the same moment. No valid
-// session is refused. The old key is rejected once JWKSMaxAge has passed since the issuer withdrew the key.
+// The issuer replaces its key. It publishes the new key before it signs tokens with this key, or at the same time. All valid
+// sessions are accepted. Sessions of the old key are refused when JWKSMaxAge has passed since the issuer removed the key.
 func TestKeysRotateUnderLoad(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))
@@ -90,7 +89,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 				token := reused
 				if i%2 == 0 {
 					token = (*signing.Load())()
-					reused = token // so that no old token is presented for long
+					reused = token // so that this goroutine does not use a token of the old key for long
 				}
 				_, denial, err := verify(t, v, api, token)
 				switch {
@@ -113,7 +112,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	p.Publish(public("new", &otherEC.PublicKey))
 	withdrawn := time.Now()
 	for time.Since(withdrawn) < minKeysMaxAge {
-		_, _, _ = verify(t, v, api, oldToken) // keeps the token in the cache
+		_, _, _ = verify(t, v, api, oldToken) // the frequent use keeps the token in the cache
 		time.Sleep(10 * time.Millisecond)
 	}
 	for name, token := range map[string]authz.Secret{"cached": oldToken, "not cached": es256(ecKey, "old")} {
@@ -123,12 +122,12 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	}
 	close(stop)
 	workers.Wait()
-	t.Logf("%d sessions were accepted, the keys were fetched %d times", accepted.Load(), p.Fetches())
-	if delayed.Load() > 8 { // two for each goroutine
+	t.Logf("%d sessions were accepted, and the keys were fetched %d times", accepted.Load(), p.Fetches())
+	if delayed.Load() > 8 { // 8 is two for each of the 4 goroutines
 		t.Errorf("%d sessions could not be verified in time: more than 8 are too many, even on a busy machine", delayed.Load())
 	}
 
-	// A key id is reused for another key.
+	// Now the issuer uses the same key id for another key.
 	reused := es256(otherEC, "new")
 	eventually(t, "the session is accepted", func() bool { _, denial, _ := verify(t, v, api, reused); return denial == "" })
 	p.Publish(public("new", &ecKey.PublicKey))
@@ -138,20 +137,21 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	})
 }
 
-// If an issuer fails, the known keys are used until they are too old. After that, each check returns an error.
-func TestIssuerThatDoesNotAnswer(t *testing.T) {
+// If an issuer does not answer correctly, the verifier uses the known keys until they are too old. After that, each check returns
+// an error.
+func TestIssuerThatFails(t *testing.T) {
 	redirectTarget := supabase.Start()
 	t.Cleanup(redirectTarget.Close)
 	redirectTarget.Publish(public("ec", &ecKey.PublicKey))
 	for name, handler := range map[string]http.HandlerFunc{
-		"no HTTP": func(w http.ResponseWriter, r *http.Request) {
+		"not HTTP": func(w http.ResponseWriter, r *http.Request) {
 			c, _, _ := w.(http.Hijacker).Hijack()
 			_, _ = io.WriteString(c, "HTTP/1.1 200 "+r.URL.Path+"\nx\n\n")
 			_ = c.Close()
 		},
-		"an error": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
-		"no JSON":  func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
-		"no set":   func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"error":"unavailable"}`) },
+		"an error":  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"not JSON":  func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
+		"not a set": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"error":"unavailable"}`) },
 		"too large": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"keys":[`+strings.Repeat(" ", 300<<10)+`]}`)
 		},
@@ -172,7 +172,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 				for _, token := range []authz.Secret{es256(ecKey, "ec"), cachedToken} {
 					_, denial, err := verify(t, v, api, token)
 					if denial != "" {
-						t.Fatalf("a valid session is %s", denial)
+						t.Fatalf("a valid session is denied: %s", denial)
 					}
 					lastErr = err
 				}
@@ -197,8 +197,8 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// While an issuer does not answer, a token with an unknown key waits only for unknownKeyWait. A token with a known key does not
-// wait.
+// While an issuer does not answer, the check of a token with an unknown key waits at most unknownKeyWait. The check of a token
+// with a known key does not wait.
 func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
@@ -223,8 +223,8 @@ func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {
 	close(release)
 }
 
-// The response to a fetch that is already running does not contain a key that was published after the fetch started. So the
-// check of a token with this key fetches the keys again.
+// A fetch that is already running may not see a key that the issuer publishes during the fetch. So the check of a token with this
+// key starts another fetch.
 func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))
@@ -240,7 +240,7 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 		})
 		_ = json.NewEncoder(w).Encode(keys)
 	})
-	<-fetching // in the background
+	<-fetching // the periodic fetch is running
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -252,12 +252,13 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 			t.Errorf("%q, %v", denial, err)
 		}
 	}()
-	time.Sleep(50 * time.Millisecond) // until the check waits for the fetch
+	time.Sleep(50 * time.Millisecond) // in this time, the check begins to wait for the fetch
 	close(release)
 	<-done
 }
 
-// A failed fetch is retried soon, in the background or for a token. Until then, the check of an unknown key returns an error.
+// The keyring soon retries a failed fetch, whether it was a periodic fetch or a fetch for a token. Until then, the check of a
+// token with an unknown key returns an error.
 func TestFailedFetchIsRetried(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
@@ -275,7 +276,7 @@ func TestFailedFetchIsRetried(t *testing.T) {
 	}
 }
 
-// The verifier can be closed during calls of Verify. This happens in a sidecar that did not stop in time.
+// Close may run during calls of Verify. This happens in a sidecar whose checks do not end in time.
 func TestCloseDuringVerify(t *testing.T) {
 	t.Parallel()
 	for range 20 {

@@ -21,15 +21,16 @@ import (
 type keySet struct {
 	keys      map[keyName]crypto.PublicKey
 	fetchedAt time.Time
-	// ambiguous contains the ids that several different keys of one algorithm share. None of these keys is in use.
+	// ambiguous contains the ids that several different keys of the same algorithm have. The keyring uses none of these keys.
 	ambiguous []string
 }
 
-// keyName identifies a key in a set. The id does not suffice: keys of different types may share an id (RFC 7517, section 4.5).
+// keyName identifies a key in a set. The id alone is not sufficient, because keys of different types may have the same id (RFC
+// 7517, section 4.5).
 type keyName struct{ id, algorithm string }
 
-// keepPointers uses the pointer of the previous set for each key that the previous set also contains. So an unchanged key keeps
-// its pointer, and pointers can be compared instead of keys.
+// keepPointers replaces each key that the previous set also contains by the pointer from the previous set. So an unchanged key
+// keeps its pointer, and a comparison of pointers is sufficient.
 func (s *keySet) keepPointers(previous *keySet) {
 	if previous == nil {
 		return
@@ -47,10 +48,9 @@ func equal(a, b crypto.PublicKey) bool {
 }
 
 // parseKeys returns the public keys that may verify a session's token (RFC 7517, section 5). Such a key has an id, is for
-// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips other keys, because a set may
-// contain them. It also skips a key if the set contains the key's private half. Different keys with one id and one algorithm
-// are ambiguous: parseKeys skips all of these keys, and uses the other keys of the set. A set without a list of keys is an
-// error.
+// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips all other keys, because a set may
+// contain keys for other purposes. It also skips a key whose private half the set contains. If different keys have the same id
+// and the same algorithm, they are ambiguous, and parseKeys skips only these keys. A set without a list of keys is an error.
 func parseKeys(body []byte) (*keySet, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -60,7 +60,7 @@ func parseKeys(body []byte) (*keySet, error) {
 	}
 	keys := make(map[keyName]crypto.PublicKey)
 	ambiguous := make(map[keyName]bool)
-	var compromised []crypto.PublicKey // the set contains their private halves, so any client can sign with them
+	var compromised []crypto.PublicKey // public keys whose private halves the set contains, so that any client can sign with them
 	for _, raw := range document.Keys {
 		m, ok := readKey(raw)
 		if !ok {
@@ -117,8 +117,8 @@ func parseKeys(body []byte) (*keySet, error) {
 	return set, nil
 }
 
-// readKey reads the members of a JWK that this package uses (RFC 7517, section 4; RFC 7518, section 6). Names are case-sensitive,
-// and none may occur twice.
+// readKey reads the members of a JWK that this package uses (RFC 7517, section 4; RFC 7518, section 6). The names of members are
+// case-sensitive. A name that occurs twice is an error.
 func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
 	members, err := strictjson.Object(raw)
 	if err != nil {
@@ -131,7 +131,7 @@ func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
 	return m, err == nil && json.Unmarshal(exact, &m) == nil
 }
 
-// find returns the key with the name, or nil if the set does not contain it.
+// find returns the key with the name. If the set does not contain the key, or is nil, find returns nil.
 func (s *keySet) find(name keyName) crypto.PublicKey {
 	if s == nil {
 		return nil

@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// Keys that share an id are distinguished by their type and algorithm. Only keys that are still ambiguous are ignored, with a
-// warning. The other keys are used.
+// If keys have the same id, their type and algorithm distinguish them. The keyring ignores only keys that are still ambiguous,
+// logs a warning, and uses the other keys.
 func TestDuplicateKeyID(t *testing.T) {
 	otherRSA := must(rsa.GenerateKey(rand.Reader, 2048))
 	ec, rs := public("k", &ecKey.PublicKey), public("k", &rsaKey.PublicKey)
@@ -26,25 +26,25 @@ func TestDuplicateKeyID(t *testing.T) {
 	withAlg := func(k jose.JSONWebKey, alg string) jose.JSONWebKey { k.Algorithm = alg; return k }
 	for name, c := range map[string]struct {
 		keys      []jose.JSONWebKey
-		ec, rsa   bool // whether a token of this key, with the id k, is accepted
+		ec, rsa   bool // whether a token that ecKey or rsaKey has signed, with the kid k, is accepted
 		ambiguous bool
 	}{
-		"keys of two types":                     {[]jose.JSONWebKey{ec, rs}, true, true, false},
-		"keys of two types, without alg":        {[]jose.JSONWebKey{withoutAlg(rs), withoutAlg(ec)}, true, true, false},
-		"keys of two algorithms":                {[]jose.JSONWebKey{rs, withAlg(public("k", &otherRSA.PublicKey), "PS256")}, false, true, false},
-		"keys of two algorithms, swapped":       {[]jose.JSONWebKey{withAlg(public("k", &otherRSA.PublicKey), "RS512"), rs}, false, true, false},
-		"one key for encryption":                {[]jose.JSONWebKey{ec, {Key: &otherEC.PublicKey, KeyID: "k", Use: "enc"}}, true, false, false},
-		"one key of another curve":              {[]jose.JSONWebKey{{Key: &wrongEC.PublicKey, KeyID: "k", Use: "sig"}, ec}, true, false, false},
-		"one key that is too short":             {[]jose.JSONWebKey{{Key: &shortRSA.PublicKey, KeyID: "k", Use: "sig"}, rs}, false, true, false},
-		"one key is a secret":                   {[]jose.JSONWebKey{{Key: []byte(secret), KeyID: "k"}, ec}, true, false, false},
-		"the same key":                          {[]jose.JSONWebKey{ec, ec, withoutAlg(ec)}, true, false, false},
-		"two keys of one type":                  {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey)}, false, false, true},
-		"two keys of one type, one key twice":   {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey), ec}, false, false, true},
-		"two keys of one type, one without alg": {[]jose.JSONWebKey{ec, withoutAlg(public("k", &otherEC.PublicKey))}, false, false, true},
-		"two keys of one type, one of another":  {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
-		"a private half is published":           {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
-		"a private half with another id":        {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
-		"two keys of each type":                 {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey), public("k", &otherRSA.PublicKey)}, false, false, true},
+		"keys of two types":                        {[]jose.JSONWebKey{ec, rs}, true, true, false},
+		"keys of two types, without alg":           {[]jose.JSONWebKey{withoutAlg(rs), withoutAlg(ec)}, true, true, false},
+		"keys of two algorithms":                   {[]jose.JSONWebKey{rs, withAlg(public("k", &otherRSA.PublicKey), "PS256")}, false, true, false},
+		"keys of two algorithms, swapped":          {[]jose.JSONWebKey{withAlg(public("k", &otherRSA.PublicKey), "RS512"), rs}, false, true, false},
+		"one key for encryption":                   {[]jose.JSONWebKey{ec, {Key: &otherEC.PublicKey, KeyID: "k", Use: "enc"}}, true, false, false},
+		"one key of another curve":                 {[]jose.JSONWebKey{{Key: &wrongEC.PublicKey, KeyID: "k", Use: "sig"}, ec}, true, false, false},
+		"one key that is too short":                {[]jose.JSONWebKey{{Key: &shortRSA.PublicKey, KeyID: "k", Use: "sig"}, rs}, false, true, false},
+		"one key that is a secret":                 {[]jose.JSONWebKey{{Key: []byte(secret), KeyID: "k"}, ec}, true, false, false},
+		"the same key three times":                 {[]jose.JSONWebKey{ec, ec, withoutAlg(ec)}, true, false, false},
+		"two keys of one type":                     {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey)}, false, false, true},
+		"two keys of one type, one of them twice":  {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey), ec}, false, false, true},
+		"two keys of one type, one without alg":    {[]jose.JSONWebKey{ec, withoutAlg(public("k", &otherEC.PublicKey))}, false, false, true},
+		"two keys of one type, one key of another": {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
+		"a published private half":                 {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
+		"a private half with another id":           {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
+		"two keys of each type":                    {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey), public("k", &otherRSA.PublicKey)}, false, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := publish(t, append(c.keys, public("unique", &otherEC.PublicKey))...)
@@ -64,7 +64,7 @@ func TestDuplicateKeyID(t *testing.T) {
 			} {
 				_, denial, err := verify(t, v, api, token)
 				if err != nil || (denial == "") != want || !want && denial != authz.ReasonUnknown {
-					t.Errorf("%q, %v; accepted: want %v", denial, err, want)
+					t.Errorf("the denial is %q, the error is %v; want accepted: %v", denial, err, want)
 				}
 			}
 			if got := strings.Contains(log.String(), `"WARN"`) && strings.Contains(log.String(), `"kids":["k"]`); got != c.ambiguous {
@@ -78,19 +78,19 @@ func TestDuplicateKeyID(t *testing.T) {
 }
 
 // The names of a key's members are case-sensitive, and no name may occur twice.
-func TestJWKMembersAreRead(t *testing.T) {
+func TestNamesOfJWKMembers(t *testing.T) {
 	validKey := string(must(public("k", &ecKey.PublicKey).MarshalJSON()))
 	other := string(must(public("other", &otherEC.PublicKey).MarshalJSON()))
 	for name, c := range map[string]struct {
 		extraKey string
 		accepted bool
 	}{
-		"KID":           {strings.Replace(other, `"kid":"other"`, `"kid":"other","KID":"k"`, 1), true},
-		"KID, no kid":   {strings.Replace(other, `"kid":"other"`, `"KID":"k"`, 1), true},
-		"kid twice":     {strings.Replace(other, `"kid":"other"`, `"kid":"other","kid":"k"`, 1), true},
-		"no object":     {`["k"]`, true},
-		"another k":     {strings.Replace(other, `"kid":"other"`, `"kid":"k"`, 1), false},
-		"other members": {strings.Replace(other, `"kid":"other"`, `"kid":"other","x":{},"Kty":7`, 1), true},
+		"KID and kid":     {strings.Replace(other, `"kid":"other"`, `"kid":"other","KID":"k"`, 1), true},
+		"KID without kid": {strings.Replace(other, `"kid":"other"`, `"KID":"k"`, 1), true},
+		"kid twice":       {strings.Replace(other, `"kid":"other"`, `"kid":"other","kid":"k"`, 1), true},
+		"not an object":   {`["k"]`, true},
+		"another key k":   {strings.Replace(other, `"kid":"other"`, `"kid":"k"`, 1), false},
+		"other members":   {strings.Replace(other, `"kid":"other"`, `"kid":"other","x":{},"Kty":7`, 1), true},
 	} {
 		p := publish(t)
 		p.SetHandler(func(w http.ResponseWriter, _ *http.Request) {

@@ -11,12 +11,12 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// memory caches verified tokens. An entry stays correct as long as the token's key is trusted, so the memory needs no change
-// notifications. A nil memory stores nothing.
+// memory caches verified tokens. An entry is correct as long as the verifier trusts the token's key, so memory needs no
+// notifications of changes. A nil memory stores nothing.
 type memory struct {
 	cache *ristretto.Cache[uint64, *verifiedToken]
 
-	closing sync.RWMutex // guards closed: ristretto panics on a Set after its Close
+	closing sync.RWMutex // protects closed: ristretto panics if Set is called after its Close
 	closed  bool
 }
 
@@ -37,7 +37,8 @@ func newMemory(bytes int64) (*memory, error) {
 	return &memory{cache: cache}, nil
 }
 
-// get returns the verified token of the issuer with exactly this digest. If there is no such token, it returns nil.
+// get returns the verified token with exactly this digest, if the same issuer verified it. If there is no such token, get returns
+// nil.
 func (m *memory) get(i *issuer, d authz.Digest) *verifiedToken {
 	if m == nil {
 		return nil
@@ -66,5 +67,6 @@ func (m *memory) close() {
 	m.cache.Close()
 }
 
-// slot returns the token's key in the cache: a part of its digest, combined with the issuer's salt. No client can choose this key.
+// slot returns the key of a token in the cache: a part of its digest, combined with the salt of the issuer. No client can choose
+// this key, because the salt is random.
 func slot(i *issuer, d authz.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) ^ i.salt }

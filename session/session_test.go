@@ -90,30 +90,31 @@ func TestValidTokensOfEachAlgorithm(t *testing.T) {
 	startedAt := time.Now().Unix() - 500
 	claims := claimsWith(fields{"amr": []fields{{"method": "totp", "timestamp": startedAt + 100}, {"method": "password", "timestamp": startedAt}}})
 	for name, token := range map[string]authz.Secret{
-		"HS256":           sign(jose.HS256, []byte(secret), "", claims),
-		"HS256 with kid":  sign(jose.HS256, []byte(secret), "any", claims),
-		"ES256":           sign(jose.ES256, ecKey, "ec", claims),
-		"RS256":           sign(jose.RS256, rsaKey, "rsa", claims),
-		"no typ":          signWith(ecKey, (&jose.SignerOptions{}).WithHeader("kid", "ec"), claims),
-		"a list of one":   sign(jose.ES256, ecKey, "ec", claimsWith(fields{"aud": []string{"authenticated"}, "amr": claims["amr"]})),
-		"no is_anonymous": sign(jose.ES256, ecKey, "ec", claimsWith(fields{"is_anonymous": nil, "amr": claims["amr"]})),
-		"fractions":       sign(jose.ES256, ecKey, "ec", claimsWith(fields{"exp": float64(time.Now().Unix()) + 99.5, "amr": claims["amr"]})),
-		"within leeway":   sign(jose.ES256, ecKey, "ec", claimsWith(fields{"exp": time.Now().Unix() - 5, "nbf": time.Now().Unix() + 5, "amr": claims["amr"]})),
+		"HS256":                   sign(jose.HS256, []byte(secret), "", claims),
+		"HS256 with kid":          sign(jose.HS256, []byte(secret), "any", claims),
+		"ES256":                   sign(jose.ES256, ecKey, "ec", claims),
+		"RS256":                   sign(jose.RS256, rsaKey, "rsa", claims),
+		"no typ in the header":    signWith(ecKey, (&jose.SignerOptions{}).WithHeader("kid", "ec"), claims),
+		"one audience in a list":  sign(jose.ES256, ecKey, "ec", claimsWith(fields{"aud": []string{"authenticated"}, "amr": claims["amr"]})),
+		"no is_anonymous":         sign(jose.ES256, ecKey, "ec", claimsWith(fields{"is_anonymous": nil, "amr": claims["amr"]})),
+		"exp with a fraction":     sign(jose.ES256, ecKey, "ec", claimsWith(fields{"exp": float64(time.Now().Unix()) + 99.5, "amr": claims["amr"]})),
+		"times within the leeway": sign(jose.ES256, ecKey, "ec", claimsWith(fields{"exp": time.Now().Unix() - 5, "nbf": time.Now().Unix() + 5, "amr": claims["amr"]})),
 	} {
-		for range 2 { // the second time, the token is cached
+		for range 2 { // in the second run, the token may be cached
 			s, denial, err := verify(t, v, api, token)
 			if err != nil || denial != "" || s != (authz.Session{ID: supabase.SessionID, UserID: user, StartedAt: startedAt - 10}) {
 				t.Errorf("%s: %+v, %s, %v", name, s, denial, err)
 			}
 		}
 		if _, denial, err := verify(t, v, "velaflows", token); denial != authz.ReasonUnknown || err != nil {
-			t.Errorf("%s: another API returns %s, %v", name, denial, err)
+			t.Errorf("%s: for an API without sessions, Verify returns %s, %v", name, denial, err)
 		}
 	}
 }
 
-// The start of a session is the earliest time in the claim amr, or iat if iat is earlier, minus the leeway. Without a time in
-// amr, the start is in 1970. A start that is too early is safe, because the session cannot escape its revocation.
+// The start of a session is the earliest time in the claim amr. If iat is earlier, the start is iat. The leeway is subtracted.
+// Without a time in amr, the start is in 1970. A start that is too early is safe, because a revocation then still applies to the
+// session.
 func TestSessionStart(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Leeway: time.Minute}, nil)
 	now := time.Now().Unix()
@@ -128,15 +129,15 @@ func TestSessionStart(t *testing.T) {
 		amr  any
 		want int64
 	}{
-		"one method":                {methodsAt(now - 100), now - 160},
-		"two methods":               {methodsAt(now-100, now-500), now - 560},
-		"later than iat":            {methodsAt(now + 30), now - 60},
-		"one method without a time": {methodsAt(nil, now-100), now - 160},
-		"in milliseconds":           {methodsAt(now * 1000), 0},
-		"as text":                   {methodsAt("1700000000"), 0},
-		"methods without times":     {[]string{"pwd"}, 0},
-		"no amr":                    {nil, 0},
-		"of another form":           {fields{"timestamp": now}, 0},
+		"one method":                      {methodsAt(now - 100), now - 160},
+		"two methods":                     {methodsAt(now-100, now-500), now - 560},
+		"a time later than iat":           {methodsAt(now + 30), now - 60},
+		"two methods, one without a time": {methodsAt(nil, now-100), now - 160},
+		"a time in milliseconds":          {methodsAt(now * 1000), 0},
+		"a time as text":                  {methodsAt("1700000000"), 0},
+		"methods without times":           {[]string{"pwd"}, 0},
+		"no amr":                          {nil, 0},
+		"amr of another form":             {fields{"timestamp": now}, 0},
 	} {
 		s, denial, err := verify(t, v, api, sign(jose.HS256, []byte(secret), "", claimsWith(fields{"iat": now, "amr": c.amr})))
 		if err != nil || denial != "" || s.StartedAt != c.want {
@@ -145,7 +146,8 @@ func TestSessionStart(t *testing.T) {
 	}
 }
 
-// A token that one API has verified and cached is not valid for another API, whose settings may differ.
+// Each API verifies tokens with its own settings. So a token that one API has verified and cached is not automatically valid for
+// another API.
 func TestIssuersAreIndependent(t *testing.T) {
 	strict := authz.SessionFormat{Issuer: supabase.IssuerClaim, HS256Secret: secret}
 	lax := strict
@@ -177,7 +179,7 @@ func TestAnonymousSessionsCanBeAllowed(t *testing.T) {
 }
 
 // A cached token expires at its own exp.
-func TestRememberedTokensExpire(t *testing.T) {
+func TestCachedTokensExpire(t *testing.T) {
 	var clockOffset atomic.Int64
 	clock := func() time.Time { return time.Now().Add(time.Duration(clockOffset.Load())) }
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, clock)

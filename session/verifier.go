@@ -23,7 +23,7 @@ type Config struct {
 	Clock func() time.Time
 }
 
-// Verifier verifies session tokens; it is the [authz.Sessions] of the sidecar. It is safe for concurrent use.
+// Verifier verifies session tokens. The sidecar uses it as its [authz.Sessions]. It is safe for concurrent use.
 type Verifier struct {
 	issuers map[string]*issuer
 	memory  *memory
@@ -31,8 +31,8 @@ type Verifier struct {
 
 var _ authz.Sessions = (*Verifier)(nil)
 
-// New starts a verifier, which fetches keys in the background. New does not wait for the keys: [Verifier.Ready] reports whether the
-// keys were fetched. The caller must Close the verifier.
+// New returns a verifier that fetches keys in the background. New does not wait for the keys: [Verifier.Ready] reports whether
+// the verifier has fetched them. The caller must call Close.
 func New(c Config, log *slog.Logger) (*Verifier, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
@@ -58,8 +58,8 @@ func New(c Config, log *slog.Logger) (*Verifier, error) {
 	return v, nil
 }
 
-// Close stops the fetches of keys. Callers should wait for all calls of Verify before they call Close. A call during or after Close
-// can fail, but does not panic.
+// Close stops the fetches of keys. Call Close after all calls of Verify have ended. A call of Verify during or after Close can
+// fail, but does not panic.
 func (v *Verifier) Close() {
 	for _, i := range v.issuers {
 		i.keys.close()
@@ -69,7 +69,7 @@ func (v *Verifier) Close() {
 	}
 }
 
-// Verify implements [authz.Sessions]. While the key of a cached token is trusted, Verify checks only the token's expiry again.
+// Verify implements [authz.Sessions]. If the token is cached and its key is still trusted, Verify checks only the token's expiry.
 func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (authz.VerifiedSession, error) {
 	i, ok := v.issuers[api]
 	if !ok {
@@ -77,7 +77,7 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 	}
 	digest := token.Digest()
 	if cached := v.memory.get(i, digest); cached != nil && i.trusts(cached.key) {
-		i.counts.remembered.Add(1)
+		i.counts.cached.Add(1)
 		if i.expired(cached.expires) {
 			return authz.VerifiedSession{Denial: authz.ReasonExpired}, nil
 		}
@@ -98,8 +98,8 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 	return authz.VerifiedSession{Session: verified.session, AAL: verified.aal}, nil
 }
 
-// Ready returns an error until the keys of every issuer have been fetched once. Half a minute after the start, an issuer that
-// does not answer causes only a notice. Notices report problems that affect only sessions, so a notice does not make the
+// Ready returns an error until the keys of every issuer have been fetched once. Half a minute after the start, Ready returns only
+// a notice for an issuer that has not answered. A notice reports a problem that affects only sessions, so it does not make the
 // sidecar unready.
 func (v *Verifier) Ready() (notices []string, err error) {
 	for _, api := range slices.Sorted(maps.Keys(v.issuers)) {
@@ -114,21 +114,21 @@ func (v *Verifier) Ready() (notices []string, err error) {
 	return notices, err
 }
 
-// counts contains the numbers of an issuer's results, for [Stats].
-type counts struct{ remembered, verified, denied, failed atomic.Uint64 }
+// counts contains the numbers of results for one issuer. [Stats] contains the same numbers.
+type counts struct{ cached, verified, denied, failed atomic.Uint64 }
 
 // Stats are the statistics of one API, for its metrics.
 type Stats struct {
-	// These fields count the results of Verify. Cached: results from the cache. Verified: tokens that passed a verification.
-	// Denied: refused tokens. Failed: errors.
+	// These fields count the results of Verify. Cached counts results from the cache. Verified counts tokens that passed a
+	// verification. Denied counts refused tokens. Failed counts errors.
 	Cached, Verified, Denied, Failed uint64
-	// HasPublicKeys reports whether the API has public keys to fetch. The following fields describe these keys.
+	// HasPublicKeys reports whether the verifier fetches public keys for the API. The following fields describe these keys.
 	HasPublicKeys bool
-	// KeysAge is the time since the keys in use were fetched; 0: never fetched.
+	// KeysAge is the time since the fetch of the keys in use. It is 0 if the keys were never fetched.
 	KeysAge time.Duration
 	// Keys is the number of keys in use.
 	Keys int
-	// Fetched and FetchFailed count the fetches.
+	// Fetched and FetchFailed count the successful and the failed fetches of keys.
 	Fetched, FetchFailed uint64
 }
 
@@ -137,7 +137,7 @@ func (v *Verifier) Stats() map[string]Stats {
 	all := make(map[string]Stats, len(v.issuers))
 	for api, i := range v.issuers {
 		s := Stats{
-			Cached: i.counts.remembered.Load(), Verified: i.counts.verified.Load(),
+			Cached: i.counts.cached.Load(), Verified: i.counts.verified.Load(),
 			Denied: i.counts.denied.Load(), Failed: i.counts.failed.Load(),
 		}
 		i.keys.stats(&s)

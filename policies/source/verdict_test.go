@@ -310,15 +310,15 @@ test_z if false
 `)
 	tables := strings.ReplaceAll(`apis/shop/data.yaml:1: did not find expected node content
 apis/zoo/data.yaml:3: scopes: the level "team" is neither workspace nor user
-apis/zoo/data.yaml:5: overrides: the scope "zoo:keeper" is not among scopes
-apis/zoo/data.yaml:7: roles: guest: the scope "animals:feed" is not among scopes
+apis/zoo/data.yaml:5: overrides: the scope "zoo:keeper" is not defined under the key "scopes"
+apis/zoo/data.yaml:7: roles: guest: the scope "animals:feed" is not defined under the key "scopes"
 apis/zoo/data.yaml:8: ~perhaps~ is not true or false
 apis/zoo/data.yaml:8: parameters.may_hold: "/" is not one of "#", "%", "?", ";"
-apis/zoo/data.yaml:10: the method "get" is neither in capitals nor * for any method
+apis/zoo/data.yaml:10: the method "get" is invalid: write it in capitals, or write * for any method
 apis/zoo/data.yaml:11: unknown key "scope"
-apis/zoo/data.yaml:12: the scope "animals:reed" is not among scopes
+apis/zoo/data.yaml:12: the scope "animals:reed" is not defined under the key "scopes"
 apis/zoo/data.yaml:14: GET /d matches the same requests as line 13: remove one of them
-apis/zoo/data.yaml:18: opa reads a value as another type: write booleans as true or false, and put strings in quotes
+apis/zoo/data.yaml:18: opa and keywicket read a value here as different types: write booleans as true or false, and put strings in quotes
 apis/zoo/data.yaml:23: an empty item in a list
 `, "~", "`")
 	const data = `

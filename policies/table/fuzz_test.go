@@ -9,7 +9,8 @@ import (
 )
 
 // FuzzTable parses any text as a table. An error has a non-empty line for each problem. In a valid table, the index finds a row
-// for the sample request of every route. A route requires scopes of the catalogue if and only if it is not public.
+// for the sample request of every route. A route requires scopes if and only if it is not public, and the table defines these
+// scopes.
 func FuzzTable(f *testing.F) {
 	for _, file := range []string{"apis/velaflows/data.yaml", "apis/velocity/data.yaml"} {
 		text, err := os.ReadFile(filepath.Join("..", file))
@@ -44,7 +45,7 @@ func FuzzTable(f *testing.F) {
 			}
 			for _, scope := range scopes {
 				if _, ok := table.Scope(scope); !ok {
-					t.Fatalf("%q: %q is not in the catalogue", text, scope)
+					t.Fatalf("%q: %q is not defined", text, scope)
 				}
 			}
 		}

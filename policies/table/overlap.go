@@ -8,9 +8,9 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 )
 
-// Overlaps returns warnings about rows that are not safe with a server that ignores letter case or a trailing slash. For such a
-// server, /charges/Search is the path /charges/search. In the table, /charges/Search matches the row /charges/{charge}, which may
-// require less than the row /charges/search.
+// Overlaps returns a warning for each row that is unsafe with a server that ignores letter case or a trailing slash. For such a
+// server, the path /charges/Search is the same as /charges/search. But in the table, /charges/Search matches the row
+// /charges/{charge}, which may require less than the row /charges/search.
 func (t Table) Overlaps() []string {
 	var pairs [][2]Route // each pair contains the row that matches, and the row that a server may serve instead
 	add := func(matching, meant Route) {
@@ -19,7 +19,7 @@ func (t Table) Overlaps() []string {
 		}
 	}
 	starts := make([][]string, len(t.Routes))
-	byStart := make(map[string][]Route) // avoids the comparison of the many pairs with different prefixes
+	byStart := make(map[string][]Route) // routes by their literal prefix: most pairs of routes have different prefixes and need no comparison
 	for i, r := range t.Routes {
 		starts[i] = r.pattern.LiteralPrefix()
 		start := target.JoinSegments(starts[i])
@@ -51,7 +51,8 @@ func (t Table) Overlaps() []string {
 	return warnings
 }
 
-// needsAllOf reports whether every credential that may use the route may use the other route too.
+// needsAllOf reports whether the route r requires at least as much as the route other: every credential that may use r may also
+// use other.
 func (t Table) needsAllOf(r, other Route) bool {
 	if other.Public {
 		return true
@@ -64,7 +65,7 @@ func (t Table) needsAllOf(r, other Route) bool {
 			return false
 		}
 	}
-	satisfiesAny := func(scope string) bool { // the scope includes one of other.AnyOf
+	satisfiesAny := func(scope string) bool { // whether the scope is or implies one of other.AnyOf
 		return slices.ContainsFunc(other.AnyOf, func(any string) bool { return t.Includes([]string{scope}, any) })
 	}
 	return len(other.AnyOf) == 0 || slices.ContainsFunc(r.Scopes, satisfiesAny) ||

@@ -19,7 +19,7 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// schemaOf reads the shipped schema.
+// schemaOf reads the built-in file table.schema.
 func schemaOf(t *testing.T) map[string]any {
 	t.Helper()
 	text, err := policies.Builtin.ReadFile("table.schema")
@@ -50,8 +50,8 @@ func conforms(t *testing.T, table string) (bool, any) {
 }
 
 // TestSchemaAgreesWithLoader tests that the schema, which editors use, refuses the same tables as the sidecar. A schema cannot
-// express all rules for paths. It also cannot compare two parts of a table: for example, it cannot detect a scope that is
-// missing from the catalogue.
+// detect some errors in paths, and contradictions between two parts of a table, such as a scope that the table does not define.
+// So there are no cases with such errors.
 func TestSchemaAgreesWithLoader(t *testing.T) {
 	const catalogue = "scopes: {workspace: {a: A, b: B}, user: {u: U}}\n"
 	row := func(row string) string { return catalogue + "routes:\n  - " + row + "\n" }
@@ -59,70 +59,70 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 		table string
 		valid bool
 	}{
-		"minimal":                    {"{}", true},
-		"a route":                    {row("{method: GET, path: /x, scopes: [a]}"), true},
-		"several scopes":             {row("{method: GET, path: /x, scopes: [a, b]}"), true},
-		"public":                     {row("{method: GET, path: /x, public: true}"), true},
-		"public, no scopes":          {row("{method: GET, path: /x, public: true, scopes: []}"), true},
-		"not public":                 {row("{method: GET, path: /x, public: false, scopes: [a]}"), true},
-		"a user-level route":         {row("{method: GET, path: /x, level: user, scopes: [u]}"), true},
-		"a method with -":            {row("{method: VERSION-CONTROL, path: /x, scopes: [a]}"), true},
-		"a parameter":                {row(`{method: GET, path: "/x/{id}", scopes: [a]}`), true},
-		"overrides, roles":           {catalogue + "overrides: {workspace: [a], user: [u]}\nroles: {guest: [a], nobody: []}", true},
-		"may_hold":                   {`parameters: {may_hold: ["#", ";"], raw_semicolon: true}`, true},
-		"every character of a scope": {"scopes: {workspace: {\"!#$%&'()*+-./09:;<=>?@AZ[]^_`az{|}~\": x}}", true},
-		"unknown key":                {catalogue + "route: []", false},
-		"unknown key of a row":       {row("{method: GET, path: /x, scope: [a]}"), false},
-		"unknown key of parameters":  {"parameters: {hold: []}", false},
-		"unknown level":              {row("{method: GET, path: /x, level: team, scopes: [a]}"), false},
-		"catalogue's level":          {"scopes: {team: {a: A}}", false},
-		"override's level":           {catalogue + "overrides: {team: [a]}", false},
-		"no method":                  {row("{path: /x, scopes: [a]}"), false},
-		"no path":                    {row("{method: GET, scopes: [a]}"), false},
-		"method in lower case":       {row("{method: get, path: /x, scopes: [a]}"), false},
-		"relative path":              {row("{method: GET, path: x, scopes: [a]}"), false},
-		"no scopes":                  {row("{method: GET, path: /x}"), false},
-		"empty scopes":               {row("{method: GET, path: /x, scopes: []}"), false},
-		"not public, no scopes":      {row("{method: GET, path: /x, public: false}"), false},
-		"public with scopes":         {row("{method: GET, path: /x, public: true, scopes: [a]}"), false},
-		"public: yes":                {row("{method: GET, path: /x, public: yes}"), false},
-		`public: "true"`:             {row(`{method: GET, path: /x, public: "true"}`), false},
-		"scopes as a text":           {row("{method: GET, path: /x, scopes: a}"), false},
-		"a number as a scope":        {row("{method: GET, path: /x, scopes: [1]}"), false},
-		"null as a scope":            {row("{method: GET, path: /x, scopes: [~]}"), false},
-		"null as a value":            {row("{method: GET, path: /x, public: true, level: }"), false},
-		"a row that is a text":       {row("GET /x"), false},
-		"routes as an object":        {"routes: {}", false},
-		"a number as a text":         {"scopes: {workspace: {a: 1}}", false},
-		"a blank in a scope":         {"scopes: {workspace: {a b: A}}", false},
-		"a comma in a scope":         {"scopes: {workspace: {\"a,b\": A}}", false},
-		"a quotation mark":           {"scopes: {workspace: {'a\"b': A}}", false},
-		"a backslash":                {"scopes: {workspace: {'a\\b': A}}", false},
-		"not ASCII":                  {"scopes: {workspace: {é: A}}", false},
-		"an empty scope":             {"scopes: {workspace: {\"\": A}}", false},
-		"may_hold: not permitted":    {"parameters: {may_hold: [/]}", false},
-		"may_hold: two in one":       {`parameters: {may_hold: ["#%"]}`, false},
-		"semicolon without ;":        {"parameters: {raw_semicolon: true}", false},
-		"semicolon without ; (2)":    {`parameters: {may_hold: ["#"], raw_semicolon: true}`, false},
-		"the top is a list":          {"[]", false},
-		"any method":                 {row("{method: '*', path: /x, scopes: [a]}"), true},
-		"a method of gRPC":           {row("{grpc: acme.v1.Issues/List, scopes: [a]}"), true},
-		"a service of gRPC":          {row("{grpc: acme.v1.Issues/*, public: true}"), true},
-		"any_of":                     {row("{method: GET, path: /x, any_of: [a, b]}"), true},
-		"scopes and any_of":          {row("{method: GET, path: /x, scopes: [a], any_of: [b]}"), true},
-		"head_with_get, implies":     {catalogue + "head_with_get: true\nimplies: {a: [b], b: []}\n", true},
-		"implies a prefix":           {catalogue + "implies: {a: ['b*']}\n", true},
-		"gRPC without a method":      {row("{grpc: acme.v1.Issues, scopes: [a]}"), false},
-		"gRPC with a slash":          {row("{grpc: /acme.v1.Issues/List, scopes: [a]}"), false},
-		"gRPC and a method":          {row("{grpc: acme.v1.Issues/List, method: POST, scopes: [a]}"), false},
-		"gRPC and a path":            {row("{grpc: acme.v1.Issues/List, path: /x, scopes: [a]}"), false},
-		"gRPC without scopes":        {row("{grpc: acme.v1.Issues/List}"), false},
-		"any_of, empty":              {row("{method: GET, path: /x, any_of: []}"), false},
-		"public with any_of":         {row("{method: GET, path: /x, any_of: [a], public: true}"), false},
-		"a method with a *":          {row("{method: G*, path: /x, scopes: [a]}"), false},
-		"head_with_get: yes":         {catalogue + "head_with_get: yes\n", false},
-		"implies a text":             {catalogue + "implies: {a: b}\n", false},
-		"implies, with a blank":      {catalogue + "implies: {a b: [a]}\n", false},
+		"minimal":                                {"{}", true},
+		"a route":                                {row("{method: GET, path: /x, scopes: [a]}"), true},
+		"several scopes":                         {row("{method: GET, path: /x, scopes: [a, b]}"), true},
+		"public":                                 {row("{method: GET, path: /x, public: true}"), true},
+		"public, no scopes":                      {row("{method: GET, path: /x, public: true, scopes: []}"), true},
+		"not public":                             {row("{method: GET, path: /x, public: false, scopes: [a]}"), true},
+		"a user-level route":                     {row("{method: GET, path: /x, level: user, scopes: [u]}"), true},
+		"a method with -":                        {row("{method: VERSION-CONTROL, path: /x, scopes: [a]}"), true},
+		"a parameter":                            {row(`{method: GET, path: "/x/{id}", scopes: [a]}`), true},
+		"overrides, roles":                       {catalogue + "overrides: {workspace: [a], user: [u]}\nroles: {guest: [a], nobody: []}", true},
+		"may_hold":                               {`parameters: {may_hold: ["#", ";"], raw_semicolon: true}`, true},
+		"every character of a scope":             {"scopes: {workspace: {\"!#$%&'()*+-./09:;<=>?@AZ[]^_`az{|}~\": x}}", true},
+		"unknown key":                            {catalogue + "route: []", false},
+		"unknown key in a row":                   {row("{method: GET, path: /x, scope: [a]}"), false},
+		"unknown key in parameters":              {"parameters: {hold: []}", false},
+		"unknown level":                          {row("{method: GET, path: /x, level: team, scopes: [a]}"), false},
+		"unknown level under scopes":             {"scopes: {team: {a: A}}", false},
+		"unknown level under overrides":          {catalogue + "overrides: {team: [a]}", false},
+		"no method":                              {row("{path: /x, scopes: [a]}"), false},
+		"no path":                                {row("{method: GET, scopes: [a]}"), false},
+		"method in lower case":                   {row("{method: get, path: /x, scopes: [a]}"), false},
+		"relative path":                          {row("{method: GET, path: x, scopes: [a]}"), false},
+		"no scopes":                              {row("{method: GET, path: /x}"), false},
+		"empty scopes":                           {row("{method: GET, path: /x, scopes: []}"), false},
+		"not public, no scopes":                  {row("{method: GET, path: /x, public: false}"), false},
+		"public with scopes":                     {row("{method: GET, path: /x, public: true, scopes: [a]}"), false},
+		"public: yes":                            {row("{method: GET, path: /x, public: yes}"), false},
+		`public: "true"`:                         {row(`{method: GET, path: /x, public: "true"}`), false},
+		"scopes as a text":                       {row("{method: GET, path: /x, scopes: a}"), false},
+		"a number as a scope":                    {row("{method: GET, path: /x, scopes: [1]}"), false},
+		"null as a scope":                        {row("{method: GET, path: /x, scopes: [~]}"), false},
+		"null as a value":                        {row("{method: GET, path: /x, public: true, level: }"), false},
+		"a row that is a text":                   {row("GET /x"), false},
+		"routes as an object":                    {"routes: {}", false},
+		"a number as a text":                     {"scopes: {workspace: {a: 1}}", false},
+		"a blank in a scope":                     {"scopes: {workspace: {a b: A}}", false},
+		"a comma in a scope":                     {"scopes: {workspace: {\"a,b\": A}}", false},
+		"a quotation mark":                       {"scopes: {workspace: {'a\"b': A}}", false},
+		"a backslash":                            {"scopes: {workspace: {'a\\b': A}}", false},
+		"not ASCII":                              {"scopes: {workspace: {é: A}}", false},
+		"an empty scope":                         {"scopes: {workspace: {\"\": A}}", false},
+		"may_hold: a forbidden character":        {"parameters: {may_hold: [/]}", false},
+		"may_hold: two characters in one text":   {`parameters: {may_hold: ["#%"]}`, false},
+		"raw_semicolon, but may_hold is missing": {"parameters: {raw_semicolon: true}", false},
+		"raw_semicolon, but may_hold has no ;":   {`parameters: {may_hold: ["#"], raw_semicolon: true}`, false},
+		"the table is a list":                    {"[]", false},
+		"any method":                             {row("{method: '*', path: /x, scopes: [a]}"), true},
+		"a method of gRPC":                       {row("{grpc: acme.v1.Issues/List, scopes: [a]}"), true},
+		"a service of gRPC":                      {row("{grpc: acme.v1.Issues/*, public: true}"), true},
+		"any_of":                                 {row("{method: GET, path: /x, any_of: [a, b]}"), true},
+		"scopes and any_of":                      {row("{method: GET, path: /x, scopes: [a], any_of: [b]}"), true},
+		"head_with_get, implies":                 {catalogue + "head_with_get: true\nimplies: {a: [b], b: []}\n", true},
+		"implies a prefix":                       {catalogue + "implies: {a: ['b*']}\n", true},
+		"gRPC without a method":                  {row("{grpc: acme.v1.Issues, scopes: [a]}"), false},
+		"gRPC with a slash":                      {row("{grpc: /acme.v1.Issues/List, scopes: [a]}"), false},
+		"gRPC and a method":                      {row("{grpc: acme.v1.Issues/List, method: POST, scopes: [a]}"), false},
+		"gRPC and a path":                        {row("{grpc: acme.v1.Issues/List, path: /x, scopes: [a]}"), false},
+		"gRPC without scopes":                    {row("{grpc: acme.v1.Issues/List}"), false},
+		"any_of, empty":                          {row("{method: GET, path: /x, any_of: []}"), false},
+		"public with any_of":                     {row("{method: GET, path: /x, any_of: [a], public: true}"), false},
+		"a method with a *":                      {row("{method: G*, path: /x, scopes: [a]}"), false},
+		"head_with_get: yes":                     {catalogue + "head_with_get: yes\n", false},
+		"implies a text":                         {catalogue + "implies: {a: b}\n", false},
+		"implies, with a blank":                  {catalogue + "implies: {a b: [a]}\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, refused := table.Read(fstest.MapFS{"apis/zoo/data.yaml": {Data: []byte(c.table)}})
@@ -134,8 +134,8 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 	}
 }
 
-// TestShippedTablesNameTheirSchema tests that the first line of a table leads an editor to the schema, also in a copy of the
-// folder.
+// TestShippedTablesNameTheirSchema tests that the first line of each built-in table contains the path of the schema. The path
+// must also be correct in a copy of the folder.
 func TestShippedTablesNameTheirSchema(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "my-policies")
 	if out, err := exec.CommandContext(t.Context(), "cp", "-r", "..", dir).CombinedOutput(); err != nil {
@@ -158,7 +158,7 @@ func TestShippedTablesNameTheirSchema(t *testing.T) {
 			first, _, _ := strings.Cut(string(text), "\n")
 			named, ok := strings.CutPrefix(first, "# yaml-language-server: $schema=")
 			if _, err := os.Stat(filepath.Join(filepath.Dir(file), named)); !ok || err != nil {
-				t.Errorf("%s: the first line is %q: %v", file, first, err)
+				t.Errorf("%s: the first line %q does not contain the path of the schema: %v", file, first, err)
 			}
 			if valid, why := conforms(t, string(text)); !valid {
 				t.Errorf("%s: %v", file, why)
@@ -194,7 +194,7 @@ func TestSchemaHasEveryKey(t *testing.T) {
 			node, _ = node[key].(map[string]any)
 		}
 		if schemaKeys := util.KeysSorted(node); !slices.Equal(schemaKeys, keys) {
-			t.Errorf("%T has the keys %s, the schema %s", c.value, keys, schemaKeys)
+			t.Errorf("%T has the keys %s, but the schema has the keys %s", c.value, keys, schemaKeys)
 		}
 	}
 }

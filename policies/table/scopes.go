@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Scope returns the level of a scope of the catalogue, or false if the catalogue does not have it.
+// Scope returns the level of a scope. It returns false if the table does not define the scope.
 func (t Table) Scope(name string) (Level, bool) {
 	for level, scopes := range t.Scopes {
 		if _, ok := scopes[name]; ok {
@@ -19,7 +19,7 @@ func (t Table) Scope(name string) (Level, bool) {
 	return "", false
 }
 
-// ScopeNames returns the scopes of the catalogue that have one of the levels, sorted.
+// ScopeNames returns the table's scopes that have one of the levels, in alphabetical order.
 func (t Table) ScopeNames(levels ...Level) []string {
 	var names []string
 	for _, level := range levels {
@@ -29,8 +29,8 @@ func (t Table) ScopeNames(levels ...Level) []string {
 	return names
 }
 
-// checkScopes refuses invalid scopes, overrides, roles and implications. It calls the function refuse with the keys that lead
-// to the fault.
+// checkScopes finds invalid scopes, overrides, roles and implications. For each error, it calls the function refuse with the YAML
+// keys on the path to the invalid value, such as roles, guest, animals:feed.
 func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 	levels := make(map[string]Level)
 	for _, level := range slices.Sorted(maps.Keys(t.Scopes)) {
@@ -69,13 +69,13 @@ func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 	t.checkImplies(refuse)
 }
 
-// checkImplies refuses scopes that the catalogue does not have, scopes of another level, and cycles. It refuses cycles because
-// scopes that imply one another would have the same effect.
+// checkImplies finds three kinds of errors in the key "implies": undefined scopes, scopes of another level, and cycles. A cycle
+// is an error because all scopes in it would have the same effect.
 func (t Table) checkImplies(refuse func(err error, keys ...string)) {
 	for _, scope := range slices.Sorted(maps.Keys(t.Implies)) {
 		level, ok := t.Scope(scope)
 		if !ok {
-			refuse(fmt.Errorf("implies: the scope %q is not among scopes", scope), "implies", scope)
+			refuse(fmt.Errorf("implies: the scope %q is not defined under the key \"scopes\"", scope), "implies", scope)
 			continue
 		}
 		for _, name := range t.Implies[scope] {
@@ -86,14 +86,15 @@ func (t Table) checkImplies(refuse func(err error, keys ...string)) {
 	}
 }
 
-// checkImplied checks one name under implies for a scope of the level.
+// checkImplied checks one name in the list that the key "implies" has for the scope. The parameter level is the level of this
+// scope.
 func (t Table) checkImplied(scope string, level Level, name string) error {
 	names := t.scopesNamed(name)
 	if len(names) == 0 && strings.HasSuffix(name, "*") {
 		return fmt.Errorf("%s: no scope starts with %q", scope, strings.TrimSuffix(name, "*"))
 	}
 	if len(names) == 0 {
-		return fmt.Errorf("%s: the scope %q is not among scopes", scope, name)
+		return fmt.Errorf("%s: the scope %q is not defined under the key \"scopes\"", scope, name)
 	}
 	for _, other := range names {
 		if otherLevel, _ := t.Scope(other); otherLevel != level {
@@ -106,7 +107,7 @@ func (t Table) checkImplied(scope string, level Level, name string) error {
 	return nil
 }
 
-// scopesNamed returns the scopes of the catalogue that a name under implies refers to.
+// scopesNamed returns the scopes for a name in the key "implies". The name is a scope, or a prefix followed by *.
 func (t Table) scopesNamed(name string) []string {
 	start, several := strings.CutSuffix(name, "*")
 	if _, ok := t.Scope(name); ok && !several {
@@ -118,7 +119,7 @@ func (t Table) scopesNamed(name string) []string {
 	return slices.DeleteFunc(t.ScopeNames(LevelWorkspace, LevelUser), func(scope string) bool { return !strings.HasPrefix(scope, start) })
 }
 
-// Implied returns the scope and all scopes that it includes, directly or indirectly, sorted.
+// Implied returns the scope itself and all scopes that it implies, directly or indirectly, in alphabetical order.
 func (t Table) Implied(scope string) []string {
 	implied := map[string]bool{scope: true}
 	for pending := []string{scope}; len(pending) > 0; pending = pending[1:] {
@@ -140,16 +141,16 @@ func (t Table) Includes(scopes []string, scope string) bool {
 		slices.ContainsFunc(scopes, func(held string) bool { return slices.Contains(t.Implied(held), scope) })
 }
 
-// IsOverride reports whether the scope is an override of the level, or implies one.
+// IsOverride reports whether the table lists the scope, or a scope that it implies, as an override of the level.
 func (t Table) IsOverride(scope string, level Level) bool {
 	return slices.ContainsFunc(t.Implied(scope), func(s string) bool { return slices.Contains(t.Overrides[level], s) })
 }
 
-// checkKnown returns an error for the first scope that the catalogue does not have.
+// checkKnown returns an error for the first scope that the table does not define.
 func (t Table) checkKnown(scopes []string) error {
 	for _, scope := range scopes {
 		if _, ok := t.Scope(scope); !ok {
-			return fmt.Errorf("the scope %q is not among scopes", scope)
+			return fmt.Errorf("the scope %q is not defined under the key \"scopes\"", scope)
 		}
 	}
 	return nil

@@ -24,32 +24,33 @@ import (
 
 // Table is the content of apis/NAME/data.yaml for one API.
 type Table struct {
-	// Scopes: level → scope → description.
+	// Scopes is the catalogue, which defines all scopes: level → scope → description.
 	Scopes map[Level]map[string]string `yaml:"scopes" json:"scopes"`
-	// Overrides: level → scopes. A scope of the level workspace satisfies the required scopes of every workspace-level route. A
-	// scope of the level user satisfies the required scopes of every route, for a user's credential. On a workspace-level route,
-	// the user's role still limits the user.
+	// Overrides maps each level to scopes. A scope of the level workspace satisfies the required scopes of every workspace-level
+	// route. A scope of the level user satisfies the required scopes of every route, for a user's credential. On a
+	// workspace-level route, the user's role still limits the user.
 	Overrides map[Level][]string `yaml:"overrides" json:"overrides"`
-	// Roles: role of a member → scopes that the role allows in the workspace.
+	// Roles maps the role of a member to the scopes that the role allows in the workspace.
 	Roles map[string][]string `yaml:"roles" json:"roles"`
-	// Implies: scope → scopes that it includes. A name that ends in * means every scope of the catalogue with that prefix.
+	// Implies maps a scope to the scopes that it includes. A name that ends in * means every scope of the catalogue with that
+	// prefix.
 	Implies map[string][]string `yaml:"implies" json:"implies"`
-	// HeadWithGet makes each row for GET match HEAD too.
+	// HeadWithGet means that each row for GET also matches HEAD.
 	HeadWithGet bool `yaml:"head_with_get" json:"head_with_get"`
 	// Parameters are the special characters that a {parameter} may contain. Default: none.
 	Parameters target.Parameters `yaml:"parameters" json:"parameters"`
 	Routes     []Route           `yaml:"routes" json:"routes"`
 
-	index *route.Index // finds positions in Routes
+	index *route.Index // finds the position of the matching row in Routes
 }
 
-// Index returns the index that finds the position of a request's row in Routes.
+// Index returns the index of the routes. For a request, it finds the position of the matching row in Routes.
 func (t Table) Index() *route.Index { return t.index }
 
-// Level says what a route or a scope concerns: the content of a workspace, or the user.
+// Level says what a route or a scope gives access to: the content of a workspace, or data of the user.
 type Level string
 
-// The levels. The default of a route is LevelWorkspace.
+// These are the levels. A route without a level has LevelWorkspace.
 const (
 	LevelWorkspace Level = "workspace"
 	LevelUser      Level = "user"
@@ -63,20 +64,20 @@ type Route struct {
 	Path string `yaml:"path" json:"path"`
 	// GRPC is a method, package.Service/Method, or all methods of a service, package.Service/*. It replaces Method and Path.
 	GRPC string `yaml:"grpc" json:"grpc"`
-	// Scopes are all required.
+	// Scopes are the scopes that the route requires. All of them are necessary.
 	Scopes []string `yaml:"scopes" json:"scopes"`
 	// At least one scope of AnyOf is required, in addition to Scopes.
 	AnyOf []string `yaml:"any_of" json:"any_of"`
 	// Public routes need no credential, and must not have scopes.
 	Public bool  `yaml:"public" json:"public"`
 	Level  Level `yaml:"level" json:"level"`
-	// Line is the line of the row in its file.
+	// Line is the line number of the row in its file.
 	Line int `yaml:"-" json:"-"`
 
 	pattern route.Pattern
 }
 
-// Name returns the route's name in decisions: method and path.
+// Name returns the name that decisions use for the route: its method and its path.
 func (r Route) Name() string { return r.method() + " " + r.path() }
 
 // method returns the HTTP method of the requests.
@@ -95,10 +96,11 @@ func (r Route) path() string {
 	return r.Path
 }
 
-// level returns the route's level, or the default.
+// level returns the route's level. If the row has no level, it returns LevelWorkspace.
 func (r Route) level() Level { return cmp.Or(r.Level, LevelWorkspace) }
 
-// Readable returns an error if the folder cannot be read. In that case all other errors would only be consequences.
+// Readable returns an error if the folder cannot be read. Callers check this first, because all other errors would be
+// consequences of this error.
 func Readable(policy fs.FS) error {
 	_, err := fs.Stat(policy, ".")
 	var pathError *fs.PathError
@@ -139,8 +141,8 @@ func Read(policy fs.FS) (map[string]Table, error) {
 	return tables, all.Err()
 }
 
-// parseTable parses a table. The error lists the problems by line, at most one for each row. It omits further problems of a
-// row, because they can be consequences of the first problem.
+// parseTable parses a table. The error lists the problems in the order of their lines. It contains at most one problem for each
+// row, because further problems can be consequences of the first.
 func parseTable(text []byte) (Table, error) {
 	var t Table
 	var all fault.Errors
@@ -154,14 +156,14 @@ func parseTable(text []byte) (Table, error) {
 		return t, all.Err()
 	}
 	for _, line := range emptyValues(&tree) {
-		all.AddLine(line, errors.New("a key without a value"))
+		all.AddLine(line, errors.New("this key has no value"))
 	}
 	t.checkScopes(func(err error, keys ...string) { all.AddLine(fault.LineOf(&tree, keys...), err) })
 	all.AddLine(fault.LineOf(&tree, "parameters"), t.Parameters.Validate())
 	rows := routeRows(&tree)
 	if len(rows) != len(t.Routes) {
-		if len(all) == 0 { // otherwise an invalid row was reported already
-			all.AddLine(fault.LineOf(&tree, "routes"), errors.New("routes: write every row out, without aliases and merge keys"))
+		if len(all) == 0 { // if all is not empty, it already contains the invalid row
+			all.AddLine(fault.LineOf(&tree, "routes"), errors.New("routes: write each row directly into the list, without aliases and merge keys"))
 		}
 		return t, all.Err()
 	}
@@ -204,8 +206,8 @@ var (
 	grpcForm     = regexp.MustCompile(`^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/([A-Za-z_]\w*|\*)$`)
 )
 
-// unquotedBraces finds the most likely cause of a syntax error: a path with braces, but without quotes. The YAML parser often
-// reports another line.
+// unquotedBraces finds the most likely cause of a YAML syntax error: a path with braces that has no quotes. The YAML parser often
+// reports the wrong line for this error.
 func unquotedBraces(text []byte) fault.Errors {
 	var all fault.Errors
 	for i, line := range strings.Split(string(text), "\n") {
@@ -216,8 +218,8 @@ func unquotedBraces(text []byte) fault.Errors {
 	return all
 }
 
-// emptyValues returns the lines of keys with a null value, which Go and Rego would interpret differently. strictyaml reports null
-// items of lists.
+// emptyValues returns the lines of keys with a null value. Go and Rego would interpret such a key differently. It ignores null
+// items of lists, because strictyaml reports these.
 func emptyValues(n *yaml.Node) []int {
 	var lines []int
 	for _, child := range n.Content {
@@ -229,7 +231,7 @@ func emptyValues(n *yaml.Node) []int {
 	return lines
 }
 
-// emptyText refuses an empty string in a row: Go would treat the key as missing, Rego as present.
+// emptyText refuses an empty string in a row: Go would treat the key as missing, but Rego would treat it as present.
 func emptyText(row *yaml.Node) error {
 	for pair := range slices.Chunk(row.Content, 2) {
 		if value := pair[len(pair)-1]; value.Kind == yaml.ScalarNode && value.Value == "" && value.ShortTag() == "!!str" {
@@ -239,9 +241,10 @@ func emptyText(row *yaml.Node) error {
 	return nil
 }
 
-// checkAgainstOPA refuses values that OPA reads differently, because OPA must decide with the values that are checked here. For
-// example, this package's decoder reads the booleans "no" and "off" as false. OPA reads them as strings, which are neither true
-// nor false. The function refuse receives the position of the row, or -1 for the rest of the table.
+// checkAgainstOPA finds values that OPA reads differently from this package, because OPA must decide with the values that this
+// package has checked. For example, this package's decoder reads the booleans "no" and "off" as false. OPA reads them as strings,
+// which are neither true nor false. The function refuse receives the row's position and the error. For an error outside of the
+// rows, the position is -1.
 func (t Table) checkAgainstOPA(text []byte, refuse func(row int, err error)) {
 	var document map[string]any
 	if err := util.Unmarshal(text, &document); err != nil {
@@ -254,7 +257,7 @@ func (t Table) checkAgainstOPA(text []byte, refuse func(row int, err error)) {
 	rest.Routes = nil
 	refuse(-1, compareWithOPA(document, rest))
 	if len(rows) != len(t.Routes) {
-		refuse(-1, fmt.Errorf("opa reads %d routes instead of %d: write every row out", len(rows), len(t.Routes)))
+		refuse(-1, fmt.Errorf("opa reads %d routes instead of %d: write each row directly into the list", len(rows), len(t.Routes)))
 		return
 	}
 	for i, row := range rows {
@@ -271,16 +274,15 @@ func compareWithOPA[T any](fromOPA any, decoded T) error {
 	}
 	var converted T
 	if err := json.Unmarshal(asJSON, &converted); err != nil {
-		return errors.New("opa reads a value as another type: " + advice)
+		return errors.New("opa and keywicket read a value here as different types: " + advice)
 	}
 	if !reflect.DeepEqual(converted, decoded) {
-		return errors.New("opa reads a different value: " + advice)
+		return errors.New("opa and keywicket read a value here differently: " + advice)
 	}
 	return nil
 }
 
-// routeRows returns the rows as YAML nodes, which have line numbers. The decoding into a Table checks the keys, but drops the
-// line numbers.
+// routeRows returns the rows as YAML nodes, because only the nodes have line numbers. The type Table has none.
 func routeRows(tree *yaml.Node) []*yaml.Node {
 	if len(tree.Content) == 0 {
 		return nil
@@ -303,7 +305,7 @@ func (t Table) checkRoute(r Route) (route.Pattern, error) {
 	case r.GRPC != "" && !grpcForm.MatchString(r.GRPC):
 		return route.Pattern{}, fmt.Errorf("grpc: %q is neither package.Service/Method nor package.Service/*", r.GRPC)
 	case r.method() != route.AnyMethod && !methodForm.MatchString(r.method()):
-		return route.Pattern{}, fmt.Errorf("the method %q is neither in capitals nor * for any method", r.Method)
+		return route.Pattern{}, fmt.Errorf("the method %q is invalid: write it in capitals, or write * for any method", r.Method)
 	case level != LevelWorkspace && level != LevelUser:
 		return route.Pattern{}, fmt.Errorf("the level %q is neither workspace nor user", r.Level)
 	case r.Public && len(r.Scopes)+len(r.AnyOf) > 0:
@@ -324,14 +326,14 @@ func (t Table) checkRoute(r Route) (route.Pattern, error) {
 	return route.Parse(r.path())
 }
 
-// HasNewForms reports whether the table has keys or patterns that rules of an earlier version do not support.
+// HasNewForms reports whether the table uses keys or patterns that the Rego rules of an earlier keywicket version do not support.
 func (t Table) HasNewForms() bool {
 	return t.HeadWithGet || len(t.Implies) > 0 || slices.ContainsFunc(t.Routes, func(r Route) bool {
 		return r.GRPC != "" || r.Method == route.AnyMethod || len(r.AnyOf) > 0 || !r.pattern.WholeParameters()
 	})
 }
 
-// Sample returns a request that the row matches. Another row, with precedence, may match the same request.
+// Sample returns a request that the row matches. Another row may also match this request, and have precedence.
 func (r Route) Sample() (method, path string) {
 	method = r.method()
 	if method == route.AnyMethod {

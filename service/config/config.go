@@ -60,14 +60,14 @@ type Cache struct {
 	StaleIfError   time.Duration `yaml:"stale_if_error"`
 }
 
-// ByteSize is a size in bytes. As text, it is a number with a unit, such as 64MiB, or a number of bytes.
+// ByteSize is a size in bytes. Its text form is a number of bytes, or a number with a unit, such as 64MiB.
 type ByteSize int64
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (b *ByteSize) UnmarshalText(text []byte) error {
 	n, err := humanize.ParseBytes(string(text))
 	if err != nil || n > math.MaxInt64 {
-		return errors.New("a number of bytes, such as 64MiB")
+		return fmt.Errorf("%q is not a number of bytes, such as 64MiB", text)
 	}
 	*b = ByteSize(n)
 	return nil
@@ -108,8 +108,7 @@ var levels = map[string]slog.Level{
 }
 
 // Load returns the configuration. Flags override environment variables, environment variables override the file, and the file
-// overrides the defaults. The parameter flags is a function that applies the command-line flags. It may be nil. The parameter file
-// may be empty.
+// overrides the defaults. The function flags applies the command-line flags, and may be nil. The path file may be empty.
 func Load(file string, environ []string, flags func(*Config)) (Config, error) {
 	var c Config
 	if err := strictyaml.Decode(defaults, &c); err != nil {
@@ -118,7 +117,7 @@ func Load(file string, environ []string, flags func(*Config)) (Config, error) {
 	if file != "" {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			return c, fmt.Errorf("read the configuration: %w", err)
+			return c, fmt.Errorf("the configuration file cannot be read: %w", err)
 		}
 		builtin := c.APIs
 		c.APIs = nil
@@ -138,7 +137,7 @@ func Load(file string, environ []string, flags func(*Config)) (Config, error) {
 	return c, c.complete()
 }
 
-// complete sets the defaults of each API, and validates the configuration.
+// complete fills in the missing settings of each API with their defaults, and validates the configuration.
 func (c *Config) complete() error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		api, err := c.APIs[name].Complete()
@@ -168,13 +167,13 @@ func (c *Config) complete() error {
 	case c.Cache.MaxAge < c.Cache.StalenessBound:
 		return errors.New("cache.max_age: must be at least cache.staleness_bound, such as 60s")
 	case c.Cache.StaleIfError < 0:
-		return errors.New("cache.stale_if_error: must be 0s for never, or a duration, such as 30s")
+		return errors.New("cache.stale_if_error: must be 0s (stale answers are never used), or a duration, such as 30s")
 	case c.Listen.LameDuck < 0:
-		return errors.New("listen.lame_duck: must be 0s for none, or a duration, such as 5s")
+		return errors.New("listen.lame_duck: must be 0s (no lame-duck phase), or a duration, such as 5s")
 	case c.Listen.Drain <= 0:
 		return errors.New("listen.drain: must be more than 0, such as 5s")
 	case c.Log.AllowSample < 0:
-		return errors.New("log.allow_sample: must be 0 for none, 1 for every allow, or N for one in N allows")
+		return errors.New("log.allow_sample: must be 0 (no allow is logged at level info), 1 (every allow), or N (one in N allows)")
 	case c.Log.Format != "json" && c.Log.Format != "text":
 		return fmt.Errorf("log.format: %q is neither json nor text", c.Log.Format)
 	}
@@ -190,7 +189,8 @@ func (c *Config) Warnings() []string {
 	return nil
 }
 
-// DatabaseURL returns the URL of the database. The URL is the only required setting.
+// DatabaseURL returns the URL of the database, or an error if the URL is not set. The URL is the only setting without a usable
+// default.
 func (c *Config) DatabaseURL() (string, error) {
 	if c.Database.URL == "" {
 		return "", errors.New("the database URL is missing: set KEYWICKET_DATABASE_URL, or --database-url, or database.url in the file")
@@ -198,8 +198,8 @@ func (c *Config) DatabaseURL() (string, error) {
 	return c.Database.URL, nil
 }
 
-// SessionBytes returns the part of cache.max_bytes that is for verified sessions: at most an eighth, and 0 if no API has sessions.
-// The rest is for the cache itself, and is at least [cache.MinBytes].
+// SessionBytes returns the part of cache.max_bytes that is for verified sessions: an eighth, but at most so much that
+// [cache.MinBytes] remain. It is 0 if no API has sessions. The remaining part is for the cache itself.
 func (c *Config) SessionBytes() int64 {
 	for _, api := range c.APIs {
 		if api.Session.Issuer != "" {
@@ -209,12 +209,13 @@ func (c *Config) SessionBytes() int64 {
 	return 0
 }
 
-// applyEnvironment sets each key with a single value from its environment variable. The variable's name comes from the key's path:
-// KEYWICKET_LISTEN_GRPC sets listen.grpc, and KEYWICKET_APIS_VELOCITY_WORKSPACE_HEADER sets apis.velocity.workspace.header.
+// applyEnvironment sets keys from environment variables, except keys whose value is a list. The variable's name comes from the
+// key's path: KEYWICKET_LISTEN_GRPC sets listen.grpc, and KEYWICKET_APIS_VELOCITY_WORKSPACE_HEADER sets
+// apis.velocity.workspace.header.
 func applyEnvironment(c *Config, environ []string) error {
 	variables := make(map[string]string)
 	for _, entry := range environ {
-		// Empty variables are ignored: orchestrators create them for settings without a value.
+		// Empty variables are ignored, because orchestrators create empty variables for settings without a value.
 		if name, value, _ := strings.Cut(entry, "="); value != "" && strings.HasPrefix(name, "KEYWICKET_") {
 			variables[name] = value
 		}
@@ -251,7 +252,7 @@ func setFrom(variables map[string]string, name string, v reflect.Value) error {
 		return nil
 	}
 	if err := setScalar(v, text); err != nil {
-		return fmt.Errorf("%s: %q is not %w", name, text, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }
@@ -261,19 +262,19 @@ func setScalar(v reflect.Value, text string) error {
 	case *time.Duration:
 		d, err := time.ParseDuration(text)
 		if err != nil {
-			return errors.New("a duration, such as 200ms or 5s")
+			return fmt.Errorf("%q is not a duration, such as 200ms or 5s", text)
 		}
 		*target = d
 	case *bool:
 		b, err := strconv.ParseBool(text)
 		if err != nil {
-			return errors.New("true or false")
+			return fmt.Errorf("%q is not true or false", text)
 		}
 		*target = b
 	case *int:
 		n, err := strconv.Atoi(text)
 		if err != nil {
-			return errors.New("a whole number")
+			return fmt.Errorf("%q is not a whole number", text)
 		}
 		*target = n
 	case encoding.TextUnmarshaler:

@@ -69,10 +69,10 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// noSessions has no issuer. All its other settings have their defaults.
+// noSessions is the session format without an issuer. Its other settings have their default values.
 var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, RequireAAL2: authz.SecondFactorNever, Scopes: []string{"admin"}}
 
-// Each key with a single value has an environment variable, which changes only this key.
+// Each key has an environment variable, except keys whose value is a list. The variable changes only this key.
 func TestEveryScalarHasAVariable(t *testing.T) {
 	settings := map[string]string{ // key → a value that is not the default
 		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
@@ -96,7 +96,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		})
 	}
 	before := settingsOf(t, issuers)
-	for name := range before { // a secret is never shown; TestSessionSettings covers this key
+	for name := range before { // the YAML text never contains a secret, so TestSessionSettings tests this key
 		if strings.HasSuffix(name, ".hs256_secret") {
 			delete(before, name)
 		}
@@ -155,7 +155,7 @@ func TestSessionSettings(t *testing.T) {
 	}
 }
 
-// settingsOf returns the value of every key with a single value, by path.
+// settingsOf returns the value of every key by the path of the key. It omits keys whose value is a list.
 func settingsOf(t *testing.T, environ []string) map[string]string {
 	t.Helper()
 	c, err := Load("", environ, nil)
@@ -222,29 +222,29 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		want       string
 	}{
 		{name: "an unknown key", file: "log: {format: text}\nlisten:\n  gprc: x\n", want: `line 3: unknown key "gprc"`},
-		{name: "an unknown group", file: "\n\nlistener: {}\n", want: `line 3: unknown key "listener"`},
+		{name: "an unknown section", file: "\n\nlistener: {}\n", want: `line 3: unknown key "listener"`},
 		{name: "an unknown key of a credential", file: strings.Replace(shop, "kind:", "kinds:", 1), want: `line 5: unknown key "kinds"`},
 		{name: "a key twice", file: "listen: {}\nlisten: {}\n", want: "line 2"},
 		{name: "a second document", file: "listen: {}\n---\nlisten: {}\n", want: "second document"},
-		{name: "no YAML", file: "listen: {\n", want: "line"},
-		{name: "a duration", file: "listen:\n  drain: soon\n", want: "line 2: `soon` is not a duration, such as 200ms or 5s"},
-		{name: "a number", file: "database:\n  max_open_connections: many\n", want: "line 2: `many` is not a whole number"},
-		{name: "a boolean", file: "forward_credential: perhaps\n", want: "line 1: `perhaps` is not true or false"},
+		{name: "a syntax error of YAML", file: "listen: {\n", want: "line"},
+		{name: "an invalid duration", file: "listen:\n  drain: soon\n", want: "line 2: `soon` is not a duration, such as 200ms or 5s"},
+		{name: "an invalid number", file: "database:\n  max_open_connections: many\n", want: "line 2: `many` is not a whole number"},
+		{name: "an invalid boolean", file: "forward_credential: perhaps\n", want: "line 1: `perhaps` is not true or false"},
 		{name: "an unknown log level", file: "log: {level: loud}\n", want: "loud"},
 		{name: "an unknown log format", file: "log: {format: xml}\n", want: `log.format: "xml" is neither json nor text`},
 		{name: "no connections", file: "database: {max_open_connections: 0}\n", want: "database.max_open_connections: must be at least 1"},
 		{name: "a negative look-up timeout", file: "database: {lookup_timeout: -1s}\n", want: "database.lookup_timeout: must be more than 0"},
 		{name: "a cache that is too small", file: "cache: {max_bytes: 64KiB}\n", want: "cache.max_bytes: must be 0 for no cache, or from 1MiB to 1TiB"},
 		{name: "a cache that is too large", file: "cache: {max_bytes: 7EiB}\n", want: "cache.max_bytes: must be 0 for no cache, or from 1MiB to 1TiB"},
-		{name: "a cache size that is not a number", file: "cache: {max_bytes: much}\n", want: "a number of bytes, such as 64MiB"},
-		{name: "a variable with a cache size that is not a number", environ: []string{"KEYWICKET_CACHE_MAX_BYTES=much"}, want: "a number of bytes, such as 64MiB"},
+		{name: "a cache size that is not a number", file: "cache: {max_bytes: much}\n", want: `"much" is not a number of bytes, such as 64MiB`},
+		{name: "a variable with a cache size that is not a number", environ: []string{"KEYWICKET_CACHE_MAX_BYTES=much"}, want: `KEYWICKET_CACHE_MAX_BYTES: "much" is not a number of bytes, such as 64MiB`},
 		{name: "a staleness bound of zero", file: "cache: {staleness_bound: 0s}\n", want: "cache.staleness_bound: must be at least 100ms"},
 		{name: "a maximum age below the staleness bound", file: "cache: {max_age: 500ms}\n", want: "cache.max_age: must be at least cache.staleness_bound"},
 		{name: "a negative stale_if_error", file: "cache: {stale_if_error: -1s}\n", want: "cache.stale_if_error: "},
-		{name: "a negative lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: must be 0s for none, or a duration"},
+		{name: "a negative lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: must be 0s (no lame-duck phase), or a duration"},
 		{name: "a drain of zero", file: "listen: {drain: 0s}\n", want: "listen.drain: must be more than 0"},
 		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},
-		{name: "a workspace by name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},
+		{name: "a workspace that is requested by its name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},
 		{name: "no credentials", file: strings.Join(strings.SplitAfter(shop, "\n")[:3], ""), want: "apis.my-shop.credentials: none"},
 		{name: "an unknown kind", file: strings.Replace(shop, "workspace_key", "key", 1), want: `apis.my-shop.credentials[0].kind: "key" is not one of workspace_token, workspace_key, personal_key`},
 		{name: "no prefix", file: strings.Replace(shop, ", prefix: shop_", "", 1), want: "apis.my-shop.credentials[0].prefix: "},
@@ -253,18 +253,18 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not between"},
 		{name: "a denial with the status 200", file: shop + "    denials: [{code: PAID, reason: unpaid, status: 200, message: m}]\n", want: `apis.my-shop.denials[0].status: 200 is not from 400 to 499`},
 		{name: "an unknown key of a denial", file: shop + "    denials:\n      - {code: PAID, cause: unpaid}\n", want: `line 7: unknown key "cause"`},
-		{name: "a denial's retry_after", file: shop + "    denials:\n      - {code: PAID, reason: unpaid, status: 402, message: m, retry_after: soon}\n", want: "line 7: `soon` is not a duration"},
+		{name: "an invalid retry_after of a denial", file: shop + "    denials:\n      - {code: PAID, reason: unpaid, status: 402, message: m, retry_after: soon}\n", want: "line 7: `soon` is not a duration"},
 		{name: "a header that no policy may set", file: shop + "    upstream_headers: [x-shop]\n", want: `apis.my-shop.upstream_headers[0]: "x-shop" is the API's workspace header`},
 		{name: "an unknown environment", file: strings.Replace(shop, "shop_}", "shop_, environment: test}", 1), want: `apis.my-shop.credentials[0].environment: "test" is neither live nor sandbox`},
 
-		{name: "a variable's duration", environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=200"}, want: `KEYWICKET_DATABASE_LOOKUP_TIMEOUT: "200" is not a duration, such as 200ms or 5s`},
-		{name: "a variable's number", environ: []string{"KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS=8.5"}, want: `KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS: "8.5" is not a whole number`},
-		{name: "a variable's boolean", environ: []string{"KEYWICKET_FORWARD_CREDENTIAL=perhaps"}, want: `KEYWICKET_FORWARD_CREDENTIAL: "perhaps" is not true or false`},
+		{name: "a variable with an invalid duration", environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=200"}, want: `KEYWICKET_DATABASE_LOOKUP_TIMEOUT: "200" is not a duration, such as 200ms or 5s`},
+		{name: "a variable with an invalid number", environ: []string{"KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS=8.5"}, want: `KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS: "8.5" is not a whole number`},
+		{name: "a variable with an invalid boolean", environ: []string{"KEYWICKET_FORWARD_CREDENTIAL=perhaps"}, want: `KEYWICKET_FORWARD_CREDENTIAL: "perhaps" is not true or false`},
 		{name: "an empty listen address", file: "listen: {grpc: ''}", want: `listen.grpc: empty; write host:port or unix:///path`},
 		{name: "a negative sample", file: "log: {allow_sample: -1}", want: `log.allow_sample: `},
-		{name: "a variable's level", environ: []string{"KEYWICKET_LOG_LEVEL=loud"}, want: `log.level: "loud" is not one of debug, info, warn, error`},
-		{name: "a variable's API", environ: []string{"KEYWICKET_APIS_VELOCITY_WORKSPACE_BY=name"}, want: `apis.velocity.workspace.by: "name" is neither id nor slug`},
-		{name: "a variable that overrides the file", file: "log: {format: text}\n", environ: []string{"KEYWICKET_LOG_FORMAT=xml"}, want: `log.format: "xml"`},
+		{name: "a variable with an unknown log level", environ: []string{"KEYWICKET_LOG_LEVEL=loud"}, want: `log.level: "loud" is not one of debug, info, warn, error`},
+		{name: "a variable with an invalid setting of an API", environ: []string{"KEYWICKET_APIS_VELOCITY_WORKSPACE_BY=name"}, want: `apis.velocity.workspace.by: "name" is neither id nor slug`},
+		{name: "an invalid variable that overrides the file", file: "log: {format: text}\n", environ: []string{"KEYWICKET_LOG_FORMAT=xml"}, want: `log.format: "xml"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			file := configFile(t, test.file)

@@ -9,8 +9,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// FuzzConfiguration checks that Load returns either an error, or a configuration with which a sidecar can start. The inputs are a
-// configuration file and an environment variable.
+// FuzzConfiguration passes a configuration file and an environment variable to Load. Load must return an error, or a
+// configuration with which a sidecar can start.
 func FuzzConfiguration(f *testing.F) {
 	f.Add(string(defaults), "KEYWICKET_LISTEN_GRPC", "unix:///run/keywicket.sock")
 	for _, text := range []string{

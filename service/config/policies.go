@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// PoliciesError is an error in the policies. Its text has one line for each problem. Every line starts with the folder of the
-// policies, because log collectors handle each line separately.
+// PoliciesError is an error in the policies. Its text has one line for each problem. Log collectors handle each line separately,
+// so every line starts with the folder of the policies.
 type PoliciesError struct {
 	dir string
 	err error
@@ -26,7 +26,7 @@ func (e PoliciesError) Error() string {
 
 func (e PoliciesError) Unwrap() error { return e.err }
 
-// Engine loads the policies and checks them against the APIs.
+// Engine loads the policies, and checks that they match the APIs' configuration.
 func (c *Config) Engine(ctx context.Context) (*policies.Engine, error) {
 	engine, err := policies.Load(ctx, c.Policies)
 	if err == nil {
@@ -38,7 +38,7 @@ func (c *Config) Engine(ctx context.Context) (*policies.Engine, error) {
 	return engine, c.checkTables(engine.Tables())
 }
 
-// Explainer loads the policies for explanations and checks them against the APIs.
+// Explainer loads the policies for explanations, and checks that they match the APIs' configuration.
 func (c *Config) Explainer(ctx context.Context) (*policies.Explainer, error) {
 	explainer, err := policies.LoadExplainer(ctx, c.Policies)
 	if err == nil {
@@ -53,7 +53,7 @@ func (c *Config) Explainer(ctx context.Context) (*policies.Explainer, error) {
 	return explainer, nil
 }
 
-// Tables loads the tables of the policies by API, and checks that each API has a table.
+// Tables loads the tables of the policies, and checks that each API has a table. It returns the tables by the name of their API.
 func (c *Config) Tables() (map[string]table.Table, error) {
 	tables, err := table.Read(c.Policies.FS())
 	if err == nil {
@@ -80,8 +80,8 @@ func (c *Config) Roles() ([]string, error) {
 	return slices.Sorted(maps.Keys(roles)), nil
 }
 
-// checkTables returns an error if an API has no table, or if its sessions have an unknown scope. An API without a table would deny
-// every request. A session with an unknown scope would have no rights.
+// checkTables returns an error if an API has no table, because this API would deny every request. It also returns an error if the
+// sessions of an API have an unknown scope, because such a scope has no effect.
 func (c *Config) checkTables(tables map[string]table.Table) error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		if _, ok := tables[name]; !ok {

@@ -25,8 +25,8 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// Run serves until the context is canceled by a stop signal. The issuer is a separate process with its own database login. So a
-// sidecar never needs the right to create grants.
+// Run serves until a stop signal cancels the context. The issuer is a separate process with its own database login, so that no
+// sidecar needs the right to create grants.
 func Run(ctx context.Context, cfg config.Config, version string, stderr io.Writer) error {
 	url, err := cfg.DatabaseURL()
 	if err != nil {
@@ -62,7 +62,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	mux := operations.Handler(operations.NewReadiness(ctx, grants.Ready, nil, sessions), m.Handler())
 	mux.Handle("/", server.Handler())
 	log.Info("issuing", "listen", address.Addr().String(), "url", o.Issuer, "api", o.API, "version", version)
-	// The slowest request has three steps in the database, each of at most 3 s.
+	// WriteTimeout is 20 s, because the slowest request has three steps in the database, of at most 3 s each.
 	web := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
@@ -88,8 +88,8 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	return err
 }
 
-// cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants that have no codes or tokens left. The
-// first deletion starts immediately, and the next ones follow every 10 minutes until the context is canceled.
+// cleanPeriodically deletes codes and tokens that expired more than a day ago. It also deletes grants without codes and tokens.
+// It starts immediately, and repeats the deletion every 10 minutes until the context is canceled.
 func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Issuer, log *slog.Logger) {
 	const interval = 10 * time.Minute
 	tick := time.NewTicker(interval)
@@ -111,8 +111,9 @@ func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Is
 	}
 }
 
-// oauthConfig returns the issuer's configuration. The format of access tokens comes from the API. Apps may request all scopes of
-// the API's table except overrides. An override satisfies the scope requirements of every route of a level.
+// oauthConfig returns the configuration of the issuer. The format of access tokens comes from the API's configuration. Apps may
+// request all scopes of the API's table except overrides, because an override satisfies the required scopes of every route of a
+// level.
 func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{
@@ -130,9 +131,9 @@ func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	}
 	switch {
 	case o.Format.Prefix == "":
-		return o, fmt.Errorf("issuer.api: %q has no credentials of the kind oauth_token; APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
+		return o, fmt.Errorf("issuer.api: %q has no credentials of the kind oauth_token; the configured APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 	case cfg.APIs[name].Session.Issuer == "":
-		return o, fmt.Errorf("apis.%s.session.issuer: empty; users need a session to consent, so set the issuer of sessions", name)
+		return o, fmt.Errorf("apis.%s.session.issuer: empty: set the issuer of user sessions, because a user needs a session to consent", name)
 	}
 	t := tables[name]
 	levels := []table.Level{table.LevelWorkspace, table.LevelUser}

@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/service/config"
 )
 
-// Apps may request all scopes except overrides. An override satisfies the scope requirements of every route of a level.
+// Apps may request all scopes except overrides, because an override satisfies the required scopes of every route of a level.
 func TestIssuerOffersNoOverride(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {

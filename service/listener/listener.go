@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// Open opens a listener on host:port or unix:///path. The parameter key is the configuration key of the address. Error messages
-// contain it.
+// Open opens a listener on host:port or unix:///path. The parameter key is the configuration key of the address. Every error
+// message contains this key.
 func Open(key, address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
 		return listenUnix(key, path)
@@ -30,8 +30,8 @@ func Open(key, address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// listenUnix opens a listener on a Unix socket. A killed process may have left a socket file, which accepts no connections.
-// listenUnix replaces such a file, but no other file.
+// listenUnix opens a listener on a Unix socket. A process that was killed may have left its socket file, which accepts no
+// connections. listenUnix replaces such a file, but no other file.
 func listenUnix(key, path string) (net.Listener, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("%s: %q is not an absolute path: write unix:///path", key, path)
@@ -45,7 +45,7 @@ func listenUnix(key, path string) (net.Listener, error) {
 			return nil, fmt.Errorf("%s: %s is in use: stop the process that listens there, or choose another path", key, path)
 		}
 		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("%s: remove the unused socket %s: %w", key, path, err)
+			return nil, fmt.Errorf("%s: the unused socket %s cannot be removed: %w", key, path, err)
 		}
 	}
 	listener, err := net.Listen("unix", path)

@@ -13,15 +13,16 @@ import (
 )
 
 const (
-	logDelay  = 10 * time.Millisecond // maximum time that a line waits for other lines
-	logBuffer = 64 << 10              // maximum size of all waiting lines, in bytes
-	// Maximum size of one write, in bytes. Several processes may write to one pipe; writes of up to 4 KiB (PIPE_BUF) are atomic.
-	logWrite = 4 << 10
+	maxDelay    = 10 * time.Millisecond // maximum time for which a line waits in the buffer
+	maxBuffered = 64 << 10              // size of the buffer in bytes: if the lines in it reach this size, they are written
+	// maxWrite is the maximum size of one write, in bytes. Several processes may write to one pipe, and only writes of up to 4
+	// KiB (PIPE_BUF) are atomic.
+	maxWrite = 4 << 10
 )
 
-// New returns a logger that writes several lines with one system call. With one call for each line, a denial would cost 10 % more.
-// A line of level debug or info waits up to [logDelay]. A line of a higher level is written immediately, with all lines before it.
-// If the process crashes, the waiting lines are lost. The caller must call flush before the process exits.
+// New returns a logger that writes several lines with one system call. With one system call for each line, a denial would cost 10
+// % more. A line of level debug or info waits up to [maxDelay]. A line of a higher level is written immediately, together with
+// all waiting lines. If the process crashes, the waiting lines are lost. The caller must call flush before the process exits.
 func New(c config.Log, to io.Writer) (log *slog.Logger, flush func()) {
 	lines := newLineWriter(to)
 	options := &slog.HandlerOptions{Level: c.MinLevel()}
@@ -57,8 +58,8 @@ func (h flushingHandler) WithGroup(name string) slog.Handler {
 	return flushingHandler{h.Handler.WithGroup(name), h.lines}
 }
 
-// lineWriter buffers lines and writes several together. If the reader of the log is slow and the buffer is full, Write blocks, as a
-// write without a buffer would.
+// lineWriter buffers lines and writes several lines together. If the buffer is full and the reader of the log is slow, Write
+// blocks. A write without a buffer would also block.
 type lineWriter struct {
 	to      io.Writer
 	delay   *time.Timer
@@ -70,23 +71,23 @@ type lineWriter struct {
 
 func newLineWriter(to io.Writer) *lineWriter {
 	w := &lineWriter{to: to}
-	w.delay = time.AfterFunc(logDelay, w.flush)
+	w.delay = time.AfterFunc(maxDelay, w.flush)
 	w.delay.Stop()
 	return w
 }
 
-// Write implements [io.Writer]. It does not return errors of the underlying writer, because there is no other place to log them.
+// Write implements [io.Writer]. It ignores errors of the underlying writer, because there is no other place to log these errors.
 func (w *lineWriter) Write(line []byte) (int, error) {
 	w.linesMu.Lock()
 	first := len(w.lines) == 0
 	w.lines = append(w.lines, line...)
-	full := len(w.lines) >= logBuffer
+	full := len(w.lines) >= maxBuffered
 	w.linesMu.Unlock()
 	switch {
 	case full:
 		w.flush()
 	case first:
-		w.delay.Reset(logDelay)
+		w.delay.Reset(maxDelay)
 	}
 	return len(line), nil
 }
@@ -106,12 +107,13 @@ func (w *lineWriter) flush() {
 	}
 }
 
-// writeLength returns the number of bytes for the next write: whole lines of up to [logWrite] bytes, or one longer line.
+// writeLength returns the number of bytes for the next write: whole lines of at most [maxWrite] bytes in total, or one longer
+// line.
 func writeLength(lines []byte) int {
-	if len(lines) <= logWrite {
+	if len(lines) <= maxWrite {
 		return len(lines)
 	}
-	if end := bytes.LastIndexByte(lines[:logWrite], '\n'); end >= 0 {
+	if end := bytes.LastIndexByte(lines[:maxWrite], '\n'); end >= 0 {
 		return end + 1
 	}
 	if end := bytes.IndexByte(lines, '\n'); end >= 0 {

@@ -24,7 +24,7 @@ func (p *pipe) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// take returns the writes since its last call. The character "|" comes before each of them.
+// take returns the writes since its previous call. It adds the character "|" before each write.
 func (p *pipe) take() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -36,7 +36,7 @@ func (p *pipe) take() string {
 	return all
 }
 
-// Lines in quick succession are written by one call, in order, and no line waits longer than logDelay.
+// The logger writes the lines of a short time with one call, in their order. No line waits longer than maxDelay.
 func TestLogLinesAreWrittenTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pipe{}
@@ -45,11 +45,11 @@ func TestLogLinesAreWrittenTogether(t *testing.T) {
 			log.Info("first")
 			log.Info("second")
 			log.Debug("not written")
-			time.Sleep(logDelay - 1)
+			time.Sleep(maxDelay - 1)
 			log.Info("third")
 			synctest.Wait()
 			if early := p.take(); early != "" {
-				t.Fatalf("written before logDelay: %q", early)
+				t.Fatalf("written before maxDelay: %q", early)
 			}
 			time.Sleep(time.Nanosecond)
 			synctest.Wait()
@@ -72,10 +72,10 @@ func TestLogLinesAreWrittenTogether(t *testing.T) {
 	})
 }
 
-// If the reader of the log is slow and the buffer is full, writers block. No line is lost, and the lines of each writer stay in
-// order.
+// If the buffer is full and the reader of the log is slow, writers block. No line is lost, and the lines of each writer stay in
+// their order.
 func TestFullLogBufferBlocksWriters(t *testing.T) {
-	const writers, lines = 8, 3 * logBuffer / (8 * 100)
+	const writers, lines = 8, 3 * maxBuffered / (8 * 100)
 	p := &pipe{}
 	w := newLineWriter(p)
 	p.mu.Lock()
@@ -87,31 +87,31 @@ func TestFullLogBufferBlocksWriters(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(50 * time.Millisecond) // the writers fill the buffer
+	time.Sleep(50 * time.Millisecond) // in this time, the writers fill the buffer
 	w.linesMu.Lock()
-	if waiting := len(w.lines); waiting < logBuffer/2 || waiting > 2*logBuffer {
+	if waiting := len(w.lines); waiting < maxBuffered/2 || waiting > 2*maxBuffered {
 		t.Errorf("%d bytes are buffered", waiting)
 	}
 	w.linesMu.Unlock()
 	p.mu.Unlock()
 	all.Wait()
-	_, _ = fmt.Fprintf(w, "0 %d %s\n", lines, strings.Repeat("x", 2*logWrite)) // longer than logWrite
+	_, _ = fmt.Fprintf(w, "0 %d %s\n", lines, strings.Repeat("x", 2*maxWrite)) // longer than maxWrite
 	w.flush()
 	next := make([]int, writers)
 	written := p.take()
 	for write := range strings.SplitSeq(written[1:], "|") {
-		if !strings.HasSuffix(write, "\n") || len(write) > logWrite && strings.Count(write, "\n") > 1 {
+		if !strings.HasSuffix(write, "\n") || len(write) > maxWrite && strings.Count(write, "\n") > 1 {
 			t.Errorf("%d bytes are written together, with %d lines", len(write), strings.Count(write, "\n"))
 		}
 	}
 	for line := range strings.Lines(strings.ReplaceAll(written, "|", "")) {
 		var n, i int
 		if _, err := fmt.Sscanf(line, "%d %d", &n, &i); err != nil || i != next[n] || len(line) < 94 {
-			t.Fatalf("the line %q: %v, not number %d", line, err, next[n])
+			t.Fatalf("the line %q is not line number %[3]d of its writer: %[2]v", line, err, next[n])
 		}
 		next[n]++
 	}
-	next[0]-- // the long line
+	next[0]-- // the line that is longer than maxWrite is not one of the writer's usual lines
 	for n, got := range next {
 		if got != lines {
 			t.Errorf("writer %d: %d lines", n, got)

@@ -13,9 +13,9 @@ import (
 	"syscall"
 )
 
-// reserve is the part of the memory limit that is not for the cache, in bytes. It is for policies and their evaluation, remembered
-// decisions, the recorded use of tokens, and connections. When all of these are at their limits, they occupy half of the reserve.
-// The other half is for garbage. With less memory for garbage, Go would collect garbage more often.
+// reserve is the part of the memory limit that is not for the cache, in bytes. It is for five things: policies, their evaluation,
+// remembered decisions, the recorded use of tokens, and connections. At their limits, these occupy half of the reserve. The other
+// half is for garbage, because Go collects garbage more often if there is less space.
 const reserve = 128 << 20
 
 // Limit sets Go's memory limit to the size of the cache plus [reserve], unless GOMEMLIMIT is set.
@@ -25,8 +25,8 @@ func Limit(cacheBytes int64) {
 	}
 }
 
-// Tune releases the memory that only the start-up needed. Unless GOGC is set, Tune also keeps the GC percentage at [gcPercent] from
-// now on. Call Tune once, at the end of the start-up.
+// Tune releases the memory that only the start-up needed. If GOGC is not set, Tune also starts to adjust the GC percentage after
+// each garbage collection: see [gcPercent]. Call Tune once, at the end of the start-up.
 func Tune() {
 	release()
 	if os.Getenv("GOGC") == "" {
@@ -34,16 +34,16 @@ func Tune() {
 	}
 }
 
-// Between two garbage collections, the heap may grow by headroom bytes, and to smallHeap bytes at most. If 90 % of the live heap is
-// more than this growth, the heap may grow by 90 % instead. Go's default is 100 %. With a small cache, 10 MB are live. With Go's
-// default, a sidecar would then spend a tenth of its time on collections.
+// Between two garbage collections, the heap may grow by headroom bytes, but not beyond a size of smallHeap bytes. A growth of 90
+// % of the live heap is always permitted. Go's default is a growth of 100 %. With a small cache, the live heap has 10 MB. With
+// Go's default, a sidecar would then spend a tenth of its time on garbage collection.
 const (
 	headroom  = 56 << 20
 	smallHeap = 72 << 20
 )
 
-// tuneGC sets the GC percentage now and after each following collection. The parameter percent is the current value. If the new
-// value differs by at most 5 %, tuneGC does not change the percentage.
+// tuneGC sets the GC percentage now and after each garbage collection. The parameter percent is the present GC percentage. If the
+// new percentage differs from it by at most 5 %, tuneGC makes no change.
 func tuneGC(percent int) {
 	live := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	gometrics.Read(live)
@@ -51,19 +51,19 @@ func tuneGC(percent int) {
 		debug.SetGCPercent(target)
 		percent = target
 	}
-	runtime.AddCleanup(new([16]byte), tuneGC, percent) // the array is garbage, so the next collection calls tuneGC
+	runtime.AddCleanup(new([16]byte), tuneGC, percent) // the array is garbage, so the next garbage collection calls tuneGC again
 }
 
-// gcPercent returns the GC percentage for a heap with this number of live bytes. The result is from 90 to 5,600.
+// gcPercent returns the GC percentage for a heap with the given number of live bytes. The result is between 90 and 5,600.
 func gcPercent(live uint64) int {
 	live = max(live, 1<<20)
 	growth := min(headroom, smallHeap-min(live, smallHeap))
 	return int(max(90, growth*100/live)) //nolint:gosec // 5,600 at most
 }
 
-// release returns two kinds of memory to the system: the garbage of the start-up, and the pages of the program's own file. The
-// kernel loads such a page again on its next use. Two thirds of the pages are never used again. Without /proc, the pages stay in
-// memory.
+// release returns two kinds of memory to the operating system: the garbage of the start-up, and the pages of the program's own
+// file. When the program uses such a page again, the kernel loads the page from the file. The program never uses two thirds of
+// the pages again. Without /proc, release does not return the pages.
 func release() {
 	debug.FreeOSMemory()
 	const dontNeed = 4 // MADV_DONTNEED of Linux
@@ -89,9 +89,9 @@ func ownProgramPages() []mapping {
 	return programPages(smaps, program)
 }
 
-// programPages returns the mappings that the kernel can load again from the program's file: read-only mappings without anonymous or
-// swapped pages. The loader of a position-independent program writes to constants before it makes them read-only. The mappings of
-// such constants have anonymous pages, so programPages omits them.
+// programPages returns the mappings that the kernel can load again from the program's file. These are read-only mappings without
+// anonymous or swapped pages. In a position-independent program, the loader writes to constants before it makes them read-only.
+// The mappings of such constants have anonymous pages, so programPages omits these mappings.
 func programPages(smaps io.Reader, program string) (found []mapping) {
 	var m mapping
 	candidate := false

@@ -36,7 +36,7 @@ func resident(t *testing.T, mappings []mapping) (kilobytes int) {
 	return kilobytes
 }
 
-// release returns memory to the system, and the program continues to work.
+// After release, the program uses less memory and continues to work.
 func TestReleaseMemory(t *testing.T) {
 	pages := ownProgramPages()
 	if len(pages) < 2 {
@@ -47,7 +47,7 @@ func TestReleaseMemory(t *testing.T) {
 	if after := resident(t, pages); after >= before*3/4 {
 		t.Errorf("%d of %d KiB of the program are still in memory", after, before)
 	}
-	// Threads, garbage and a collection load many of the pages again.
+	// New threads, allocations and garbage collections use many of the pages, so the kernel loads these pages again.
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -59,7 +59,7 @@ func TestReleaseMemory(t *testing.T) {
 	all.Wait()
 }
 
-// Between two collections, a small heap may grow by the headroom, and to 72 MiB at most. A large heap may grow by 90 %.
+// Between two garbage collections, a small heap may grow by headroom bytes, but not beyond 72 MiB. A large heap may grow by 90 %.
 func TestHeadroom(t *testing.T) {
 	for live, want := range map[uint64]int{0: 5600, 1 << 20: 5600, 8 << 20: 700, 24 << 20: 200, 36 << 20: 100, 1 << 30: 90} {
 		if got := gcPercent(live); got != want {
@@ -77,7 +77,7 @@ func TestHeadroom(t *testing.T) {
 		t.Helper()
 		for deadline := time.Now().Add(10 * time.Second); !isTrue(percent()); runtime.GC() {
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: the heap grows by %d %%", condition, percent())
+				t.Fatalf("%s: the GC percentage is %d", condition, percent())
 			}
 		}
 	}
@@ -91,7 +91,7 @@ func TestHeadroom(t *testing.T) {
 	await("with a small heap", func(p uint64) bool { return p > 90 })
 }
 
-// The content of pages that the loader has changed is not in the program's file, so these pages must stay in memory.
+// If the loader has changed a page, the program's file does not contain its content. So such pages must stay in memory.
 func TestProgramPages(t *testing.T) {
 	mappingText := func(from, mode, file string, anonymous int, swapped ...int) string {
 		return fmt.Sprintf("%s000-%sfff %s 00000000 fe:00 42    %s\nSize:   4 kB\nRss:    4 kB\nAnonymous:   %d kB\nAnonHugePages:   0 kB\nSwap:   %d kB\nVmFlags: rd mr\n",

@@ -20,17 +20,17 @@ import (
 	"github.com/keywicket/keywicket/store/directory"
 )
 
-// Sidecar contains the metrics of the sidecar. Label values come from fixed sets, never from a request. So the number of label
-// values is limited.
+// Sidecar contains the metrics of the sidecar. Label values come from fixed sets, and never from a request. So the number of time
+// series is limited.
 type Sidecar struct {
-	registry *prometheus.Registry
-	checks   counters[checkLabels]
-	lookups  *prometheus.HistogramVec
-	cached   counters[lookupLabels]
-	policies prometheus.Histogram
+	registry      *prometheus.Registry
+	checks        counters[checkLabels]
+	lookupSeconds *prometheus.HistogramVec
+	cacheLookups  counters[lookupLabels]
+	policySeconds prometheus.Histogram
 }
 
-// Labels of the counters that change at each check.
+// These are the labels of the counters that each check increments.
 type (
 	checkLabels struct {
 		api    string
@@ -44,8 +44,8 @@ type (
 	}
 )
 
-// counters caches the counter of each combination of labels. It finds a cached counter without a lock, and does not allocate the
-// label values. The number of combinations is limited, because label values come from fixed sets.
+// counters stores the counter of each combination of labels. It finds a stored counter without a lock and without memory for the
+// label values. Label values come from fixed sets, so the number of combinations is limited.
 type counters[L comparable] struct {
 	vector *prometheus.CounterVec
 	values func(L) []string
@@ -53,7 +53,7 @@ type counters[L comparable] struct {
 	mu     sync.Mutex // guards additions to cached
 }
 
-// get returns the counter of the labels.
+// get returns the counter for the labels.
 func (c *counters[L]) get(labels L) prometheus.Counter {
 	if cached := c.cached.Load(); cached != nil {
 		if counter, ok := (*cached)[labels]; ok {
@@ -72,21 +72,22 @@ func (c *counters[L]) get(labels L) prometheus.Counter {
 	return counter
 }
 
-// seconds are the buckets of durations. The first bucket ends at 10 µs, which is the time of a decision. The last bucket ends at
-// 0.33 s, because longer durations are close to Envoy's timeout of a check.
+// seconds contains the upper ends of the histogram buckets for durations. The first bucket ends at 10 µs, because a typical
+// decision takes about this time. The last bucket ends at 0.33 s, because a longer duration is close to Envoy's timeout for a
+// check.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
-// NewSidecar returns the metrics of a sidecar. They include the statistics of its directory and its session verifier, and the
-// duration of the engine's evaluations.
+// NewSidecar returns the metrics of a sidecar. The metrics include the statistics of the directory d and of the session verifier
+// v, and the duration of the evaluations of the engine e.
 func NewSidecar(d *directory.Directory, v *session.Verifier, e *policies.Engine) *Sidecar {
 	m := &Sidecar{
 		registry: prometheus.NewRegistry(),
-		lookups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		lookupSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "keywicket_lookup_seconds",
 			Help:    "Duration of look-ups except cache hits, by outcome and cache result.",
 			Buckets: seconds,
 		}, []string{"outcome", "cache"}),
-		policies: prometheus.NewHistogram(prometheus.HistogramOpts{
+		policySeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "keywicket_policy_seconds", Help: "Duration of one policy evaluation, including the wait for a free evaluator.", Buckets: seconds,
 		}),
 	}
@@ -95,18 +96,18 @@ func NewSidecar(d *directory.Directory, v *session.Verifier, e *policies.Engine)
 		Help: "Checks by API, code and reason. Code and reason are empty for an allow. API is empty for an unknown API.",
 	}, []string{"api", "code", "reason"})
 	m.checks.values = func(l checkLabels) []string { return []string{l.api, string(l.code), string(l.reason)} }
-	m.cached.vector = prometheus.NewCounterVec(prometheus.CounterOpts{
+	m.cacheLookups.vector = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "keywicket_cache_lookups_total",
 		Help: "Look-ups by cache result (hit, miss, bypass, stale), outcome, and kind of credential if one was found.",
 	}, []string{"cache", "kind", "outcome"})
-	m.cached.values = func(l lookupLabels) []string { return []string{string(l.cache), string(l.kind), l.outcome} }
-	e.ObserveEvaluations(func(d time.Duration) { m.policies.Observe(d.Seconds()) })
-	m.registry.MustRegister(m.checks.vector, m.lookups, m.cached.vector, m.policies, cacheMetrics{d}, sessionMetrics{v},
+	m.cacheLookups.values = func(l lookupLabels) []string { return []string{string(l.cache), string(l.kind), l.outcome} }
+	e.ObserveEvaluations(func(d time.Duration) { m.policySeconds.Observe(d.Seconds()) })
+	m.registry.MustRegister(m.checks.vector, m.lookupSeconds, m.cacheLookups.vector, m.policySeconds, cacheMetrics{d}, sessionMetrics{v},
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "keywicket_policy_remembered_total", Help: "Remembered decisions that were returned without an evaluation of the policy.",
 		}, func() float64 { return float64(e.MemoryHits()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "keywicket_policy_remembers", Help: "1: decisions are remembered; 0: they are not remembered, because they depend on values that change with each request.",
+			Name: "keywicket_policy_remembers", Help: "1: decisions are remembered. 0: decisions are not remembered, because they depend on values that change with each request.",
 		}, func() float64 {
 			if e.HasMemory() {
 				return 1
@@ -132,13 +133,13 @@ type Issuer struct {
 	cleaned  prometheus.Counter
 }
 
-// NewIssuer returns the metrics of an issuer. They include the statistics of its session verifier.
+// NewIssuer returns the metrics of an issuer. The metrics include the statistics of the session verifier v.
 func NewIssuer(v *session.Verifier) *Issuer {
 	m := &Issuer{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywicket_issuer_requests_total",
-			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited (too many requests), reused (a code or token was used twice), forged (a consent form that was not sent from the issuer's page), or the user's choice.",
+			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited (too many requests), reused (a code or token was used twice), forged (a consent form that does not come from the issuer's page), or the choice of the user on the consent page.",
 		}, []string{"endpoint", "outcome"}),
 		cleaned: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keywicket_issuer_cleaned_total", Help: "Expired codes and tokens that the issuer deleted.",
@@ -162,15 +163,15 @@ func (m *Issuer) Observe(endpoint, outcome string) {
 // CountCleaned counts expired codes and tokens that the issuer deleted.
 func (m *Issuer) CountCleaned(n int) { m.cleaned.Add(float64(n)) }
 
-// measuredDirectory counts look-ups by their cache result, and measures the duration of look-ups except cache hits. A look-up
-// without a cache result, such as a failed one, is not counted. The outcome is found, error, or the reason of a denial, such as
-// unknown.
+// measuredDirectory counts look-ups by their cache result. It also measures the duration of look-ups, except of cache hits. A
+// look-up without a cache result, such as a look-up that failed, is measured but not counted. The label outcome is found, error,
+// or the reason of a denial, such as unknown.
 type measuredDirectory struct {
 	authz.Directory
 	metrics *Sidecar
 }
 
-// MeasureDirectory returns a directory that calls d, counts the look-ups and measures them.
+// MeasureDirectory returns a directory that passes each look-up to the directory d, and counts and measures it.
 func (m *Sidecar) MeasureDirectory(d authz.Directory) authz.Directory { return measuredDirectory{d, m} }
 
 func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
@@ -184,10 +185,10 @@ func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Lo
 		outcome = string(found.Denial)
 	}
 	if found.Cache != authz.CacheHit {
-		d.metrics.lookups.WithLabelValues(outcome, string(found.Cache)).Observe(time.Since(start).Seconds())
+		d.metrics.lookupSeconds.WithLabelValues(outcome, string(found.Cache)).Observe(time.Since(start).Seconds())
 	}
 	if found.Cache != "" {
-		d.metrics.cached.get(lookupLabels{found.Cache, found.Principal.Kind, outcome}).Inc()
+		d.metrics.cacheLookups.get(lookupLabels{found.Cache, found.Principal.Kind, outcome}).Inc()
 	}
 	return found, err
 }
@@ -197,16 +198,16 @@ type cacheMetrics struct{ directory *directory.Directory }
 
 var (
 	leaseLeft = prometheus.NewDesc("keywicket_cache_lease_seconds",
-		"Time that the cache may still be used without another read of the change log. 0: the cache is not used.", nil, nil)
+		"Time for which the cache may still be used if the change log is not read again. 0: the cache is not used.", nil, nil)
 	feedLag = prometheus.NewDesc("keywicket_cache_feed_lag_seconds",
 		"Duration of the last read of the change log.", nil, nil)
 	changes = prometheus.NewDesc("keywicket_cache_changes_total", "Rows read from the change log.", nil, nil)
 	epochs  = prometheus.NewDesc("keywicket_cache_epochs_total",
-		"Times that the whole cache was discarded, by cause: start, notice (a change of many rows), world (another server, tables or triggers), gap (missed rows of the change log).", []string{"cause"}, nil)
+		"Number of times that all cached answers were discarded, by cause: start (the first read of the change log), notice (a change of many rows), world (another server, or changed tables or triggers), gap (rows of the change log were deleted before the sidecar read them).", []string{"cause"}, nil)
 	entries = prometheus.NewDesc("keywicket_cache_entries", "Cached answers, by kind: good or denied.", []string{"answers"}, nil)
 	inBytes = prometheus.NewDesc("keywicket_cache_bytes", "Size of the cached answers in bytes, by kind: good or denied.", []string{"answers"}, nil)
 	dropped = prometheus.NewDesc("keywicket_cache_dropped_total",
-		"Answers that the cache did not store: too many at a time, or less valuable than the cached answers.", []string{"answers"}, nil)
+		"Answers that the cache did not store: too many answers came at the same time, or the cached answers were used more often.", []string{"answers"}, nil)
 )
 
 // Describe implements [prometheus.Collector].

@@ -1,4 +1,4 @@
-// Package operations serves the probes of a process (whether the process runs, and whether it is ready) and its metrics.
+// Package operations serves the metrics of a process and two probes: whether the process runs, and whether it is ready.
 package operations
 
 import (
@@ -12,16 +12,16 @@ import (
 	"github.com/keywicket/keywicket/session"
 )
 
-// readyTimeout is the maximum wait of a probe for the database.
+// readyTimeout is the maximum time for which a probe waits for the database.
 const readyTimeout = time.Second
 
-// Readiness returns whether a process should receive requests. If ready is false, the reasons contain the causes. They can also
+// Readiness returns whether a process should receive requests. If ready is false, reasons contains the causes. reasons can also
 // contain warnings, even if ready is true.
 type Readiness func(context.Context) (ready bool, reasons []string)
 
-// NewReadiness returns the readiness of a process that needs a database and verifies sessions. After the context `running` is
-// canceled, the process is not ready. The function database returns an error if the database is not usable. The function notices
-// returns warnings about a reachable database. It may be nil.
+// NewReadiness returns the readiness of a process that needs a database and verifies sessions. When the context running is
+// canceled, the process is no longer ready. The function database returns an error if the database is not usable. The function
+// notices returns warnings about a reachable database; notices may be nil.
 func NewReadiness(
 	running context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
 ) Readiness {
@@ -34,7 +34,7 @@ func NewReadiness(
 		ready = true
 		reasons, sessionErr := v.Ready()
 		databaseErr := database(ctx)
-		if databaseErr == nil && notices != nil { // for an unreachable database, notices and databaseErr have the same cause
+		if databaseErr == nil && notices != nil { // if the database is unreachable, notices would repeat the cause in databaseErr
 			reasons = append(notices(), reasons...)
 		}
 		for _, err := range []error{databaseErr, sessionErr} {
@@ -46,16 +46,16 @@ func NewReadiness(
 	}
 }
 
-// Intervals of the readiness check of a starting sidecar: 50 ms for the first 5 s, and 1 s after that. The longer interval limits
-// the load on the database, which other sidecars query too.
+// A starting sidecar checks its readiness every 50 ms for the first 5 s, and then every second. The longer interval limits the
+// load on the database, because other sidecars query the same database.
 const (
 	firstReadyInterval = 50 * time.Millisecond
 	laterReadyInterval = time.Second
 	firstReadyPhase    = 5 * time.Second
 )
 
-// Await waits until the process is ready, and returns true. It returns false if the context is canceled. Without Await, a load
-// balancer that uses the health service would send checks to a sidecar without a database connection.
+// Await waits until the process is ready, and returns true. If the context is canceled, Await returns false. Without Await, the
+// health service would report a sidecar without a database connection as healthy, and load balancers would send checks to it.
 func (r Readiness) Await(ctx context.Context) bool {
 	wait, started := firstReadyInterval, time.Now()
 	for {
@@ -74,8 +74,8 @@ func (r Readiness) Await(ctx context.Context) bool {
 }
 
 // Handler returns the handler of /livez, /readyz and /metrics. /livez succeeds while the process runs. /readyz succeeds while
-// look-ups work and the process has received no signal to stop. It returns reasons and warnings. A sidecar that is not ready still
-// answers checks: public routes stay open, and other routes get a 503 while look-ups fail.
+// look-ups work and the process has received no stop signal. Its response contains reasons and warnings. A sidecar that is not
+// ready still answers checks. While look-ups fail, it allows public routes, and answers other routes with 503.
 func Handler(r Readiness, metrics http.Handler) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
@@ -86,7 +86,7 @@ func Handler(r Readiness, metrics http.Handler) *http.ServeMux {
 	return mux
 }
 
-// serveReadyz is the handler of /readyz: 200 if the process is ready, otherwise 503.
+// serveReadyz is the handler of /readyz. The status is 200 if the process is ready, and 503 if it is not.
 func (r Readiness) serveReadyz(w http.ResponseWriter, q *http.Request) {
 	status := http.StatusOK
 	ready, reasons := r(q.Context())

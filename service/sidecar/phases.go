@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// lameDuck sets the health service to NOT_SERVING, so that load balancers send no more checks. Then lameDuck waits for the duration
-// d, or until a second SIGINT or SIGTERM. The sidecar answers checks during the wait.
+// lameDuck sets the health service to NOT_SERVING, so that load balancers send no more checks. Then it waits for the duration d.
+// A second SIGINT or SIGTERM ends the wait. The sidecar answers checks during the wait.
 func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
 	secondSignal, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -20,7 +20,7 @@ func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
 	if d == 0 {
 		return
 	}
-	log.Info("stop signal received: answering checks for another "+d.String(), "to_skip", "send the signal again")
+	log.Info("stop signal received: checks are still answered for "+d.String(), "to_skip", "send the signal again")
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

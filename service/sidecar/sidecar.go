@@ -24,8 +24,8 @@ import (
 	"github.com/keywicket/keywicket/store/directory"
 )
 
-// Run serves until the context is canceled by a stop signal. It validates the whole configuration before the sidecar answers the
-// first check. An unreachable database is not an error.
+// Run serves until a stop signal cancels the context. It validates the whole configuration before it answers the first check. An
+// unreachable database is not an error.
 func Run(ctx context.Context, cfg config.Config, version string, stderr io.Writer) (err error) {
 	url, err := cfg.DatabaseURL()
 	if err != nil {
@@ -36,7 +36,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	memory.Limit(int64(cfg.Cache.MaxBytes))
 	engine, err := cfg.Engine(ctx)
 	if ctx.Err() != nil {
-		return nil // a stop signal during the start-up: there is nothing to drain
+		return nil // a stop signal arrived during the start-up, so there is nothing to drain
 	}
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	for _, warning := range slices.Concat(cfg.Warnings(), engine.Warnings()) {
 		log.Warn("configuration", "warning", warning)
 	}
-	verifications := cfg.SessionBytes()
+	sessionBytes := cfg.SessionBytes()
 	directory, err := directory.Open(directory.Config{
 		URL:                url,
 		MaxOpenConnections: cfg.Database.MaxOpenConnections,
@@ -56,7 +56,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		Policies:           engine.Hash(),
 		NoCache:            cfg.Cache.MaxBytes == 0,
 		Cache: cache.Config{
-			MaxBytes:       int64(cfg.Cache.MaxBytes) - verifications,
+			MaxBytes:       int64(cfg.Cache.MaxBytes) - sessionBytes,
 			StalenessBound: cfg.Cache.StalenessBound,
 			MaxAge:         cfg.Cache.MaxAge,
 			StaleIfError:   cfg.Cache.StaleIfError,
@@ -65,13 +65,13 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	if err != nil {
 		return err
 	}
-	// The store closes last, because Close writes the token usage of the drained checks.
+	// The directory closes last, because Close writes the token usage of the last checks to the database.
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
 		defer cancel()
 		err = errors.Join(err, directory.Close(ctx))
 	}()
-	sessions, err := session.New(session.Config{APIs: cfg.APIs, MaxBytes: verifications}, log)
+	sessions, err := session.New(session.Config{APIs: cfg.APIs, MaxBytes: sessionBytes}, log)
 	if err != nil {
 		return err
 	}
@@ -92,8 +92,8 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	return serve(ctx, cfg, version, log, server, operations.NewReadiness(ctx, directory.Ready, directory.Warnings, sessions), m)
 }
 
-// serve answers checks until the context `running` is canceled, and during the two phases after that: lame duck and drain. The
-// operations server stops after the last check, so that probes and metrics cover these phases too.
+// serve answers checks until the context running is canceled, and during two phases after that: lame duck and drain. The
+// operations server stops after the last check, so that probes and metrics are available in these phases too.
 func serve(running context.Context, cfg config.Config, version string, log *slog.Logger, server *envoy.Server, ready operations.Readiness, m *metrics.Sidecar) error {
 	checks, err := listener.Open("listen.grpc", cfg.Listen.GRPC)
 	if err != nil {
@@ -107,22 +107,22 @@ func serve(running context.Context, cfg config.Config, version string, log *slog
 	log.Info("serving", "grpc", checks.Addr().String(), "operations", probes.Addr().String(),
 		"apis", slices.Sorted(maps.Keys(cfg.APIs)), "version", version)
 	group, ctx := errgroup.WithContext(running)
-	serving, drain := context.WithCancel(context.WithoutCancel(running))
-	defer drain()
-	draining, drained := context.WithCancel(context.WithoutCancel(running))
-	defer drained()
+	grpcCtx, stopGRPC := context.WithCancel(context.WithoutCancel(running))
+	defer stopGRPC()
+	operationsCtx, stopOperations := context.WithCancel(context.WithoutCancel(running))
+	defer stopOperations()
 	group.Go(func() error {
-		defer drained()
-		return server.Serve(serving, checks)
+		defer stopOperations()
+		return server.Serve(grpcCtx, checks)
 	})
-	group.Go(func() error { return operations.Serve(draining, probes, operations.Handler(ready, m.Handler())) })
+	group.Go(func() error { return operations.Serve(operationsCtx, probes, operations.Handler(ready, m.Handler())) })
 	group.Go(func() error {
-		defer drain()
+		defer stopGRPC()
 		if ready.Await(ctx) {
 			memory.Tune()
 			server.SetServing(true)
 		}
-		<-ctx.Done() // a stop signal, or the error of a server
+		<-ctx.Done() // until a stop signal arrives or one of the servers fails
 		if running.Err() != nil {
 			lameDuck(server, cfg.Listen.LameDuck, log)
 		}

@@ -22,17 +22,18 @@ type Config struct {
 	// StalenessBound is the time after the commit of a change during which a look-up may still get an answer from before the
 	// change. The default is 1s.
 	StalenessBound time.Duration
-	// MaxAge is the maximum age of a cached answer, also of the answer that a token is unknown. It is the bound for a
-	// change that is missing from the log because a trigger was disabled. While look-ups fail, the maximum is
-	// MaxAge + StaleIfError. The default is 60s.
+	// MaxAge is the maximum age of a cached answer. It also applies to the answer that a token is unknown. If a trigger was
+	// disabled, a change may be missing from the log: cached answers show such a change within MaxAge. While look-ups fail, the
+	// maximum age is MaxAge + StaleIfError. The default is 60s.
 	MaxAge time.Duration
-	// LoadTimeout is the maximum duration of a load. A caller whose deadline is more than LoadTimeout away, or who has no
-	// deadline, runs the load itself. For any other caller, a new goroutine runs the load. Without the new goroutine, a load is
-	// about 20 µs faster, but the caller notices a cancelled context only when the load has ended. The default 0 means that the
+	// LoadTimeout is the maximum duration of a load. If the deadline of a caller is more than LoadTimeout away, or if the caller
+	// has no deadline, the caller runs the load itself. Otherwise, a new goroutine runs the load. Without the new goroutine, a
+	// load is about 20 µs faster, but the caller notices a cancelled context only when the load has ended. The default is 0: the
 	// maximum is unknown, so each load runs in a new goroutine.
 	LoadTimeout time.Duration
-	// StaleIfError is how long a cached answer may be used while the database is unreachable. This time begins when the answer was
-	// last known to be current. The default is 0: Lookup returns the database's error instead.
+	// StaleIfError is the maximum time for which a cached answer may be used while the database is unreachable. This time begins
+	// at the last time at which the answer was known to be current. The default is 0: Lookup returns the database's error, and
+	// uses no cached answer.
 	StaleIfError time.Duration
 }
 
@@ -61,14 +62,14 @@ func (c Config) withDefaults() (Config, error) {
 
 // Source is the database behind the cache.
 type Source interface {
-	// Load answers a look-up from the present state of the database. It must limit its own duration.
+	// Load answers a look-up from the present state of the database. Load must limit its own duration.
 	Load(ctx context.Context, l authz.Lookup) (Answer, error)
 }
 
-// Answer is the answer of a Source. It also contains the keys of everything that the answer depends on.
+// Answer is the answer of a Source to a look-up.
 type Answer struct {
 	Result authz.LookupResult
-	// If Expires is set, the answer is valid for the duration TTL, counted from the start of the query.
+	// If Expires is true, the answer is valid for the duration TTL, counted from the start of the query.
 	Expires bool
 	TTL     time.Duration
 	// Keys identify everything in the database that the answer depends on.
@@ -83,12 +84,12 @@ type Cache struct {
 	start  time.Time // all times in entries and in the lease are durations since start
 	hash   func(authz.Lookup) uint64
 	good   partition
-	denied partition // separate from good, so that a flood of unknown tokens cannot evict the entries of valid tokens
-	// recent contains the entries that were loaded last. After a call of ristretto's method Set, some time passes until ristretto
-	// has stored the entry. Without recent, look-ups would query the database again during this time.
+	denied partition // separate from the partition good, so that a flood of unknown tokens cannot evict the entries of valid tokens
+	// recent contains the entries that were loaded last. ristretto stores an entry some time after the call of its method Set.
+	// Without recent, look-ups would query the database again during this time.
 	recent      [1024]atomic.Pointer[entry]
-	denialTimes [1024]atomic.Int64 // for each hash: the time of the latest load that returned a denial
-	sharing     sharing
+	denialTimes [1024]atomic.Int64 // time of the latest load that returned a denial: see denialTime
+	common      commonTable
 	generations generations
 	lease       lease
 	log         logState // only the goroutine that reads the change log uses it
@@ -99,14 +100,14 @@ type Cache struct {
 	mu      sync.Mutex
 	epochs  map[Cause]uint64
 
-	servingStale atomic.Bool  // a stale entry has answered, and no load has succeeded since then
-	closing      sync.RWMutex // protects closed: a load may end after Close, and ristretto panics if Set is called after its Close
+	servingStale atomic.Bool  // the cache has answered from a stale entry, and no load has succeeded since then
+	closing      sync.RWMutex // protects closed: a load may end after Close, and ristretto panics if its method Set is called after its method Close
 	closed       bool
 }
 
 var _ authz.Directory = (*Cache)(nil)
 
-// New returns an empty cache. The cache uses no cached answers until the change log has been read for the first time.
+// New returns an empty cache. The cache answers only from the database until the change log has been read for the first time.
 func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -115,10 +116,10 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	seed := maphash.MakeSeed()
 	cache := &Cache{
 		config: c, source: s, logger: logger, start: time.Now(), epochs: make(map[Cause]uint64),
-		hash:    func(l authz.Lookup) uint64 { return maphash.Comparable(seed, l) },
-		lease:   lease{bound: c.StalenessBound},
-		loads:   sharedLoads{running: make(map[loadKey]*sharedLoad)},
-		sharing: sharing{seed: seed},
+		hash:   func(l authz.Lookup) uint64 { return maphash.Comparable(seed, l) },
+		lease:  lease{bound: c.StalenessBound},
+		loads:  sharedLoads{running: make(map[loadKey]*sharedLoad)},
+		common: commonTable{seed: seed},
 	}
 	const denialShare = 8 // denials may use 1/8 of MaxBytes
 	if err = cache.good.open(c.MaxBytes - c.MaxBytes/denialShare); err != nil {
@@ -130,7 +131,7 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	return cache, nil
 }
 
-// Close stops the goroutines of ristretto. Call Close only after all look-ups have ended. Loads may still run.
+// Close stops the goroutines of ristretto. Call Close only after all look-ups have ended. Loads may still be in progress.
 func (c *Cache) Close() {
 	c.closing.Lock()
 	defer c.closing.Unlock()
@@ -139,12 +140,12 @@ func (c *Cache) Close() {
 	c.denied.entries.Close()
 }
 
-// Config returns the configuration with its defaults filled in.
+// Config returns the configuration, with default values for the fields that were not set.
 func (c *Cache) Config() Config { return c.config }
 
 func (c *Cache) now() time.Duration { return time.Since(c.start) }
 
-// Lookup implements [authz.Directory]. Several callers get the same slice of scopes, so they must not write to it.
+// Lookup implements [authz.Directory]. Several callers get the same slice of scopes, so a caller must not write to it.
 func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	now := c.now()
 	valid := c.lease.valid(now)
@@ -171,13 +172,14 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult,
 	return e.answer(c.now(), result), nil
 }
 
-// recentSlot returns the slot in recent for the hash. Several hashes share a slot.
+// recentSlot returns the slot of the array recent for the hash. Several hashes share a slot.
 func (c *Cache) recentSlot(hash uint64) *atomic.Pointer[entry] {
 	return &c.recent[hash%uint64(len(c.recent))]
 }
 
-// denialTime returns the time of the latest load of a denial with the hash. Several hashes share a slot. An entry that was loaded
-// after this time is newer than every denial with its hash, so latest does not search the denials.
+// denialTime returns the time of the latest load of a denial with the hash, or with another hash that shares the slot. If an
+// entry was loaded after this time, it is newer than every denial with its hash. So the function latest need not search for a
+// denial.
 func (c *Cache) denialTime(hash uint64) *atomic.Int64 {
 	return &c.denialTimes[hash%uint64(len(c.denialTimes))]
 }
@@ -216,11 +218,11 @@ func (c *Cache) store(e *entry) {
 }
 
 // loadShared runs load once for all concurrent callers with the same look-up. Call loadShared only while the lease is valid,
-// because a caller that joins a load may get an answer from before its own call. A caller does not join a load if the cache has
-// read a change of the look-up's keys after the load began.
+// because a caller that joins a load may get an answer from before its own call. If the cache has read a change of the look-up's
+// keys after a load began, no caller joins this load.
 //
-// If the deadline of the caller that starts the load is more than LoadTimeout away, this caller runs the load to its end. All
-// other callers return when their context ends.
+// If LoadTimeout is set, and the deadline of the caller that starts the load is missing or more than LoadTimeout away, this
+// caller runs the load to its end. All other callers return when their context ends.
 func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) {
 	lookupKeys := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
 	k := loadKey{c.generations.lastChange(lookupKeys), l}
@@ -248,9 +250,9 @@ func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) 
 		return nil, ctx.Err()
 	case <-pending.ended:
 	}
-	// Some keys of the answer, for example the user's, are known only now. If the cache has read a change of such a key after the
-	// load began, a caller that joined the load tries again. This time, the caller can join only a load that began after the
-	// change was read.
+	// Some keys of the answer are known only now, for example the user's key. If the cache has read a change of such a key after
+	// the load began, a caller that joined the load tries again. This time, it can join only a load that began after the cache
+	// had read the change.
 	if !started && pending.err == nil && pending.entry.outdated(&c.generations) {
 		return c.loadShared(ctx, l)
 	}

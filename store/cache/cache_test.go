@@ -26,7 +26,7 @@ func TestWarmLookupMakesNoQuery(t *testing.T) {
 		expectLookup(t, c, l, authz.CacheHit)
 		allocations := testing.AllocsPerRun(1000, func() { _, _ = c.Lookup(t.Context(), l) })
 		if s.loads.Load() != 1 || allocations > 2 {
-			t.Errorf("there were %d queries; %v allocations", s.loads.Load(), allocations)
+			t.Errorf("there were %d queries and %v allocations", s.loads.Load(), allocations)
 		}
 	})
 }
@@ -110,7 +110,7 @@ func TestLookupsAreDistinguished(t *testing.T) {
 }
 
 // A client may send any workspace header. If the token belongs to a workspace, a new value of the header must not cause a query.
-func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
+func TestWorkspaceHeaderCausesNoQueryForWorkspaceToken(t *testing.T) {
 	for name, answer := range map[string]func(context.Context, authz.Lookup) (cache.Answer, error){
 		"good": validToken, "unknown": unknownToken,
 	} {
@@ -156,8 +156,8 @@ func TestUnknownTokensDoNotEvictValidOnes(t *testing.T) {
 	})
 }
 
-// A token is revoked during concurrent look-ups. A look-up that begins after the cache has read the change returns a denial.
-// Unlike in model_test.go, where a schedule orders the goroutines, they run in any order here.
+// A token is revoked during concurrent look-ups. A look-up that begins after the cache has read the change returns a denial. In
+// model_test.go, a schedule determines the order of the goroutines. Here, they run in any order.
 func TestRevocationDuringLookups(t *testing.T) {
 	const tokens = 1000
 	var revoked [tokens]atomic.Bool
@@ -165,7 +165,7 @@ func TestRevocationDuringLookups(t *testing.T) {
 		if revoked[binary.BigEndian.Uint64(l.Digest[:])].Load() {
 			return unknownToken(ctx, l)
 		}
-		runtime.Gosched() // let the revocation happen here
+		runtime.Gosched() // so that the revocation can happen here
 		return validToken(ctx, l)
 	}})
 	for n := range tokens {
@@ -259,7 +259,7 @@ func TestDenialOfAFormerlyValidCredentialIsCached(t *testing.T) {
 		}}
 		c := newCache(t, cache.Config{}, s)
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
-		passReading(c, 2*bound)
+		sleepWithReadings(c, 2*bound)
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
 		if f := expectLookup(t, c, lookup(1), authz.CacheHit); f.Denial != authz.ReasonExpired {
 			t.Errorf("%+v", f)

@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// The cost of an entry must be the memory that the entry uses, so that max_bytes limits the memory.
+// The cost of an entry must be at least the memory that the entry uses, so that max_bytes limits the memory.
 func TestCost(t *testing.T) {
 	for name, answer := range map[string]func(n int, l authz.Lookup) cache.Answer{
 		"workspace token": workspaceToken, "personal key": personalKey, "attributes": withAttributes, "unknown": func(_ int, l authz.Lookup) cache.Answer {
@@ -67,7 +67,7 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// workspaceToken returns an answer in which every string is a separate allocation, as the database driver creates them.
+// workspaceToken returns an answer in which every string is a separate allocation, as in an answer from the database driver.
 func workspaceToken(n int, l authz.Lookup) cache.Answer {
 	w := fmt.Sprintf("%024x", n)
 	return cache.Answer{

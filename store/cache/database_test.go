@@ -11,7 +11,8 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// state is the content of the database: three tokens, of which the first belongs to a workspace and the others to a user.
+// state is the content of the database: three tokens, the roles of one user in two workspaces, and the slugs of these workspaces.
+// The field personal of a token is true if the token belongs to the user, not to the first workspace.
 type state struct {
 	tokens [3]token
 	roles  [2]string // the user's roles in the two workspaces; an empty role means that the user is not a member
@@ -31,7 +32,7 @@ var firstState = state{
 	slugs:  [2]string{"acme", "blue"},
 }
 
-// rows is a set of rows of a state: tokens, then roles, then slugs.
+// rows is a set of rows of a state: first the tokens, then the roles, and then the slugs.
 type rows [7]bool
 
 // changedRows returns the rows in which two states differ.
@@ -46,7 +47,7 @@ func changedRows(a, b state) (r rows) {
 	return r
 }
 
-// put copies the rows r from another state.
+// put copies the rows in the set r from another state.
 func (s *state) put(r rows, from state) {
 	for i := range s.tokens {
 		if r[i] {
@@ -63,8 +64,8 @@ func (s *state) put(r rows, from state) {
 	}
 }
 
-// found returns the answer without its expiry, and the answer's keys. The package lookup derives the same answer and keys from a
-// row of its query.
+// found returns the answer to the look-up, without its expiry, and the keys of the answer. The package lookup derives the same
+// answer and the same keys from a row of its query.
 func (s state) found(l authz.Lookup, suffix string) (authz.LookupResult, []cache.DependencyKey) {
 	n, keys := tokenIndex(l.Digest, suffix), []cache.DependencyKey{cache.TokenKey(l.Digest)}
 	t := s.tokens[n]
@@ -96,8 +97,8 @@ func (s state) found(l authz.Lookup, suffix string) (authz.LookupResult, []cache
 	return f, keys
 }
 
-// answer returns the answer of a [cache.Source]. The answer's TTL is a duration, so the model can use one clock for the database
-// and the cache.
+// answer returns the answer that a [cache.Source] returns. Its TTL is a duration, so the database and the cache can use the same
+// clock in the model.
 func (s state) answer(l authz.Lookup, suffix string, now time.Duration) cache.Answer {
 	a := cache.Answer{}
 	a.Result, a.Keys = s.found(l, suffix)
@@ -119,7 +120,7 @@ func (s state) expires(token int) time.Duration {
 	return math.MaxInt64
 }
 
-// modelLookup is a look-up without the suffix of its names, because each schedule has another suffix.
+// modelLookup is a look-up whose names have no suffix yet, because each schedule adds another suffix.
 type modelLookup struct {
 	token int
 	ref   authz.WorkspaceRef
@@ -129,7 +130,7 @@ func (q modelLookup) String() string {
 	return fmt.Sprintf("token %d in %q", q.token, cmp.Or(q.ref.ID, q.ref.Slug))
 }
 
-// lookup returns the look-up with a schedule's suffix.
+// lookup returns the look-up with the suffix of a schedule.
 func (q modelLookup) lookup(suffix string) authz.Lookup {
 	l := authz.Lookup{Digest: digest(q.token, suffix), API: "api"}
 	if q.ref.ID != "" {
@@ -158,21 +159,21 @@ var modelLookups = []modelLookup{
 	{token: 1, ref: authz.WorkspaceRef{ID: "w0"}},
 	{token: 1, ref: authz.WorkspaceRef{Slug: "acme"}},
 	{token: 2},
-	{token: 0, ref: authz.WorkspaceRef{ID: "w1"}}, // the workspace header has no effect here
+	{token: 0, ref: authz.WorkspaceRef{ID: "w1"}}, // the requested workspace has no effect for this token
 	{token: 1},
 }
 
-// change is one SQL statement. The function do changes the state, and returns the keys that the triggers write to the log. nil
-// means that everything may have changed.
+// change is one SQL statement. The function do changes the state, and returns the keys that the triggers write to the log. If do
+// returns nil, everything may have changed.
 type change struct {
 	name string
-	do   func(s *state, c circumstances) []cache.DependencyKey
+	do   func(s *state, v changeValues) []cache.DependencyKey
 }
 
-type circumstances struct {
+type changeValues struct {
 	suffix  string
 	now     time.Duration
-	version int // a new version, which no row has had before
+	version int // a version that no row has had before
 }
 
 var changes = []change{
@@ -180,35 +181,35 @@ var changes = []change{
 	changeToken(1, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
 	changeRole(0, "change", func(_, version string) string { return version }),
 	changeToken(2, "create or delete", func(t *token, _ time.Duration) { t.exists = !t.exists }),
-	changeRole(0, "end or begin", toggleRole),
-	changeToken(0, "limit", func(t *token, now time.Duration) { t.expires = now + bound/2 }),
-	changeToken(1, "limit", func(t *token, now time.Duration) { t.expires = now + 2*bound }),
-	changeRole(1, "end or begin", toggleRole),
+	changeRole(0, "remove or create", toggleRole),
+	changeToken(0, "set the expiry of", func(t *token, now time.Duration) { t.expires = now + bound/2 }),
+	changeToken(1, "set the expiry of", func(t *token, now time.Duration) { t.expires = now + 2*bound }),
+	changeRole(1, "remove or create", toggleRole),
 	{"move the slug", moveSlug},
-	{"revoke or restore all tokens", func(s *state, c circumstances) []cache.DependencyKey {
+	{"revoke or restore all tokens", func(s *state, v changeValues) []cache.DependencyKey {
 		for i := range s.tokens {
-			s.tokens[i].version = c.version
+			s.tokens[i].version = v.version
 			s.tokens[i].revoked = !s.tokens[i].revoked
 		}
 		return nil
 	}},
-	{"change something else", func(_ *state, c circumstances) []cache.DependencyKey {
-		return []cache.DependencyKey{cache.UserKey("another" + c.suffix)}
+	{"change something else", func(_ *state, v changeValues) []cache.DependencyKey {
+		return []cache.DependencyKey{cache.UserKey("another" + v.suffix)}
 	}},
 }
 
 func changeToken(n int, verb string, do func(*token, time.Duration)) change {
-	return change{fmt.Sprintf("%s token %d", verb, n), func(s *state, c circumstances) []cache.DependencyKey {
-		s.tokens[n].version = c.version
-		do(&s.tokens[n], c.now)
-		return []cache.DependencyKey{cache.TokenKey(digest(n, c.suffix))}
+	return change{fmt.Sprintf("%s token %d", verb, n), func(s *state, v changeValues) []cache.DependencyKey {
+		s.tokens[n].version = v.version
+		do(&s.tokens[n], v.now)
+		return []cache.DependencyKey{cache.TokenKey(digest(n, v.suffix))}
 	}}
 }
 
 func changeRole(workspace int, verb string, do func(role, version string) string) change {
-	return change{fmt.Sprintf("%s the role in w%d", verb, workspace), func(s *state, c circumstances) []cache.DependencyKey {
-		s.roles[workspace] = do(s.roles[workspace], fmt.Sprintf("v%d", c.version))
-		return []cache.DependencyKey{cache.UserKey("u" + c.suffix)}
+	return change{fmt.Sprintf("%s the role in w%d", verb, workspace), func(s *state, v changeValues) []cache.DependencyKey {
+		s.roles[workspace] = do(s.roles[workspace], fmt.Sprintf("v%d", v.version))
+		return []cache.DependencyKey{cache.UserKey("u" + v.suffix)}
 	}}
 }
 
@@ -219,16 +220,16 @@ func toggleRole(role, version string) string {
 	return version
 }
 
-// moveSlug moves the slug of one workspace to the other workspace, or moves it back.
-func moveSlug(s *state, c circumstances) (keys []cache.DependencyKey) {
+// moveSlug gives the slug of one workspace to the other workspace. If this has already happened, it restores the first slugs.
+func moveSlug(s *state, v changeValues) (keys []cache.DependencyKey) {
 	before := s.slugs
 	s.slugs = [2]string{"old", "acme"}
 	if before == s.slugs {
 		s.slugs = firstState.slugs
 	}
 	for i := range s.slugs {
-		keys = append(keys, cache.WorkspaceKey(fmt.Sprintf("w%d%s", i, c.suffix)),
-			cache.SlugKey(before[i]+c.suffix), cache.SlugKey(s.slugs[i]+c.suffix))
+		keys = append(keys, cache.WorkspaceKey(fmt.Sprintf("w%d%s", i, v.suffix)),
+			cache.SlugKey(before[i]+v.suffix), cache.SlugKey(s.slugs[i]+v.suffix))
 	}
 	return keys
 }

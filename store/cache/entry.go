@@ -14,15 +14,15 @@ import (
 )
 
 // entry is a cached answer with its look-up, and with the data that decides whether the answer is current. A sidecar may store
-// more than 100,000 entries. So an entry has only two small allocations: this struct and its text.
+// more than 100,000 entries. So most entries have only two small allocations: this struct and its text.
 type entry struct {
 	digest       authz.Digest
 	sessionStart int64 // the look-up's Session.StartedAt
-	shared       *shared
-	text         string        // the keys, then the fields of ownFields
+	common       *commonFields
+	text         string        // the keys, and after them the fields of the function ownFields
 	keyCount     uint32        // number of keys in text
-	unshared     bool          // no other entry uses shared
-	ofUser       bool          // the answer is a valid credential of a user
+	private      bool          // no other entry uses the same commonFields
+	ofUser       bool          // the answer is not a denial, and the credential belongs to a user
 	generation   uint64        // number of the last change before the load
 	loaded       time.Duration // time just before the query
 	expires      time.Duration // time at which the credential expires
@@ -33,11 +33,12 @@ const never = time.Duration(math.MaxInt64)
 func (c *Cache) newEntry(l authz.Lookup, a Answer, generation uint64, loaded time.Duration) *entry {
 	e := &entry{digest: l.Digest, sessionStart: l.Session.StartedAt, generation: generation, loaded: loaded, expires: never}
 	if a.Expires {
-		// The database computes TTL after the time loaded. So loaded plus TTL is never later than the true expiry.
+		// loaded is the time before the query, and the database computes TTL during the query. So loaded + TTL is never later
+		// than the true expiry.
 		e.expires = loaded + a.TTL
 	}
 	e.ofUser = a.Result.Denial == "" && a.Result.Principal.UserID != ""
-	// Denials, and answers about credentials of a workspace, do not depend on the requested workspace.
+	// A denial, or an answer about a credential of a workspace, does not depend on the requested workspace.
 	if !e.ofUser {
 		l.Workspace = authz.WorkspaceRef{}
 	}
@@ -53,12 +54,12 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, generation uint64, loaded tim
 	}
 	e.text = string(text)
 	l.Digest, l.Session.StartedAt = authz.Digest{}, 0
-	e.shared, e.unshared = c.sharing.intern(l, found)
+	e.common, e.private = c.common.intern(l, found)
 	return e
 }
 
-// ownFields returns the fields that most entries do not have in common. An entry stores these fields in its text. The lookupFields
-// fields of the look-up come first.
+// ownFields returns the fields that differ between most entries. An entry stores these fields in its text. The first four of them
+// (see lookupFields) belong to the look-up, and the others belong to the answer.
 func ownFields(l *authz.Lookup, f *authz.LookupResult) [lookupFields + 9]*string {
 	p, w := &f.Principal, &f.Workspace
 	return [...]*string{
@@ -91,7 +92,7 @@ func (e *entry) fields() string { return e.text[keySize*int(e.keyCount):] }
 
 const keySize = int(unsafe.Sizeof(DependencyKey(0)))
 
-// outdated reports whether something that the answer depends on has changed since its load.
+// outdated reports whether something that the answer depends on has changed since the load of the answer began.
 func (e *entry) outdated(g *generations) bool {
 	if g.epoch.Load() > e.generation {
 		return true
@@ -107,7 +108,7 @@ func (e *entry) outdated(g *generations) bool {
 
 // answers reports whether the entry is for the look-up.
 func (e *entry) answers(l authz.Lookup) bool {
-	if e.digest != l.Digest || e.sessionStart != l.Session.StartedAt || e.shared.lookup.Kind != l.Kind || e.shared.lookup.API != l.API {
+	if e.digest != l.Digest || e.sessionStart != l.Session.StartedAt || e.common.lookup.Kind != l.Kind || e.common.lookup.API != l.API {
 		return false
 	}
 	text := e.fields()
@@ -121,7 +122,7 @@ func (e *entry) answers(l authz.Lookup) bool {
 
 // lookup returns the look-up that the entry is for.
 func (e *entry) lookup() authz.Lookup {
-	l, text := e.shared.lookup, e.fields()
+	l, text := e.common.lookup, e.fields()
 	fields := ownFields(&l, new(authz.LookupResult))
 	for _, field := range fields[:lookupFields] {
 		*field = nextField(&text)
@@ -130,15 +131,15 @@ func (e *entry) lookup() authz.Lookup {
 	return l
 }
 
-// denied reports whether the loaded answer is a denial. A credential that has expired since the load does not count as denied.
-func (e *entry) denied() bool { return e.shared.found.Denial != "" }
+// denied reports whether the load returned a denial. It returns false for a credential that has expired since the load.
+func (e *entry) denied() bool { return e.common.found.Denial != "" }
 
-// answer returns the entry's answer at the time now. The strings in the answer are parts of the entry's text, and keep the whole
-// text in memory. The text can be large because of attributes, so clone a string before you store it.
+// answer returns the entry's answer at the time now. The strings in the answer are parts of the entry's text. So a stored string
+// keeps the whole text in memory, which can be large because of attributes. Clone a string before you store it.
 func (e *entry) answer(now time.Duration, result authz.CacheResult) authz.LookupResult {
 	f := authz.LookupResult{Denial: authz.ReasonExpired}
 	if e.denied() || now < e.expires {
-		f = e.shared.found
+		f = e.common.found
 		var l authz.Lookup
 		text := e.fields()
 		for _, field := range ownFields(&l, &f) {
@@ -149,38 +150,38 @@ func (e *entry) answer(now time.Duration, result authz.CacheResult) authz.Lookup
 	return f
 }
 
-// overhead is the memory in bytes that ristretto's two maps use for an entry. TestCost measures 110 to 190 bytes, depending on how
-// full the maps are.
+// overhead is the memory in bytes that the two maps of ristretto use for an entry. In TestCost, this memory is 110 to 190 bytes,
+// depending on the number of free places in the maps.
 const overhead = 190
 
 // cost returns the memory in bytes that the entry uses.
 func (e *entry) cost() int64 {
 	n := int(unsafe.Sizeof(*e)) + overhead + rounded(len(e.text))
-	if e.unshared {
-		n += e.shared.size()
+	if e.private {
+		n += e.common.size()
 	}
 	return int64(n)
 }
 
-// release must be called when a partition no longer stores the entry.
+// release must be called when a partition has removed the entry, or has not stored it.
 func (e *entry) release() {
-	if !e.unshared {
-		e.shared.refs.Add(-1)
+	if !e.private {
+		e.common.refs.Add(-1)
 	}
 }
 
-// rounded returns an upper bound of the memory that Go allocates for a text with size bytes. Go rounds up by an eighth at most,
-// and to 8 bytes at least.
+// rounded returns an upper bound of the memory that Go allocates for a text of size bytes. Go rounds a size up by at most one
+// eighth. It allocates at least 8 bytes.
 func rounded(size int) int { return size + size/8 + 8 }
 
-// shared contains the fields of an entry that are not in its text. Several entries can use the same shared.
-type shared struct {
+// commonFields contains the fields of an entry that are not in its text. Several entries can use the same commonFields.
+type commonFields struct {
 	lookup authz.Lookup
 	found  authz.LookupResult
-	refs   atomic.Int32 // number of entries that use this shared, if it is in a slot of sharing
+	refs   atomic.Int32 // number of entries that use this value; not counted if the value is not in a commonTable
 }
 
-func (s *shared) size() int {
+func (s *commonFields) size() int {
 	const rounding = 64
 	n := int(unsafe.Sizeof(*s)) + rounding
 	for _, scope := range s.found.Principal.Scopes {
@@ -189,30 +190,31 @@ func (s *shared) size() int {
 	return n
 }
 
-// sharing stores one shared for all entries whose other fields are equal. No entry's cost includes the memory of these stored
-// values, so sharing has only 1,024 slots, of at most 2 KiB each. While an entry uses the value in a slot, the slot keeps it. If
-// an entry with other fields hashes to the same slot, this entry is unshared.
-type sharing struct {
+// commonTable stores commonFields, so that entries with equal commonFields use one value. The cost of an entry does not include
+// this value. So the table has only 1,024 slots of at most 2 KiB each. A slot keeps its value while an entry uses the value. If
+// another value in use occupies the slot, the new entry gets its own commonFields, and private is true. The same applies to a
+// value that is too large.
+type commonTable struct {
 	seed  maphash.Seed
 	mu    sync.Mutex
-	slots [1024]*shared
+	slots [1024]*commonFields
 }
 
-// intern returns the shared for the fields. If unshared is true, only the new entry uses it.
-func (h *sharing) intern(l authz.Lookup, f authz.LookupResult) (s *shared, unshared bool) {
+// intern returns commonFields with these fields. If private is true, only the new entry uses the returned value.
+func (t *commonTable) intern(l authz.Lookup, f authz.LookupResult) (s *commonFields, private bool) {
 	const maxSize = 2 << 10
 	var hash maphash.Hash
-	hash.SetSeed(h.seed)
+	hash.SetSeed(t.seed)
 	for _, text := range append([]string{
 		string(l.Kind), l.API, string(f.Denial), string(f.Principal.Environment), f.Workspace.Role,
 	}, f.Principal.Scopes...) {
 		_, _ = hash.WriteString(text)
 		_ = hash.WriteByte(0)
 	}
-	s = &shared{lookup: l, found: f}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	slot := &h.slots[hash.Sum64()%uint64(len(h.slots))]
+	s = &commonFields{lookup: l, found: f}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	slot := &t.slots[hash.Sum64()%uint64(len(t.slots))]
 	switch present := *slot; {
 	case present != nil && present.lookup == l && reflect.DeepEqual(&present.found, &s.found):
 		s = present

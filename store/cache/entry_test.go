@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// record is a look-up with its answer. An entry must contain all this data.
+// record is a look-up with its answer. An entry must contain every field of both.
 type record struct {
 	Lookup authz.Lookup
 	Found  authz.LookupResult
@@ -42,7 +42,7 @@ func fill(t *testing.T, name string, leaf reflect.Value) {
 	}
 	switch leaf.Kind() {
 	case reflect.String:
-		leaf.SetString(name + strings.Repeat("x", len(name)*13)) // in an entry's text, some of these lengths need two bytes
+		leaf.SetString(name + strings.Repeat("x", len(name)*13)) // the text of an entry contains the length of each field, and some of these lengths need two bytes
 	case reflect.Bool:
 		leaf.SetBool(true)
 	case reflect.Int64:
@@ -52,13 +52,13 @@ func fill(t *testing.T, name string, leaf reflect.Value) {
 	}
 }
 
-// An entry returns every field of its look-up and its answer unchanged, even if the cache contains another entry that differs in
-// only one field.
+// An entry returns every field of its look-up and of its answer unchanged. This is also true if the cache contains another entry
+// that differs in only one field.
 func TestEntryKeepsEveryField(t *testing.T) {
-	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
+	c := &Cache{common: commonTable{seed: maphash.MakeSeed()}}
 	var full record
 	eachLeaf(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) { fill(t, name, leaf) })
-	full.Found.Denial = "" // only a good answer has a user
+	full.Found.Denial = "" // with a denial, the entry would not store the requested workspace
 	entryOf := func(w record) *entry {
 		keys := []DependencyKey{1, 1 << 31, 77}
 		return c.newEntry(w.Lookup, Answer{Result: w.Found, Keys: keys}, 0, 0)
@@ -76,8 +76,8 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	}
 	first := entryOf(full)
 	check(t, first, full)
-	if again := entryOf(full); again.shared != first.shared || again.unshared {
-		t.Error("two entries with equal fields do not share them")
+	if again := entryOf(full); again.common != first.common || again.private {
+		t.Error("two entries with equal commonFields do not use the same value")
 	}
 	eachLeaf(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) {
 		if name == ".Found.Denial" {
@@ -101,9 +101,9 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	})
 }
 
-// An entry is outdated if one of its keys has changed since its load, or if everything may have changed.
+// An entry is outdated if one of its keys has changed since the load, or if every key may have changed.
 func TestEntryIsOutdated(t *testing.T) {
-	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
+	c := &Cache{common: commonTable{seed: maphash.MakeSeed()}}
 	keys := []DependencyKey{0x01020304, 0xfffefdfc, 7, 0x80000000}
 	for i, k := range keys {
 		e := c.newEntry(authz.Lookup{}, Answer{Keys: keys}, c.generations.lastNumber(), 0)
@@ -123,9 +123,10 @@ func TestEntryIsOutdated(t *testing.T) {
 	}
 }
 
-// Entries do not share scopes that differ only in their order, or only in the limits between the scopes.
-func TestSharingDistinguishesScopes(t *testing.T) {
-	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
+// Entries use the same scopes only if the lists are equal. The order matters, and the list [a b] with one scope differs from the
+// list [a, b] with two scopes.
+func TestCommonFieldsDistinguishScopes(t *testing.T) {
+	c := &Cache{common: commonTable{seed: maphash.MakeSeed()}}
 	sets := [][]string{nil, {}, {""}, {"a b"}, {"a", "b"}, {"a", "b", ""}, {"b", "a"}}
 	for range 2 {
 		for _, scopes := range sets {
@@ -141,16 +142,16 @@ func TestSharingDistinguishesScopes(t *testing.T) {
 func liveHeap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // the second collection frees the contents of pools
+	runtime.GC() // a sync.Pool keeps its contents until the second collection
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc) //nolint:gosec // far less
 }
 
-// MaxBytes limits the memory, no matter how often answers are loaded. It does so even if no two answers have equal fields, or if
-// only a few answers have.
+// MaxBytes limits the memory, no matter how often answers are loaded. The limit also applies if no two answers have the same
+// scopes, and if each set of scopes belongs to only two answers.
 func TestMaxBytesIsALimit(t *testing.T) {
 	const bytes = 4 << 20
-	for name, groups := range map[string]int{"nothing in common": 1 << 30, "pairs": 6000} {
+	for name, groups := range map[string]int{"no common scopes": 1 << 30, "pairs with common scopes": 6000} {
 		t.Run(name, func(t *testing.T) {
 			c, err := New(Config{MaxBytes: bytes}, nil, slog.New(slog.DiscardHandler))
 			if err != nil {
@@ -169,48 +170,48 @@ func TestMaxBytesIsALimit(t *testing.T) {
 					c.good.entries.Wait()
 				}
 			}
-			const slots = len(c.sharing.slots) * (2 << 10) // memory in bytes that no entry's cost includes
+			const slots = len(c.common.slots) * (2 << 10) // memory of the commonTable in bytes, which the cost of entries does not include
 			used, stats := liveHeap()-before, c.Stats().Good
 			t.Logf("%d entries use %d KiB; Stats reports %d KiB", stats.Entries, used>>10, stats.Bytes>>10)
 			if stats.Bytes > bytes || used > bytes*11/10+int64(slots) {
-				t.Errorf("%d bytes for a limit of %d; Stats reports %d", used, bytes, stats.Bytes)
+				t.Errorf("the limit is %[2]d bytes, but the entries use %[1]d, and Stats reports %[3]d", used, bytes, stats.Bytes)
 			}
 			runtime.KeepAlive(c)
 		})
 	}
 }
 
-// A slot of sharing that no entry uses any more is free for other entries.
+// If no entry uses the value in a slot of the commonTable any more, another value can use the slot.
 func TestUnusedSlotIsReused(t *testing.T) {
-	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
+	c := &Cache{common: commonTable{seed: maphash.MakeSeed()}}
 	entryWithScope := func(scope string) *entry {
 		return c.newEntry(authz.Lookup{}, Answer{Result: authz.LookupResult{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
 	}
 	first := entryWithScope("first")
-	slot := func(s *shared) int { return slices.Index(c.sharing.slots[:], s) }
+	slot := func(s *commonFields) int { return slices.Index(c.common.slots[:], s) }
 	other := ""
 	for i := 0; other == "" && i < 100_000; i++ { // find another scope that hashes to the same slot
-		if e := entryWithScope(fmt.Sprint(i)); e.unshared {
+		if e := entryWithScope(fmt.Sprint(i)); e.private {
 			other = fmt.Sprint(i)
-		} else if e.release(); slot(e.shared) == slot(first.shared) {
+		} else if e.release(); slot(e.common) == slot(first.common) {
 			t.Fatal("the slot was reused while an entry used it")
 		}
 	}
 	second := entryWithScope("first")
 	first.release()
-	if e := entryWithScope(other); !e.unshared || second.shared != first.shared {
+	if e := entryWithScope(other); !e.private || second.common != first.common {
 		t.Error("the slot was reused while the second entry used it")
 	}
 	second.release()
-	if e := entryWithScope(other); e.unshared || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
+	if e := entryWithScope(other); e.private || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
 		t.Error("the slot was not reused")
 	}
-	if e := entryWithScope(strings.Repeat("x", 4<<10)); !e.unshared {
-		t.Error("a large value is shared, so no entry's cost includes it")
+	if e := entryWithScope(strings.Repeat("x", 4<<10)); !e.private {
+		t.Error("a large value is in the table, so the cost of no entry includes the value")
 	}
 }
 
-// If the same answer is stored several times in a row, no entry counts as dropped.
+// If the same answer is stored several times, no entry counts as dropped.
 func TestRepeatedAnswersDoNotCountAsDropped(t *testing.T) {
 	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 // Collide gives all look-ups the same hash.
 func (c *Cache) Collide() { c.hash = func(authz.Lookup) uint64 { return 0 } }
 
-// NewPoll returns a poll, for the simple cache of these tests.
+// NewPoll returns a poll for the simple cache in variants_test.go.
 func NewPoll(since string, number uint64, sent time.Duration) Poll {
 	return Poll{PreviousSnapshot: since, number: number, sent: sent}
 }

@@ -7,15 +7,15 @@ import (
 // Cause is the reason why all cached answers were discarded.
 type Cause string
 
-// An epoch starts when all cached answers are discarded. The possible causes:
+// An epoch starts when all cached answers are discarded. These are the possible causes.
 const (
 	CauseStart       Cause = "start"  // the first reading of the change log
-	CauseManyChanges Cause = "notice" // anything may have changed: very many rows, or a row of the log has a text that this version does not know
-	CauseFingerprint Cause = "world"  // there is another server, or changes of the tables or triggers may have hidden changes of rows
-	CauseGap         Cause = "gap"    // the cleaning of the log deleted rows that had not been read
+	CauseManyChanges Cause = "notice" // anything may have changed: very many rows have changed, or the log contains a text that this version does not know
+	CauseFingerprint Cause = "world"  // another server answers, or the tables or triggers have changed, so that changes of rows may be missing from the log
+	CauseGap         Cause = "gap"    // a cleaning of the log may have deleted rows that this cache had not read
 )
 
-// Poll is one reading of the change log. [Cache.BeginPoll] returns a Poll, and the caller then reads the log.
+// Poll is one reading of the change log. The caller gets a Poll from [Cache.BeginPoll], and then reads the log.
 type Poll struct {
 	// PreviousSnapshot is the snapshot of the previous reading. It is empty for the first reading.
 	PreviousSnapshot string
@@ -28,8 +28,8 @@ type Poll struct {
 type Reply struct {
 	// Snapshot is the snapshot of the reading. The reply contains every change that is visible in this snapshot.
 	Snapshot string
-	// Cleanings is the number of cleanings of the log so far. A cleaning deletes only the rows that were visible at the previous
-	// cleaning. So unread rows can be gone only if there were at least two cleanings since the previous reading.
+	// Cleanings is the number of cleanings of the log so far. A cleaning deletes only rows that were visible at the previous
+	// cleaning. So unread rows can be missing only if there were at least two cleanings since the previous reading.
 	Cleanings int64
 	// Fingerprint is a fingerprint of the server, the tables and the triggers. If Fingerprint is the same as in the previous
 	// reading, the log contains every change. An empty Fingerprint means that changes may be missing from the log.
@@ -43,12 +43,12 @@ type Reply struct {
 	AllChanged bool
 }
 
-// logState is the position up to which the change log was read. Only one goroutine reads the log.
+// logState describes the previous reading of the change log. Only one goroutine reads the log.
 type logState struct {
-	number   uint64 // number of the last poll
-	snapshot string
-	mark     int64
-	world    string
+	number      uint64 // number of the last poll
+	snapshot    string
+	cleanings   int64
+	fingerprint string
 }
 
 // Only the goroutine that reads the change log may call BeginPoll and Apply. The two methods do not block.
@@ -59,7 +59,7 @@ func (c *Cache) BeginPoll() Poll {
 	return Poll{PreviousSnapshot: c.log.snapshot, number: c.log.number, sent: c.now()}
 }
 
-// Apply applies the reply to a poll. If trust is false, Apply applies the changes but does not extend the lease.
+// Apply applies the reply to a poll. If trust is false, Apply still records the changes, but does not extend the lease.
 func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	if p.number != c.log.number {
 		return
@@ -67,9 +67,9 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	switch {
 	case c.log.snapshot == "":
 		c.startEpoch(CauseStart)
-	case r.Fingerprint != c.log.world:
+	case r.Fingerprint != c.log.fingerprint:
 		c.startEpoch(CauseFingerprint)
-	case r.Cleanings != c.log.mark && r.Cleanings != c.log.mark+1:
+	case r.Cleanings != c.log.cleanings && r.Cleanings != c.log.cleanings+1:
 		c.startEpoch(CauseGap)
 	case r.AllChanged:
 		c.startEpoch(CauseManyChanges)
@@ -82,7 +82,7 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 		n++
 	}
 	c.changes.Add(uint64(n)) //nolint:gosec // a length
-	c.log.snapshot, c.log.mark, c.log.world = r.Snapshot, r.Cleanings, r.Fingerprint
+	c.log.snapshot, c.log.cleanings, c.log.fingerprint = r.Snapshot, r.Cleanings, r.Fingerprint
 	c.lease.lag.Store(int64(c.now() - p.sent))
 	switch {
 	case r.Fingerprint == "":
@@ -92,8 +92,8 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	}
 }
 
-// ApplyHint applies a change notification, which can arrive before the log is read. It only makes cached answers outdated, so a
-// call is safe at any time and with any keys. No keys means that anything may have changed.
+// ApplyHint applies a change notification, which can arrive before the log is read. ApplyHint only makes cached answers outdated,
+// so it is safe at any time and with any keys. If keys is empty, anything may have changed.
 func (c *Cache) ApplyHint(keys []DependencyKey) {
 	if len(keys) == 0 {
 		c.generations.recordChangeOfAll()

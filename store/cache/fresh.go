@@ -10,8 +10,8 @@ import (
 
 // This file decides which cached entry may answer, and until when.
 
-// freshEntry returns the entry that may answer while the lease is valid, or nil. Every answer, also the answer that a token is
-// unknown, may be used for at most Config.MaxAge.
+// freshEntry returns the entry that may answer while the lease is valid, or nil. No answer may be used for longer than
+// Config.MaxAge. This also applies to the answer that a token is unknown.
 func (c *Cache) freshEntry(l authz.Lookup, now time.Duration) *entry {
 	if e := c.latest(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
 		return e
@@ -19,7 +19,7 @@ func (c *Cache) freshEntry(l authz.Lookup, now time.Duration) *entry {
 	return nil
 }
 
-// staleEntry returns an entry that the setting stale_if_error still allows while the database is unreachable, or nil.
+// staleEntry returns an entry that the setting stale_if_error permits while the database is unreachable, or nil.
 func (c *Cache) staleEntry(ctx context.Context, l authz.Lookup) *entry {
 	if c.config.StaleIfError == 0 || errors.Is(ctx.Err(), context.Canceled) {
 		return nil
@@ -35,14 +35,14 @@ func (c *Cache) staleEntry(ctx context.Context, l authz.Lookup) *entry {
 	return e
 }
 
-// latest returns the entry for the look-up that was loaded last and is not outdated, or nil. The cache may contain two entries for
-// a user's credential. For example, a look-up for one workspace has stored the credential as valid, and a later look-up for
-// another workspace has stored a denial. So latest compares the two.
+// latest returns the entry for the look-up that was loaded last and is not outdated, or nil. The cache may contain two entries
+// for the credential of a user. For example, the first look-up stored the credential as valid for one workspace. Then a look-up
+// for another workspace stored a denial. So latest compares the load times of the two entries.
 func (c *Cache) latest(l authz.Lookup) *entry {
 	anywhere := l
 	anywhere.Workspace = authz.WorkspaceRef{}
 	hash := c.hash(anywhere)
-	// All denials, and all answers about credentials of a workspace, are stored without the requested workspace.
+	// The entry of a denial, or of a credential of a workspace, does not contain the requested workspace.
 	e := c.get(&c.good, hash, anywhere)
 	if l != anywhere && (e == nil || e.ofUser) {
 		e = c.get(&c.good, c.hash(l), l)
@@ -50,7 +50,7 @@ func (c *Cache) latest(l authz.Lookup) *entry {
 	if e != nil && int64(e.loaded) > c.denialTime(hash).Load() {
 		return e
 	}
-	// get also searches in recent, so the entry that it returns need not be a denial.
+	// The method get also searches in recent, so it can return an entry that is not a denial.
 	if denial := c.get(&c.denied, hash, anywhere); denial != nil && denial.denied() && (e == nil || denial.loaded >= e.loaded) {
 		return denial
 	}

@@ -5,12 +5,12 @@ import (
 	"sync/atomic"
 )
 
-// generations decide whether a cached answer is current. The changes that the cache reads are numbered, and each key has the
-// number of its last change. An entry stores the last number from before its load. The entry is outdated if one of its keys has a
-// greater number.
+// generations decide whether a cached answer is current. The cache numbers the changes that it reads, and stores for each key the
+// number of the last change. An entry stores the number of the last change at the beginning of its load. The entry is outdated if
+// one of its keys has a greater number.
 //
-// Several keys share a shard, so 128 KiB are enough for any number of keys. The disadvantage is that a change of a key also
-// outdates about one of 16,384 unrelated answers.
+// Several keys share a shard, so 128 KiB are sufficient for any number of keys. But because of this, a change of a key also makes
+// about one of 16,384 unrelated answers outdated.
 type generations struct {
 	last   atomic.Uint64 // number of the last change
 	epoch  atomic.Uint64 // number of the last change that may have affected every key
@@ -19,9 +19,9 @@ type generations struct {
 	mu sync.Mutex // ensures that the number of a shard only increases
 }
 
-// lastNumber returns the number of the last change. Call it before a load, so that a change that is read during the load outdates
-// the result. If a change has its number, but is not yet written to its shards, it was committed before the load. So the load
-// reads the new data.
+// lastNumber returns the number of the last change. Call lastNumber before a load, so that a change during the load makes the
+// result outdated. recordChange may not yet have written this number to the shards. Such a change was committed before the load,
+// so the load reads the new data.
 func (g *generations) lastNumber() uint64 { return g.last.Load() }
 
 // recordChange records a change of the keys.

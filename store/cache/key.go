@@ -10,20 +10,19 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// DependencyKey identifies an object in the database that an answer depends on. It has nothing to do with API keys. The triggers
-// of the migrations compute the same keys (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". If two
-// objects have the same key by chance, a change of one object also outdates the cached answers that depend on the other. The only
-// effect is an unnecessary query.
+// DependencyKey identifies an object in the database that an answer depends on. It is not related to API keys. The triggers of
+// the migrations compute the same keys (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". Two objects
+// may have the same key by chance. Then a change of one object also makes answers outdated that depend on the other object. The
+// only effect is an unnecessary query.
 type DependencyKey uint32
 
 // TokenKey returns the key of the token or access token with the digest. The token need not exist.
 func TokenKey(d authz.Digest) DependencyKey { return key("token", hex.EncodeToString(d[:])) }
 
-// SessionKey returns the key for the revocation of a session. An answer with this key depends on whether the session with the id
-// is revoked.
+// SessionKey returns the key of the revocation of a session. An answer with this key depends on whether the session is revoked.
 func SessionKey(id string) DependencyKey { return key("session", id) }
 
-// CredentialKeys returns the keys that are known before the load: those of the credential itself, and of a session's user.
+// CredentialKeys returns the keys that are known before the load: the key of a token, or the keys of a session and of its user.
 func CredentialKeys(l authz.Lookup) []DependencyKey {
 	if l.Kind == authz.KindSession {
 		return []DependencyKey{SessionKey(l.Session.ID), UserKey(l.Session.UserID)}
@@ -31,7 +30,7 @@ func CredentialKeys(l authz.Lookup) []DependencyKey {
 	return []DependencyKey{TokenKey(l.Digest)}
 }
 
-// GrantKey returns the key of a grant. The workspaces of the grant have the same key.
+// GrantKey returns the key of a grant. Changes of the workspaces of a grant have the same key.
 func GrantKey(id string) DependencyKey { return key("grant", id) }
 
 // AppKey returns the key of the app with the id.
@@ -40,10 +39,11 @@ func AppKey(id string) DependencyKey { return key("app", id) }
 // WorkspaceKey returns the key of the workspace with the id. The workspace need not exist.
 func WorkspaceKey(id string) DependencyKey { return key("workspace", id) }
 
-// SlugKey returns the key of a workspace's slug. An answer with this key depends on which workspace has the slug.
+// SlugKey returns the key of a slug. An answer with this key depends on which workspace has the slug.
 func SlugKey(slug string) DependencyKey { return key("slug", slug) }
 
-// UserKey returns the key of a user. The user's memberships, and the revocation of all the user's sessions, have the same key.
+// UserKey returns the key of a user. Changes of the user's memberships, and the revocation of all sessions of the user, have the
+// same key.
 func UserKey(id string) DependencyKey { return key("user", id) }
 
 func key(kind, name string) DependencyKey {
@@ -64,7 +64,7 @@ func ParseKeys(notice string) ([]DependencyKey, error) {
 		keys = append(keys, DependencyKey(binary.BigEndian.Uint32(b)))
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("not a change notice of keywicket: %.40q", notice)
+		return nil, fmt.Errorf("the text is not a list of change keys: %.40q", notice)
 	}
 	return keys, nil
 }

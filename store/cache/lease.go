@@ -8,9 +8,9 @@ import (
 // lease is the time during which cached answers may be used. All times are on the process's monotonic clock.
 //
 // Postgres makes a transaction visible before it answers the COMMIT. So a reading of the change log that was sent at time t
-// returns every change whose COMMIT was answered by t. This is true only if the log contains all changes. Some time before the
-// reading, a sidecar has verified this. So the lease counts from the time of the verification. The time at which the reply arrives
-// does not matter.
+// returns every change whose COMMIT was answered by t. This is true only if the log contains all changes, which a sidecar
+// verifies some time before the reading. So the lease starts at the time of this verification. The time at which the reply
+// arrives does not matter.
 type lease struct {
 	bound        time.Duration
 	until        atomic.Int64 // end of the lease
@@ -22,8 +22,8 @@ type lease struct {
 // valid reports whether cached answers may be used at the time now.
 func (l *lease) valid(now time.Duration) bool { return int64(now) < l.until.Load() }
 
-// extend sets the end of the lease to currentAt plus the staleness bound. The cache must have read every change that was committed
-// by currentAt.
+// extend sets the end of the lease to currentAt plus the staleness bound. The cache must have read every change that was
+// committed by currentAt.
 func (l *lease) extend(currentAt time.Duration) {
 	l.until.Store(int64(currentAt + l.bound))
 	l.currentAt.Store(int64(currentAt))

@@ -10,13 +10,13 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// server is a model of Postgres: rows, transactions that write to rows, and the change log (migration 00011). The elements of its
-// slices never change, so a copy of the struct is a backup of the server.
+// server is a model of Postgres: rows, transactions that write to rows, and the change log (migration 00011). The model never
+// changes an element of the server's slices, so a copy of the struct is a backup of the server.
 type server struct {
 	instance    string    // identifies the server and its start
 	schema      string    // identifies the tables and triggers
 	triggersOff bool      // the triggers are disabled
-	verified    *verified // last verification of the schema; nil if there was none since the server started
+	verified    *verified // last verification of the schema, or nil if no sidecar has verified the schema since the server started
 
 	state state // committed rows of the tables
 	next  int   // next transaction id (xid)
@@ -25,8 +25,8 @@ type server struct {
 
 	log       []logRow // committed rows of the change log
 	sequence  int      // sequence number of the row that was written last, committed or not
-	markCount int64    // number of marks so far (see mark)
-	mark      snapshot // the next cleaning deletes the rows that are visible in this snapshot
+	markCount int64    // number of cleanings so far: each of them sets a mark
+	mark      snapshot // snapshot of the last cleaning: the next cleaning deletes the rows that are visible in it
 }
 
 type logRow struct {
@@ -39,10 +39,10 @@ type logRow struct {
 // transaction is a transaction that has written to rows, so it has an xid.
 type transaction struct {
 	xid      int
-	written  rows // these rows are locked: no other transaction can write to them
+	written  rows // rows that this transaction has locked, so that no other transaction can write to them
 	state    state
 	log      []logRow
-	cleaning *snapshot // the mark that this cleaning sets; nil for other transactions
+	cleaning *snapshot // the mark that the transaction sets, if it is a cleaning; nil if it is not
 }
 
 // maxRows is the maximum number of log rows in one reading. In the package feed, the maximum is 1000.
@@ -66,8 +66,8 @@ type snapshot struct {
 	xip        []int
 }
 
-// snapshot returns the present snapshot. As in Postgres, its xmax is one more than the greatest xid of a transaction that has
-// ended. Open transactions with later xids are not in xip.
+// snapshot returns the present snapshot. As in Postgres, xmax is one more than the greatest xid of a transaction that has ended.
+// Open transactions with a greater xid are not in xip.
 func (s *server) snapshot() snapshot {
 	now := snapshot{xmin: s.ended + 1, xmax: s.ended + 1}
 	for _, t := range s.open {
@@ -107,8 +107,8 @@ func parseSnapshot(text string) (s snapshot) {
 	return s
 }
 
-// changes returns the rows that pollQuery and pollOpenQuery of the package feed find. These are the rows of transactions that
-// began after the snapshot, and of transactions that were open in the snapshot.
+// changes returns the rows that the queries pollQuery and pollOpenQuery of the package feed find. These rows belong to
+// transactions that began after the snapshot since, or that were open in this snapshot.
 func (s *server) changes(since snapshot) (found []logRow) {
 	now := s.snapshot()
 	for _, r := range s.log {
@@ -128,15 +128,15 @@ func (s *server) changes(since snapshot) (found []logRow) {
 	return found
 }
 
-// write makes a change in the transaction t, or in a new transaction if t is nil. If another open transaction has written to the
-// same rows, write does nothing, because in Postgres the statement would wait.
-func (s *server) write(t *transaction, c change, now circumstances) *transaction {
+// write makes a change in the transaction t. If t is nil, it makes the change in a new transaction. If another open transaction
+// has written to the same rows, write does nothing, because the statement would wait in Postgres.
+func (s *server) write(t *transaction, c change, v changeValues) *transaction {
 	before := s.state
 	if t != nil {
 		before.put(t.written, t.state)
 	}
 	after := before
-	keys := c.do(&after, now)
+	keys := c.do(&after, v)
 	written := changedRows(before, after)
 	for _, other := range s.open {
 		for i := range written {
@@ -154,7 +154,7 @@ func (s *server) write(t *transaction, c change, now circumstances) *transaction
 	t.state = after
 	if !s.triggersOff {
 		s.sequence++
-		t.log = append(t.log, logRow{t.xid, keys, s.sequence, now.now})
+		t.log = append(t.log, logRow{t.xid, keys, s.sequence, v.now})
 	}
 	return t
 }
@@ -187,8 +187,8 @@ func (s *server) rollback(t *transaction) {
 	s.ended = max(s.ended, t.xid)
 }
 
-// commit makes the transaction's changes visible. If the transaction is a cleaning, commit also deletes the outdated rows of the
-// log.
+// commit makes the changes of the transaction visible. If the transaction is a cleaning, commit also deletes each row of the log
+// for which the function outdated returns true.
 func (s *server) commit(t *transaction, outdated func(*server, logRow) bool) {
 	s.rollback(t)
 	s.state.put(t.written, t.state)

@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// reading is a poll with its result.
+// reading is a poll with its reply.
 type reading struct {
 	poll     cache.Poll
 	done     bool // the database has executed the poll
@@ -16,12 +16,13 @@ type reading struct {
 	reply    cache.Reply
 }
 
-// verify verifies the schema, as this sidecar or another one does.
+// verify verifies the schema, as a sidecar does. It does not matter which sidecar verifies it.
 func (m *model) verify() {
 	m.server.verified = &verified{m.server.schema, m.server.triggersOff, m.now(), len(m.commits)}
 }
 
-// executeNow executes a reading. Like the package feed, it verifies the schema if the last verification is missing or too old.
+// executeNow executes a reading and delivers the reply. If the last verification is missing or too old, it verifies the schema,
+// as the package feed does.
 func (m *model) executeNow(r *reading) {
 	if m.server.verified == nil {
 		m.verify()
@@ -63,8 +64,8 @@ func (m *model) drop(r *reading) {
 	m.readings = slices.DeleteFunc(m.readings, func(other *reading) bool { return other == r })
 }
 
-// receive delivers the reply. The parameter demoted means that other processes may consider the sidecar stopped, so the reply does
-// not extend the lease.
+// receive delivers the reply of a reading. If demoted is true, other processes may count the sidecar as stopped, so the reply
+// does not extend the lease.
 func (m *model) receive(r *reading, demoted bool) {
 	if r == nil {
 		return

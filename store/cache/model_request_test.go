@@ -15,8 +15,8 @@ type request struct {
 	lookup       modelLookup
 	step         int
 	at           time.Duration
-	readState    int // index of the last state whose changes the cache had read when the look-up began, for I1
-	overdueState int // index of the last state that began more than the staleness bound before the look-up, for I2
+	readState    int // at the beginning of the look-up, the cache had read the changes of the states up to this index: see I1 in model_test.go
+	overdueState int // index of the last state that was older than the staleness bound at the beginning of the look-up: see I2 in model_test.go
 	cancel       context.CancelFunc
 	canceled     bool
 	done         chan struct{}
@@ -24,7 +24,7 @@ type request struct {
 	err          error
 }
 
-// load is one call of Load, which waits until the schedule lets it continue.
+// load is one call of the method Load, which waits until a step of the schedule continues it.
 type load struct {
 	request *request
 	lookup  authz.Lookup
@@ -34,15 +34,15 @@ type load struct {
 	reply   chan error
 }
 
-// databaseError is the error of a load. step is the step of the schedule at which the load fails.
+// databaseError is the error of a load that fails. The field step is the step of the schedule at which the load fails.
 type databaseError struct{ step int }
 
 func (e databaseError) Error() string { return fmt.Sprintf("the database failed at step %d", e.step) }
 
-// requestOf is the key of the request in a load's context.
+// requestOf is the key under which the context of a load contains the request.
 type requestOf struct{}
 
-// startLookup starts a request. If answerNow is true, the request's loads return immediately.
+// startLookup starts a look-up. If answerNow is true, the loads of the look-up return immediately.
 func (m *model) startLookup(q modelLookup, answerNow bool) {
 	r := &request{lookup: q, step: m.steps, at: m.now(), readState: m.readState, done: make(chan struct{})}
 	for i, at := range m.commits {
@@ -67,7 +67,7 @@ func (m *model) startLookup(q modelLookup, answerNow bool) {
 	}
 }
 
-// Load implements [cache.Source]. It waits until the schedule executes its SELECT and lets it return.
+// Load implements [cache.Source]. It waits until steps of the schedule execute the SELECT of this load and let Load return.
 func (m *model) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, error) {
 	l := &load{request: ctx.Value(requestOf{}).(*request), lookup: lookup, began: m.now(), reply: make(chan error, 1)}
 	m.mu.Lock()
@@ -87,8 +87,8 @@ func (m *model) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, er
 	}
 }
 
-// waiting returns the loads in progress. If queried is true, it returns those whose SELECT was executed; if queried is false, the
-// others.
+// waiting returns loads in progress. If queried is true, it returns the loads whose SELECT was executed. If queried is false, it
+// returns the loads whose SELECT was not executed.
 func (m *model) waiting(queried bool) []*load {
 	return slices.DeleteFunc(slices.Clone(m.loads), func(l *load) bool { return l.queried != queried })
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// The model consists of a database, its change log, a reader of the log, and a clock. Only the steps of a schedule change them.
-// The model records every state of the database. An answer is correct if the database would give the same answer in one of these
-// states. This state must not be older than either of the following two states:
+// The model consists of a database, its change log, a reader of the log, and a clock. Only the steps of a schedule change the
+// model. The model records every state of the database. An answer is correct if the database gives the same answer in one of
+// these states, and if this state is not older than the following two states:
 //   - I1: the last state whose changes the cache had read when the look-up began;
 //   - I2: the last state that began more than the staleness bound before the look-up. A state begins when its COMMIT is
 //     answered.
 //
-// If the database would give the answer in no state, the answer violates I4 or I5. I4: an answer is for the requested token. I5:
-// an error never becomes an answer, now or later. The model checks I3 separately: a look-up that began after the token's expiry
-// must be denied.
+// If the database gives the answer in no state, the answer violates I4 or I5. I4: an answer must be for the requested token. I5:
+// an error must not become an answer, now or later. The model checks I3 separately. I3: a look-up that begins after the expiry of
+// the token must be denied.
 
 // bound is the staleness bound of every cache in these tests.
 const bound = time.Second
@@ -35,9 +35,9 @@ type sidecar interface {
 	Close()
 }
 
-// customLog is a sidecar with its own use of the change log, which differs from the package feed and the migrations.
+// customLog is implemented by a sidecar that does not use the change log as the package feed and the migrations do.
 type customLog interface {
-	// changes returns the rows that a reading finds. next is the parameter since for the next reading.
+	// changes returns the rows that a reading finds. The result next is the parameter since of the next reading.
 	changes(s *server, since string) (found []logRow, next string)
 	// outdated reports whether a cleaning deletes the row.
 	outdated(s *server, r logRow) bool
@@ -51,20 +51,20 @@ type customLog interface {
 type model struct {
 	cache  sidecar
 	start  time.Time
-	suffix string // suffix of the names of tokens, users and workspaces; each schedule on the same cache has another suffix
+	suffix string // suffix of the names of tokens, users and workspaces; different for each schedule that uses the same cache
 	counts map[authz.CacheResult]int
 
 	server  server
 	backups []server                // a backup for each commit on the server
 	ids     int                     // number of ids that newID has created
-	version int                     // version of the row that was written last
+	version int                     // number of the last change; the rows that a change writes have its number as their version
 	hints   [][]cache.DependencyKey // notifications that have not arrived yet
-	states  []state                 // the first state, and one more for each commit
+	states  []state                 // the first state, and the state after each commit
 	commits []time.Duration         // time at which each commit was answered
 
 	readings  []*reading // readings in progress, the latest first
 	latest    *reading   // the only reading whose reply the cache applies
-	readState int        // index of the last state whose changes the cache has read, for I1
+	readState int        // the cache has read the changes of the states up to this index: see I1 above
 	unlogged  []int      // indexes of the states that the log does not contain
 
 	steps    int
@@ -81,8 +81,8 @@ type simulation struct {
 	counts map[authz.CacheResult]int // number of answers by cache result
 }
 
-// run runs the schedules. It returns the index of the first schedule with a wrong answer, and a description of the error. All
-// schedules run against the same cache, because creating a real cache with the race detector takes longer than many schedules.
+// run runs the schedules. It returns the index of the first schedule with a wrong answer, and a description of the wrong answer.
+// All schedules use the same cache, because with the race detector, it takes longer to create a cache than to run many schedules.
 func (sim simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong string) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
@@ -100,7 +100,7 @@ func (sim simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong s
 	return bad, wrong
 }
 
-// begin resets the model, but keeps the cache, which may have read the log of another server before.
+// begin resets the model, but not the cache. So the cache may have read the log of another server before.
 func (m *model) begin(suffix string) {
 	m.cache.Apply(m.cache.BeginPoll(), cache.Reply{}, true)
 	*m = model{cache: m.cache, start: m.start, counts: m.counts, suffix: suffix, server: newServer()}
@@ -109,7 +109,7 @@ func (m *model) begin(suffix string) {
 
 func (m *model) now() time.Duration { return time.Since(m.start) }
 
-// run runs a schedule. It returns a description of the first wrong answer, or "". No request is running after the return.
+// run runs a schedule. It returns a description of the first wrong answer, or "". When run returns, no request is running.
 func (m *model) run(s schedule) (wrong string) {
 	for _, step := range s {
 		m.steps++
@@ -129,7 +129,7 @@ func (m *model) run(s schedule) (wrong string) {
 	return wrong
 }
 
-// do executes one step. An impossible step does nothing.
+// do executes one step. If the step is impossible, do does nothing.
 func (m *model) do(s step) {
 	switch s.op {
 	case startLookup:
@@ -171,7 +171,7 @@ func (m *model) do(s step) {
 		m.restore(s.a)
 	case poll:
 		m.latest = &reading{poll: m.cache.BeginPoll()}
-		m.readings = append([]*reading{m.latest}, m.readings[:min(1, len(m.readings))]...) // keep one earlier reading, whose reply may be late
+		m.readings = append([]*reading{m.latest}, m.readings[:min(1, len(m.readings))]...) // keep the previous reading, whose reply may arrive late
 		if s.b != 0 {
 			m.executeNow(m.latest)
 		}
@@ -202,10 +202,10 @@ func pick[T any](from []*T, n int) *T {
 	return from[n%len(from)]
 }
 
-// write makes the change with the index n in the transaction t, or in a new transaction if t is nil.
+// write makes the change changes[n] in the transaction t. If t is nil, it makes the change in a new transaction.
 func (m *model) write(t *transaction, n int) *transaction {
 	m.version++
-	return m.server.write(t, changes[n%len(changes)], circumstances{m.suffix, m.now(), m.version})
+	return m.server.write(t, changes[n%len(changes)], changeValues{m.suffix, m.now(), m.version})
 }
 
 func (m *model) commit(t *transaction) {
@@ -223,7 +223,8 @@ func (m *model) commit(t *transaction) {
 	m.recordState(t.cleaning != nil || len(t.log) > 0)
 }
 
-// recordState records the database's next state.
+// recordState records the state of the database after a commit. If logged is false, the log does not contain the changes of this
+// state.
 func (m *model) recordState(logged bool) {
 	m.states = append(m.states, m.server.state)
 	m.commits = append(m.commits, m.now())
@@ -240,8 +241,8 @@ func (m *model) newID() string {
 	return fmt.Sprint(m.ids)
 }
 
-// disable disables the triggers, or enables them if they are disabled. While a transaction that has written is open, disable does
-// nothing, because in Postgres the ALTER TABLE would wait.
+// disable disables the triggers. If the triggers are disabled, it enables them. If a transaction that has written to rows is
+// open, it does nothing, because the ALTER TABLE would wait in Postgres.
 func (m *model) disable() {
 	if len(m.server.writing()) == 0 {
 		m.server.triggersOff = !m.server.triggersOff

@@ -38,7 +38,7 @@ func (m *model) violation(r *request) string {
 	description := fmt.Sprintf("step %d: the answer to %s is %s", r.step, r.lookup, show(r.found))
 	switch {
 	case latest < 0:
-		return "I4 or I5: " + description + ", which the database has in no state"
+		return "I4 or I5: " + description + ", which the database gives in no state"
 	case latest < r.readState:
 		return "I1: " + description + ", although the cache had read the changes of a later state"
 	case latest < r.overdueState:
@@ -69,11 +69,11 @@ func show(f authz.LookupResult) string {
 	return fmt.Sprintf("%s %q as %q in %q", f.Principal.ID, f.Principal.Scopes, f.Workspace.Role, f.Workspace.Slug)
 }
 
-// wouldAnswer reports whether the database in this state would have given the same answer at some time until now.
+// wouldAnswer reports whether the database, in the state s, would give the same answer now or would have given it earlier.
 func (m *model) wouldAnswer(s state, r *request) bool {
 	t := s.tokens[r.lookup.token]
 	if r.found.Denial == authz.ReasonExpired {
-		// The cache may deny a token as expired too early, by at most the duration of a load.
+		// The cache may deny a token as expired before its expiry, but earlier by at most the duration of a load.
 		return t.exists && !t.revoked && m.now() >= s.expires(r.lookup.token)-m.slowest
 	}
 	found, _ := s.found(r.lookup.lookup(m.suffix), m.suffix)

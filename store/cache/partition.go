@@ -6,9 +6,9 @@ import (
 	"github.com/dgraph-io/ristretto/v2"
 )
 
-// partition is a ristretto cache with its own limit in bytes. Correctness does not depend on ristretto: it may drop a stored
-// entry, and it may return an entry that was overwritten. partition itself counts the entries, because ristretto's metrics would
-// use 50 bytes more for each entry.
+// partition is a ristretto cache with its own limit in bytes. Answers are correct even if ristretto drops a stored entry, or
+// returns an entry that was overwritten. partition counts the entries itself, because the metrics of ristretto would use 50 bytes
+// more for each entry.
 type partition struct {
 	entries *ristretto.Cache[uint64, *entry]
 	count   atomic.Int64 // entries that were set and are still stored
@@ -16,9 +16,9 @@ type partition struct {
 }
 
 func (p *partition) open(bytes int64) (err error) {
-	// Use one counter for each 200 bytes. ristretto recommends ten counters for each entry, but they would use 10 MiB more in an
-	// idle sidecar.
-	const typical = 200 // bytes
+	// There is one counter for each 200 bytes. ristretto recommends ten counters for each entry, but these would use 10 MiB more
+	// in an idle sidecar.
+	const typical = 200 // size in bytes for which there is one counter
 	p.entries, err = ristretto.NewCache(&ristretto.Config[uint64, *entry]{
 		NumCounters:        max(1000, bytes/typical),
 		MaxCost:            bytes,
@@ -32,8 +32,8 @@ func (p *partition) open(bytes int64) (err error) {
 			}
 		},
 		OnReject: func(item *ristretto.Item[*entry]) {
-			// If ristretto still has an entry for the key, two goroutines have stored the same look-up, and ristretto has kept one
-			// of the two entries. In this case, no answer was dropped.
+			// If ristretto has an entry for the key, two goroutines have stored an answer to the same look-up, and ristretto has
+			// kept one of them. In this case, no answer was dropped.
 			if _, stored := p.entries.Get(item.Key); !stored {
 				p.dropped.Add(1)
 			}

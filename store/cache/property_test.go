@@ -12,9 +12,9 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// budget is a number of cases (schedules). variants_test.go defines simple caches with one flaw each, a deliberate error. For each
-// of them, the search must find a wrong answer in at most budget cases. For the real cache, it must find none in 10 × budget
-// cases.
+// budget is a number of cases. Each case is a schedule. variants_test.go defines simple caches with one flaw each: a deliberate
+// error. For each of these caches, the search must find a wrong answer in at most budget cases. For the real cache, it must find
+// no wrong answer in 10 × budget cases.
 const budget = 1000
 
 func TestKnownBadVariantsAreFound(t *testing.T) {
@@ -25,7 +25,7 @@ func TestKnownBadVariantsAreFound(t *testing.T) {
 			if wrong == "" {
 				t.Fatalf("the flaw is not found in %d cases: these cases prove nothing about the real cache", budget)
 			}
-			t.Logf("%s: unsafe at case %d\n%v\n%s", f, n, s, wrong)
+			t.Logf("%s: wrong answer in case %d\n%v\n%s", f, n, s, wrong)
 		})
 	}
 }
@@ -38,14 +38,14 @@ func TestRealCacheIsSafe(t *testing.T) {
 	t.Run("hashes collide", func(t *testing.T) { expectSafe(t, realSimulation(true), 5*budget, 5*budget) })
 }
 
-// This test draws new random cases in each run. The flag -rapid.checks sets their number.
+// This test draws new random cases in each run. The flag -rapid.checks sets the number of cases.
 func TestRealCacheIsSafeInOtherCases(t *testing.T) {
 	oneProcessor(t)
 	m := realSimulation(false)
 	rapid.Check(t, func(r *rapid.T) {
 		s := schedules.Draw(r, "schedule")
 		if _, wrong := m.run(t, s); wrong != "" {
-			r.Fatalf("unsafe\n%v\n%s", s, wrong)
+			r.Fatalf("wrong answer\n%v\n%s", s, wrong)
 		}
 	})
 }
@@ -61,7 +61,7 @@ func realSimulation(collide bool) simulation {
 	return simulation{
 		cache: func(s cache.Source) sidecar {
 			config := cache.Config{MaxBytes: 1 << 20, StalenessBound: bound}
-			if !collide { // with a LoadTimeout, the callers, which have no deadline, run loads themselves, as in a sidecar; without it, new goroutines run them
+			if !collide { // with a LoadTimeout, callers run loads themselves, as in a sidecar; without a LoadTimeout, new goroutines run the loads
 				config.LoadTimeout = time.Hour
 			}
 			c, err := cache.New(config, s, slog.New(slog.DiscardHandler))
@@ -80,27 +80,27 @@ func realSimulation(collide bool) simulation {
 func expectSafe(t *testing.T, m simulation, first, cases int) {
 	t.Helper()
 	oneProcessor(t)
-	const perCache = 50 // schedules that share a cache: enough to save time, but few enough that the cache has few entries of earlier schedules
+	const perCache = 50 // number of schedules that use the same cache: a greater number saves time, but leaves more entries of earlier schedules in the cache
 	if n, s, wrong := m.search(t, first, cases, perCache); wrong != "" {
-		t.Fatalf("unsafe at case %d\n%v\n%s", n, s, wrong)
+		t.Fatalf("wrong answer in case %d\n%v\n%s", n, s, wrong)
 	}
-	t.Logf("safe in %d cases; answers: %v", cases, m.counts)
+	t.Logf("no wrong answer in %d cases; answers by cache result: %v", cases, m.counts)
 	for _, from := range []authz.CacheResult{authz.CacheHit, authz.CacheMiss, authz.CacheBypass} {
 		if m.counts[from] < cases/2 {
-			t.Errorf("only %d answers are a %s: the test proves little", m.counts[from], from)
+			t.Errorf("only %d answers have the cache result %s: the test proves little", m.counts[from], from)
 		}
 	}
 }
 
-// oneProcessor limits Go to one processor, which makes the tests several times as fast. The goroutines of a case run one after the
-// other anyway. Each runs for a shorter time than Go needs to wake another processor.
+// oneProcessor limits Go to one processor, which makes the tests several times as fast. The goroutines of a case run one after
+// the other in any case. Each of them runs for a shorter time than Go needs to wake another processor.
 func oneProcessor(t *testing.T) {
 	n := runtime.GOMAXPROCS(1)
 	t.Cleanup(func() { runtime.GOMAXPROCS(n) })
 }
 
 // search runs cases until it finds a wrong answer. It returns the number of this case, its shortened schedule, and a description
-// of the error. Each group of perCache cases runs against the same cache.
+// of the wrong answer. Each group of perCache cases uses the same cache.
 func (sim simulation) search(t *testing.T, first, cases, perCache int) (n int, s schedule, wrong string) {
 	t.Helper()
 	for n = first; n < first+cases; n += perCache {

@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// op is what a step does. If an op needs a load, a transaction or a reading, the step applies to one that is in progress. Below,
-// "(b)" marks what the op does if the step's field b is not 0.
+// op is the operation of a step. If an operation needs a load, a transaction or a reading, it uses one that is in progress. In
+// the list below, "(b)" stands after the effect that the operation has if the field b of the step is not 0.
 type op string
 
 const (
@@ -21,20 +21,20 @@ const (
 	cancelLookup op = "cancel"   // the context of a look-up is canceled
 	alter        op = "alter"    // a transaction makes one change and commits
 	begin        op = "begin"    // a transaction makes a change, and stays open
-	write        op = "write"    // the transaction that began most recently makes another change
+	write        op = "write"    // the open transaction that began last makes another change
 	commit       op = "commit"   // an open transaction commits
 	rollback     op = "rollback" // an open transaction is rolled back
 	clean        op = "clean"    // the log is cleaned immediately (b), or by a transaction that stays open
 	bypass       op = "bypass"   // a transaction that bypasses the triggers makes a change and commits
 	disable      op = "disable"  // the triggers are disabled, or enabled if they are disabled
-	restore      op = "restore"  // another server takes over, without the last commits
+	restore      op = "restore"  // another server replaces the server, and has not received the last commits
 	poll         op = "poll"     // a reading of the log is sent; its execution and its reply follow immediately (b), or later
 	read         op = "read"     // the database executes a reading
-	reply        op = "reply"    // a reply arrives, late or not; with (b), it does not extend the lease
+	reply        op = "reply"    // a reply arrives, and extends the lease, or does not extend it (b)
 	drop         op = "drop"     // a reading, or its reply, is lost
 	verify       op = "verify"   // a sidecar verifies the schema
 	hint         op = "hint"     // the next notification arrives, or is lost (b)
-	pass         op = "pass"     // time passes; the duration is given (b), or drawn from the variable durations
+	pass         op = "pass"     // time passes: a given duration (b), or a random element of the variable durations
 )
 
 type step struct {
@@ -90,21 +90,22 @@ func (s schedule) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// durations are close to the ends of a lease and of a token's lifetime. The last duration is longer than all of these limits.
+// durations are close to the end of a lease and to the expiry of a token. The last duration is longer than all other limits, such
+// as MaxAge.
 var durations = []time.Duration{
 	bound / 4, bound + time.Millisecond, bound / 2, 2 * bound,
 	bound, bound - time.Millisecond, time.Millisecond, 61 * bound,
 }
 
-// Values of a step's field b: indexes of durations, plus one.
+// These values of the field b select a duration: each is an index in durations, plus one.
 const (
 	quarter = 1
 	half    = 3
 	almost  = 6
 )
 
-// topic is the subject of a schedule: a few look-ups, and changes that affect these look-ups or only write to the log. The numbers
-// are indexes in the variables modelLookups and changes.
+// topic is the subject of a schedule: a few look-ups, and changes. Some of the changes affect the look-ups, and others only write
+// to the log. The numbers are indexes in the variables modelLookups and changes.
 type topic struct{ lookups, changes []int }
 
 var topics = []topic{
@@ -119,7 +120,8 @@ var topics = []topic{
 }
 
 // phrases are sequences of steps that often occur together. The most frequent sequences come first, because rapid prefers the
-// first elements of a list. The long sequences produce situations in which a rarely needed protection matters.
+// first elements of a list. Each long sequence leads to a situation in which a protection is needed that other schedules rarely
+// need.
 var phrases = [][]step{
 	{{op: startLookup, b: 1}},
 	{{op: poll, b: 1}},
@@ -161,7 +163,8 @@ var phrases = [][]step{
 	{{op: cancelLookup}},
 }
 
-// schedules draws schedules. Most of them begin with a cache whose lease is valid.
+// schedules draws random schedules. Most of the schedules begin with a reading of the log, so that the lease of the cache is
+// valid.
 var schedules = rapid.Custom(func(t *rapid.T) (s schedule) {
 	topic := rapid.SampledFrom(topics).Draw(t, "topic")
 	if rapid.IntRange(0, 3).Draw(t, "beginning") != 3 {
@@ -183,7 +186,7 @@ var schedules = rapid.Custom(func(t *rapid.T) (s schedule) {
 	return s
 })
 
-// minimize removes steps from the schedule, as long as bad still returns true for the shorter schedule.
+// minimize removes steps from the schedule, as long as the function bad returns true for the shorter schedule.
 func minimize(s schedule, bad func(schedule) bool) schedule {
 	for n := len(s) / 2; n > 0; n /= 2 {
 		for i := 0; i+n <= len(s); {

@@ -21,8 +21,8 @@ func TestConcurrentLookupsShareALoad(t *testing.T) {
 		expired bool
 		want    int64
 	}{
-		{name: "share one load", want: 1},
-		{name: "load separately while the change log is not read", expired: true, want: callers},
+		{name: "callers share one load", want: 1},
+		{name: "each caller loads while the change log is not read", expired: true, want: callers},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -54,8 +54,8 @@ func TestConcurrentLookupsShareALoad(t *testing.T) {
 	}
 }
 
-// Some callers look up a token before its load begins, some while the load runs, and some just after its end. Together, they cause
-// only one load.
+// Some callers look up a token before the load of this token begins, some during the load, and some just after the load.
+// Together, they cause only one load.
 func TestLookupsAroundALoadCauseOneLoad(t *testing.T) {
 	s := &source{answer: validToken}
 	c := newCache(t, cache.Config{}, s)
@@ -73,13 +73,13 @@ func TestLookupsAroundALoadCauseOneLoad(t *testing.T) {
 	}
 }
 
-// A look-up that begins after a change must not join a load that began before the change. A thousand such look-ups share one new
-// query.
+// A look-up that begins after the cache has read a change must not join a load that began before. A thousand such look-ups cause
+// only one new load.
 func TestConcurrentLookupsAfterAChangeShareANewLoad(t *testing.T) {
 	const user = "u1"
 	for name, key := range map[string]cache.DependencyKey{
-		"the changed object is known from the look-up (the token)":    cache.TokenKey(lookup(1).Digest),
-		"the changed object is known only from the answer (the user)": cache.UserKey(user),
+		"the look-up contains the changed object (the token)":    cache.TokenKey(lookup(1).Digest),
+		"only the answer contains the changed object (the user)": cache.UserKey(user),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestConcurrentLookupsAfterAChangeShareANewLoad(t *testing.T) {
 	}
 }
 
-// A load that began before a change may take long. Look-ups that begin after the change do not wait for this load.
+// If a load began before a change, look-ups that begin after the change do not wait for this load.
 func TestOldLoadBlocksNoLaterLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -136,20 +136,20 @@ func TestOldLoadBlocksNoLaterLookup(t *testing.T) {
 	})
 }
 
-// If one caller cancels its context, the other callers still get their answer, even if the cancelling caller has started the load.
-// The cancelling caller returns immediately, with one exception. If it started the load, and its deadline is missing or more than
-// LoadTimeout away, it runs the load itself and returns at the end.
+// If one caller cancels its context, the other callers still get their answer, even if the canceled caller started the load.
+// Usually, the canceled caller returns immediately. But it runs the load itself, and returns when the load ends, if it started
+// the load and its deadline is missing or more than LoadTimeout away.
 func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 	const loadTimeout = time.Second
 	for name, c := range map[string]struct {
 		config       cache.Config
 		firstTimeout time.Duration // timeout of the caller that starts the load; 0 means no timeout
-		waits        bool
+		waits        bool          // whether the caller that starts the load waits for the end of the load
 	}{
-		"LoadTimeout is not set":    {cache.Config{}, 0, false},
-		"the deadline is not later": {cache.Config{LoadTimeout: loadTimeout}, loadTimeout, false},
-		"the deadline is later":     {cache.Config{LoadTimeout: loadTimeout}, loadTimeout + 1, true},
-		"there is no deadline":      {cache.Config{LoadTimeout: loadTimeout}, 0, true},
+		"LoadTimeout is not set":                {cache.Config{}, 0, false},
+		"the deadline is not after LoadTimeout": {cache.Config{LoadTimeout: loadTimeout}, loadTimeout, false},
+		"the deadline is after LoadTimeout":     {cache.Config{LoadTimeout: loadTimeout}, loadTimeout + 1, true},
+		"there is no deadline":                  {cache.Config{LoadTimeout: loadTimeout}, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -53,7 +53,7 @@ func newCache(t *testing.T, c cache.Config, s cache.Source) *cache.Cache {
 	return newLoggingCache(t, c, s, slog.DiscardHandler)
 }
 
-// newLoggingCache returns a cache whose lease is valid for the staleness bound from now on.
+// newLoggingCache returns a cache that has just read the log. So its lease is valid until the staleness bound has passed.
 func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog.Handler) *cache.Cache {
 	t.Helper()
 	config.StalenessBound = bound
@@ -66,7 +66,7 @@ func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog
 	return c
 }
 
-// readLog makes the cache read the log: the reply r arrives without delay.
+// readLog makes the cache read the log. The reply r arrives immediately.
 func readLog(c *cache.Cache, r cache.Reply) { deliver(c, c.BeginPoll(), r) }
 
 // deliver delivers the reply to a poll.
@@ -80,8 +80,8 @@ func changed(c *cache.Cache, keys ...cache.DependencyKey) {
 	readLog(c, cache.Reply{Changes: [][]cache.DependencyKey{keys}})
 }
 
-// passReading lets time pass. During this time, the cache regularly reads the log, which has no changes.
-func passReading(c *cache.Cache, d time.Duration) {
+// sleepWithReadings lets time pass. During this time, the cache regularly reads the log, and the log contains no new changes.
+func sleepWithReadings(c *cache.Cache, d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); readLog(c, cache.Reply{}) {
 		time.Sleep(min(bound/4, time.Until(end)))
 	}
@@ -90,7 +90,7 @@ func passReading(c *cache.Cache, d time.Duration) {
 // expireLease lets time pass until the lease expires.
 func expireLease() { time.Sleep(bound) }
 
-// expectLookup looks up l, checks where the answer comes from, and waits until the answer is stored.
+// expectLookup looks up l, checks the cache result, and waits until the answer is stored.
 func expectLookup(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.LookupResult {
 	t.Helper()
 	f, err := c.Lookup(t.Context(), l)

@@ -17,9 +17,9 @@ func TestMaxAgeLimitsEveryAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, cache.Config{MaxAge: 5 * time.Second}, &source{answer: validToken})
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
-		passReading(c, 5*time.Second-time.Millisecond)
+		sleepWithReadings(c, 5*time.Second-time.Millisecond)
 		expectLookup(t, c, lookup(1), authz.CacheHit)
-		passReading(c, time.Millisecond)
+		sleepWithReadings(c, time.Millisecond)
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
 	})
 }
@@ -34,9 +34,9 @@ func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
 		}}
 		c := newCache(t, cache.Config{}, s)
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
-		passReading(c, 3*bound/2-time.Millisecond)
+		sleepWithReadings(c, 3*bound/2-time.Millisecond)
 		expectLookup(t, c, lookup(1), authz.CacheHit)
-		passReading(c, time.Millisecond)
+		sleepWithReadings(c, time.Millisecond)
 		s.answer = func(context.Context, authz.Lookup) (cache.Answer, error) {
 			return cache.Answer{Result: authz.LookupResult{Denial: authz.ReasonExpired}}, nil
 		}
@@ -58,7 +58,7 @@ func TestStaleIfError(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		ttl  time.Duration
-		then func(*cache.Cache) // this function runs after the database has become unreachable
+		then func(*cache.Cache) // this function runs after the database fails
 		want bool
 	}{
 		{"within the window", 0, func(*cache.Cache) { time.Sleep(window - time.Millisecond) }, true},
@@ -67,9 +67,9 @@ func TestStaleIfError(t *testing.T) {
 		{"after the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3 * bound) }, false},
 		{"after a change of the token", 0, func(c *cache.Cache) { applyAndExpire(c, changed(1)) }, false},
 		{"after a change of everything", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{AllChanged: true}) }, false},
-		{"something else has changed", 0, func(c *cache.Cache) { applyAndExpire(c, changed(2)) }, true},
-		{"another server", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{Fingerprint: "another"}) }, false},
-		{"changes are missing from the log", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{Cleanings: 2}) }, false},
+		{"after a change of something else", 0, func(c *cache.Cache) { applyAndExpire(c, changed(2)) }, true},
+		{"after a change of the server", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{Fingerprint: "another"}) }, false},
+		{"after rows of the log were lost", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{Cleanings: 2}) }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -119,7 +119,7 @@ func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
 		}
 		warnings, infos := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "level=INFO")
 		if warnings != 1 || infos != 1 {
-			t.Errorf("the log has %d warnings and %d messages of recovery:\n%s", warnings, infos, &log)
+			t.Errorf("the log has %d warnings and %d messages about the recovery:\n%s", warnings, infos, &log)
 		}
 	})
 }
@@ -137,7 +137,7 @@ func TestStaleAnswerIsTheLatestOne(t *testing.T) {
 		expectLookup(t, c, lookup(1), authz.CacheBypass)
 		last = errDown
 		if f := expectLookup(t, c, lookup(1), authz.CacheStale); f.Denial != authz.ReasonRevoked {
-			t.Errorf("a token that was denied as revoked is allowed again: %+v", f)
+			t.Errorf("the stale answer is older than the revocation of the token: %+v", f)
 		}
 	})
 }

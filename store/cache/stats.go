@@ -5,33 +5,33 @@ import (
 	"time"
 )
 
-// Stats are the cache's figures for metrics.
+// Stats contains the numbers of a cache for its metrics.
 type Stats struct {
-	// LeaseLeft is how long cached answers may still be used if there is no further reading of the log. 0 means that cached
-	// answers must not be used.
+	// LeaseLeft is the time for which cached answers may be used if the log is not read again. If it is 0, cached answers must
+	// not be used.
 	LeaseLeft time.Duration
-	// FeedLag is how long the last reading of the change log took.
+	// FeedLag is the duration of the last reading of the change log.
 	FeedLag time.Duration
-	// Changes is the number of rows of the change log that were read.
+	// Changes is the number of rows of the change log that the cache has read.
 	Changes uint64
-	// Hints is the number of change notifications that were received.
+	// Hints is the number of change notifications that the cache has received.
 	Hints uint64
-	// Discarded counts, for each cause, how often all cached answers were discarded.
+	// Discarded contains, for each cause, how often all cached answers were discarded.
 	Discarded    map[Cause]uint64
 	Good, Denied PartitionStats
 }
 
-// PartitionStats are the figures of one partition: the good answers, or the denials.
+// PartitionStats contains the numbers of one partition: the good answers, or the denials.
 type PartitionStats struct {
 	Entries, Bytes uint64 // both numbers include outdated entries
-	Dropped        uint64 // entries that ristretto did not store, because too many came at the same time, or because the stored entries were used more often
+	Dropped        uint64 // number of entries that ristretto did not store, because too many entries arrived at the same time, or because other entries were used more often
 }
 
-// ChangeCounts returns how many rows of the change log were read, and how many notifications were received. Unlike Stats, it uses
-// no lock.
+// ChangeCounts returns how many rows of the change log the cache has read, and how many notifications it has received. Unlike
+// Stats, ChangeCounts uses no lock.
 func (c *Cache) ChangeCounts() (changes, hints uint64) { return c.changes.Load(), c.hints.Load() }
 
-// Stats returns the present figures.
+// Stats returns the present numbers.
 func (c *Cache) Stats() Stats {
 	c.mu.Lock()
 	epochs := maps.Clone(c.epochs)

@@ -13,36 +13,36 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// flaw is a deliberate error in a simple cache: a protection that is missing, or that has a form which only looks correct.
+// flaw is a deliberate error in a simple cache: a protection is missing, or has a form that only looks correct.
 type flaw string
 
 const (
-	flawless        flaw = ""
-	plainSetAndDel  flaw = "cache with only Set and Delete"
-	noEpoch         flaw = "generations without epochs"
-	noLease         flaw = "no lease"
-	lateGeneration  flaw = "generation is read after the SELECT"
-	loadsByToken    flaw = "loads are shared by token only, not by generation"
-	worldKept       flaw = "no new epoch when the world is different"
-	ageIgnored      flaw = "lease does not count from the verification of the schema"
-	leaseByReceipt  flaw = "lease counts from the reply"
-	bySequence      flaw = "rows are read by sequence number"
-	openForgotten   flaw = "rows of formerly open transactions are not read"
-	laterSnapshot   flaw = "snapshot is taken after the rows are read"
-	marksIgnored    flaw = "marks are ignored"
-	cleaningByAge   flaw = "cleaning deletes rows by age"
-	lateReplies     flaw = "replies count after a later poll"
-	leaseByHint     flaw = "a notification renews the lease"
-	hintsForReading flaw = "notifications are used instead of the log"
+	flawless           flaw = ""
+	plainSetAndDel     flaw = "only Set and Delete, without generations"
+	noEpoch            flaw = "generations without epochs"
+	noLease            flaw = "no lease"
+	lateGeneration     flaw = "generation is read after the SELECT"
+	loadsByToken       flaw = "loads are shared by token only, not by generation"
+	fingerprintIgnored flaw = "no new epoch when the fingerprint is different"
+	ageIgnored         flaw = "lease counts from the reading, not from the verification of the schema"
+	leaseByReceipt     flaw = "lease counts from the reply"
+	bySequence         flaw = "rows are read by sequence number"
+	openForgotten      flaw = "rows of transactions that were open at the previous reading are not read"
+	laterSnapshot      flaw = "snapshot is taken after the rows are read"
+	gapIgnored         flaw = "no new epoch when a cleaning may have deleted unread rows"
+	cleaningByAge      flaw = "cleaning deletes rows by age"
+	lateReplies        flaw = "late replies are not ignored"
+	leaseByHint        flaw = "a notification renews the lease"
+	hintsForReading    flaw = "notifications are used instead of the log"
 )
 
 var flaws = []flaw{
-	plainSetAndDel, noEpoch, noLease, lateGeneration, loadsByToken, worldKept, ageIgnored, leaseByReceipt,
-	bySequence, openForgotten, laterSnapshot, marksIgnored, cleaningByAge, lateReplies, leaseByHint, hintsForReading,
+	plainSetAndDel, noEpoch, noLease, lateGeneration, loadsByToken, fingerprintIgnored, ageIgnored, leaseByReceipt,
+	bySequence, openForgotten, laterSnapshot, gapIgnored, cleaningByAge, lateReplies, leaseByHint, hintsForReading,
 }
 
-// simple is the cache's design in its simplest form. Without a flaw, the simple cache gives no wrong answer. So if it gives a
-// wrong answer with one flaw, the flaw is the cause.
+// simple is the design of the cache in its simplest form. Without a flaw, it gives no wrong answer. So if the simple cache with
+// one flaw gives a wrong answer, the flaw is the cause.
 type simple struct {
 	flaw   flaw
 	source cache.Source
@@ -55,11 +55,11 @@ type simple struct {
 	changed map[cache.DependencyKey]uint64
 	loads   map[string]*sharedLoad // loads in progress
 
-	polls    uint64
-	snapshot string
-	mark     int64
-	world    string
-	until    time.Duration // end of the lease
+	polls       uint64
+	snapshot    string
+	cleanings   int64
+	fingerprint string
+	until       time.Duration // end of the lease
 }
 
 type simpleEntry struct {
@@ -88,7 +88,7 @@ func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult
 	s.mu.Lock()
 	valid := now < s.until
 	if s.flaw == noLease {
-		valid = s.world != ""
+		valid = s.fingerprint != ""
 	}
 	m := s.entries[l]
 	hit := valid && m != nil && s.isCurrent(m) && (!m.Expires || now < m.expires)
@@ -195,8 +195,8 @@ func (s *simple) Apply(p cache.Poll, r cache.Reply, trust bool) {
 	if p.Number() != s.polls && s.flaw != lateReplies {
 		return
 	}
-	another := r.Fingerprint != s.world && s.flaw != worldKept
-	gap := r.Cleanings != s.mark && r.Cleanings != s.mark+1 && s.flaw != marksIgnored
+	another := r.Fingerprint != s.fingerprint && s.flaw != fingerprintIgnored
+	gap := r.Cleanings != s.cleanings && r.Cleanings != s.cleanings+1 && s.flaw != gapIgnored
 	if s.snapshot == "" || another || gap {
 		s.startEpoch()
 	}
@@ -208,7 +208,7 @@ func (s *simple) Apply(p cache.Poll, r cache.Reply, trust bool) {
 			s.change(keys)
 		}
 	}
-	s.snapshot, s.mark, s.world = r.Snapshot, r.Cleanings, r.Fingerprint
+	s.snapshot, s.cleanings, s.fingerprint = r.Snapshot, r.Cleanings, r.Fingerprint
 	currentAt := p.Sent()
 	if s.flaw == leaseByReceipt {
 		currentAt = s.now()
@@ -287,7 +287,7 @@ func (s *simple) processHint(keys []cache.DependencyKey) {
 	} else {
 		s.change(keys)
 	}
-	if s.flaw == leaseByHint && s.world != "" {
+	if s.flaw == leaseByHint && s.fingerprint != "" {
 		s.until = s.now() + bound
 	}
 }

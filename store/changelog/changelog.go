@@ -5,13 +5,14 @@ package changelog
 import "time"
 
 const (
-	// Channel is the channel of the triggers' notifications (NOTIFY).
+	// Channel is the channel on which the triggers send notifications (NOTIFY).
 	Channel = "keywicket_changes"
 	// Acknowledge is the content of a row of the change log. Every sidecar that reads such a row writes a heartbeat.
 	Acknowledge = "ack"
-	// HeartbeatInterval is how often a sidecar writes a heartbeat.
+	// HeartbeatInterval is the time between two heartbeats of a sidecar.
 	HeartbeatInterval = 10 * time.Second
-	// AliveFor decides which sidecars count as alive: their last heartbeat is at most AliveFor plus their staleness bound old.
-	// After a heartbeat, a sidecar may use its cache for less than AliveFor. So every sidecar that uses its cache counts as alive.
+	// AliveFor decides which sidecars are alive. The last heartbeat of such a sidecar is at most AliveFor plus its staleness
+	// bound old. After a heartbeat, a sidecar uses its cache for less than AliveFor. So every sidecar that uses its cache is
+	// alive.
 	AliveFor = 3 * HeartbeatInterval
 )

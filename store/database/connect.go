@@ -19,16 +19,16 @@ import (
 const (
 	// DefaultMaxOpenConnections is the default maximum number of connections in a pool that serves requests.
 	DefaultMaxOpenConnections = 8
-	// ConnectionLifetime is the maximum age of a connection. After a failover or a change of the address, old connections may stay
-	// open. Because of this limit, the process reaches the new server nevertheless.
+	// ConnectionLifetime is the maximum age of a connection. After a failover, or after a change of the server's address,
+	// connections to the old server may stay open. Because of this limit, the process still reaches the new server.
 	ConnectionLifetime = 5 * time.Minute
 )
 
 // Open returns a connection pool for one command, such as a migration. The pool connects when it is first used. The URL is
-// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. [Parse] describes which other
-// options Open uses.
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. [Parse] describes where the other
+// options come from.
 func Open(databaseURL string) (*sqlx.DB, error) {
-	// With PoolerTransaction, statements are never prepared, so any pooler works.
+	// With PoolerTransaction, the pool prepares no statements, so it works with any pooler.
 	c, err := NewConnector(databaseURL, PoolerTransaction, 0)
 	if err != nil {
 		return nil, err
@@ -39,11 +39,12 @@ func Open(databaseURL string) (*sqlx.DB, error) {
 // OpenDB returns a connection pool whose connections the connector opens. The pool connects when it is first used.
 func OpenDB(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
 
-// dialer opens one connection to the server, and further connections to send cancel requests. Reads and writes have deadlines.
-// Without deadlines, a connection to an unreachable peer would stay in the pool until the TCP timeout, about 15 minutes.
+// dialer opens one connection to the server. It also opens the connections on which lib/pq sends cancel requests. All reads and
+// writes have deadlines. Without deadlines, a connection to an unreachable server would stay in the pool until the TCP timeout,
+// about 15 minutes.
 type dialer struct {
-	connectLimit time.Duration // time limit of connecting, including TLS, login and the first query
-	limit        time.Duration // time limit of each read and each write on a connected connection; 0 means none
+	connectLimit time.Duration // time limit for connecting, which includes TLS, login and the first query
+	limit        time.Duration // time limit for each read and each write after connecting; 0: no limit
 	keepAlive    net.KeepAliveConfig
 
 	last atomic.Pointer[limitedConn]
@@ -73,7 +74,7 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	return limited, nil
 }
 
-// endConnectLimit removes the deadline for connecting.
+// endConnectLimit removes the time limit for connecting. Call it when the first query has succeeded.
 func (d *dialer) endConnectLimit() error {
 	c := d.last.Load()
 	if c == nil {
@@ -83,11 +84,11 @@ func (d *dialer) endConnectLimit() error {
 	return c.SetDeadline(time.Time{})
 }
 
-// limitedConn sets a deadline for each read and write. lib/pq reads from a connection only while it waits for a reply, so an idle
-// connection does not reach the deadline.
+// limitedConn sets a deadline for each read and each write. lib/pq reads from a connection only while it waits for a reply, so an
+// idle connection has no deadline that it could reach.
 type limitedConn struct {
 	net.Conn
-	until time.Time // deadline of all reads and writes; if zero, limit applies to each read and each write
+	until time.Time // deadline for all reads and writes; if it is zero, each read and each write has the time limit in the field limit
 	limit time.Duration
 }
 
@@ -112,9 +113,9 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// ReadCommitted runs f in a transaction with isolation level read committed. At a higher isolation level, writes by sidecars and
-// by the product would fail with serialization errors. The transaction is also read-write, because another client of a pooler may
-// have made the connection read-only.
+// ReadCommitted runs f in a transaction with the isolation level read committed. At a higher level, writes by sidecars and by the
+// product would fail with serialization errors. ReadCommitted also makes the transaction read-write, because another client of a
+// pooler may have made the connection read-only.
 func ReadCommitted(ctx context.Context, db Beginner, f func(*sqlx.Tx) error) error {
 	tx, err := db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
@@ -133,8 +134,8 @@ type Beginner interface {
 }
 
 // RetryLost runs f. If f fails because of a lost connection, RetryLost runs f again. The parameter attempts is the maximum number
-// of runs, including the first. f must be idempotent. database/sql itself does not retry after a TCP reset, or if the connection
-// is lost while the reply is read.
+// of runs, including the first run. f must be idempotent. The package database/sql does not retry if a TCP reset occurs, or if
+// the connection is lost while it reads the reply.
 func RetryLost(ctx context.Context, attempts int, f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()
@@ -144,8 +145,8 @@ func RetryLost(ctx context.Context, attempts int, f func() error) error {
 	}
 }
 
-// ConnectionLost reports whether err means that an open connection was lost. It returns false if connecting failed, because then
-// an immediate retry does not help.
+// ConnectionLost reports whether err means that an open connection was lost. If connecting failed, it returns false, because an
+// immediate retry would not help.
 func ConnectionLost(err error) bool {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Op != "dial" && !op.Timeout()
@@ -160,9 +161,9 @@ func DoWithTimeout(ctx context.Context, limit time.Duration, f func(context.Cont
 	return err
 }
 
-// WithTimeout runs f, and returns after the duration limit at the latest, even if f ignores its context. When a context ends,
-// lib/pq sends a cancel request and then waits for the server. If the server hangs, f ends later, when a read or write on its
-// connection reaches the deadline.
+// WithTimeout runs f, and returns after at most the duration limit, even if f ignores its context. When a context ends, lib/pq
+// sends a cancel request and then waits for the server. If the server hangs, f ends later, when a read or a write on its
+// connection reaches its deadline.
 func WithTimeout[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
 	type outcome struct {
 		value T

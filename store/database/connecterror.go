@@ -27,7 +27,7 @@ var quotedName = regexp.MustCompile(`["„“”«»‘’']\s*([\pL\pN_.-]+)\s*
 // pgbouncerRefusal matches the message with which PgBouncer rejects an option.
 var pgbouncerRefusal = regexp.MustCompile(`^unsupported startup parameter(?: in options)?: (\S+)`)
 
-// connectError adds a remedy to an error of lib/pq. If it knows no remedy, it returns the error unchanged.
+// connectError adds a remedy to an error of lib/pq. If there is no known remedy, connectError returns the error unchanged.
 func connectError(err error) error {
 	sentence := ""
 	if e := pq.As(err, pqerror.UndefinedObject); e != nil {
@@ -43,7 +43,7 @@ func connectError(err error) error {
 		}
 	}
 	if errors.Is(err, pq.ErrSSLNotSupported) {
-		sentence = "the server has no TLS, but the database URL requires it (sslmode=require is the default): turn it on (ssl = on in postgresql.conf), or " +
+		sentence = "the server has no TLS, but the database URL requires it (sslmode=require is the default): turn on TLS in the server (ssl = on in postgresql.conf), or " +
 			"add sslmode=disable to the URL if the network is trusted"
 	}
 	if sentence == "" {
@@ -58,7 +58,7 @@ func connectError(err error) error {
 func certificateRemedy(err error) string {
 	if host, ok := errors.AsType[x509.HostnameError](err); ok {
 		return fmt.Sprintf("the server's certificate is not for the host of the database URL (%v): use the host name of the certificate, "+
-			"or write sslmode=verify-ca to trust every host with a certificate of that authority", host)
+			"or write sslmode=verify-ca to trust every host with a certificate of the same authority", host)
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return "this machine does not trust the authority that signed the server's certificate: set the file with the authority's certificate, " +
@@ -68,7 +68,7 @@ func certificateRemedy(err error) string {
 		return fmt.Sprintf("the server's certificate is not valid (%v): renew it", invalid)
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fmt.Sprintf("the server's certificate is not valid (%v): see sslrootcert in the database URL", err)
+		return fmt.Sprintf("the server's certificate is not valid (%v): check sslrootcert in the database URL", err)
 	}
 	return ""
 }

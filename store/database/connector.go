@@ -17,14 +17,14 @@ import (
 )
 
 // Pooler is the kind of connection pooler, such as PgBouncer, between keywicket and the database. A transaction pooler may run
-// each transaction on another server connection. So prepared statements do not work with a transaction pooler: lib/pq uses the
+// each transaction on another server connection. So prepared statements do not work with a transaction pooler. lib/pq uses the
 // same statement names on every connection, and a query could get the reply to another query.
 type Pooler string
 
 // The kinds of poolers.
 const (
-	// PoolerAuto detects a pooler on each connection. It compares two process ids: the id that the server sent at login, and the
-	// id of the Postgres process that answers the first query.
+	// PoolerAuto detects a pooler on each connection. It compares the process id that the server sent at login with the process
+	// id of the server that answers the first query.
 	PoolerAuto Pooler = "auto"
 	// PoolerNone is for direct connections, and for connections through a session pooler.
 	PoolerNone Pooler = "none"
@@ -35,18 +35,18 @@ const (
 // Poolers returns all values of Pooler.
 func Poolers() []Pooler { return []Pooler{PoolerAuto, PoolerNone, PoolerTransaction} }
 
-// ConnectLimit is the time limit of connecting. With TLS and a password, connecting takes six to ten round trips.
+// ConnectLimit is the time limit for connecting. With TLS and a password, connecting takes six to ten round trips.
 const ConnectLimit = 5 * time.Second
 
-// Connector opens connections: each call of Connect opens one.
+// Connector opens connections. Each call of Connect opens one connection.
 type Connector struct {
 	settings Settings
 	pooler   Pooler
-	limit    time.Duration // time limit of each read and each write on an open connection; 0 means none
+	limit    time.Duration // time limit for each read and each write on an open connection; 0: no limit
 }
 
-// NewConnector returns a connector to the database at a URL. The parameter limit is the time limit of each read and each write on
-// an open connection; 0 means none. NewConnector reads the URL, but does not connect.
+// NewConnector returns a connector for the database at the URL. The parameter limit is the time limit for each read and each
+// write on an open connection; 0 means no limit. NewConnector reads the URL, but does not connect.
 func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Connector, error) {
 	s, err := Parse(databaseURL)
 	if err != nil {
@@ -56,12 +56,12 @@ func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Conne
 		pooler = PoolerTransaction
 	}
 	// With this setting, lib/pq sends a query and its arguments in one round trip. With two round trips, a transaction pooler
-	// could send the second one to another server process.
+	// could use another server process for the second round trip.
 	s.BinaryParameters = true
 	return Connector{settings: s, pooler: pooler, limit: limit}, nil
 }
 
-// WithLimit returns the connector with another time limit of each read and each write.
+// WithLimit returns a copy of the connector with another time limit for each read and each write.
 func (c Connector) WithLimit(limit time.Duration) Connector {
 	c.limit = limit
 	return c
@@ -76,8 +76,8 @@ func (c Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
-// connect tries the hosts in order, each for an equal share of ConnectLimit. If lib/pq tried the hosts, one host that does not
-// answer could use up the whole ConnectLimit.
+// connect tries the hosts in order, each for an equal share of ConnectLimit. lib/pq could also try the hosts, but then one host
+// that does not answer could use up the whole ConnectLimit.
 func (c Connector) connect(ctx context.Context) (driver.Conn, error) {
 	all := hosts(c.settings.Config)
 	var errs []error
@@ -94,7 +94,7 @@ func (c Connector) connect(ctx context.Context) (driver.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// hosts returns a configuration for each host. connect tries the hosts in this order.
+// hosts returns a configuration for each host, in the order in which connect tries the hosts.
 func hosts(c pq.Config) []pq.Config {
 	all := make([]pq.Config, 1, 1+len(c.Multi))
 	all[0] = c.Clone()
@@ -105,8 +105,8 @@ func hosts(c pq.Config) []pq.Config {
 	}
 	for i := range all {
 		all[i].Multi = nil
-		// To check this option, lib/pq would use parameters that it received at login. A pooler may have cached these parameters
-		// from another server, so checkServer checks the server instead.
+		// For this option, lib/pq would check parameters that it received at login. A pooler may have cached these parameters
+		// from another server, so the function checkServer checks the server instead.
 		all[i].TargetSessionAttrs = pq.TargetSessionAttrsAny
 	}
 	if c.LoadBalanceHosts == pq.LoadBalanceHostsRandom {
@@ -130,34 +130,33 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 		return nil, err
 	}
 	full, ok := raw.(fullConn)
-	if !ok { // a different version of lib/pq
+	if !ok { // possible only with another version of lib/pq
 		return nil, errors.Join(fmt.Errorf("the driver's connection %T lacks a method", raw), raw.Close())
 	}
-	writes := c.settings.TargetSessionAttrs == pq.TargetSessionAttrsReadWrite
-	direct, err := checkServer(ctx, full, writes)
+	needsWrites := c.settings.TargetSessionAttrs == pq.TargetSessionAttrsReadWrite
+	direct, err := checkServer(ctx, full, needsWrites)
 	if err == nil && !full.IsValid() {
 		err = cmp.Or(ctx.Err(), driver.ErrBadConn)
 	}
 	if err == nil {
 		err = d.endConnectLimit()
 	}
-	if errors.Is(err, driver.ErrBadConn) { // replace ErrBadConn, which would count as a lost connection, so that the caller would retry immediately
-		err = errors.New("the server has closed the connection at the first query: if it is a pooler, see its log")
+	if errors.Is(err, driver.ErrBadConn) { // replace ErrBadConn, because with ErrBadConn, the caller would retry immediately
+		err = errors.New("the server has closed the connection at the first query: if the server is a pooler, see the log of the pooler")
 	}
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
-	return &connection{fullConn: full, prepares: c.pooler == PoolerNone || c.pooler == PoolerAuto && direct}, nil
+	return &connection{fullConn: full, canPrepare: c.pooler == PoolerNone || c.pooler == PoolerAuto && direct}, nil
 }
 
 // Driver implements [driver.Connector].
 func (c Connector) Driver() driver.Driver { return &pq.Driver{} }
 
-// checkServer rejects a standby and a server that is too old. If writes is true, it also rejects a read-only session. The result
-// direct reports whether there is no pooler. Without a pooler, the process that answers the first query has the process id that
-// the server sent at login. A pooler sends invented process ids to its clients, because its clients share its connections to
-// Postgres.
-func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err error) {
+// checkServer rejects a standby and a server that is too old. If needsWrites is true, it also rejects a read-only session. The
+// result direct reports whether there is no pooler. Without a pooler, the process that answers the first query has the process id
+// that the server sent at login. A pooler sends invented process ids, because its clients share its connections to Postgres.
+func checkServer(ctx context.Context, c fullConn, needsWrites bool) (direct bool, err error) {
 	const query = `SELECT current_setting('server_version_num')::int, pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`
 	rows, err := c.QueryContext(ctx, query, nil)
 	if err != nil {
@@ -176,14 +175,14 @@ func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err
 		return false, errors.New("the server's answer is not from Postgres")
 	case standby:
 		return false, errors.New("the server is a standby (in hot standby mode): keywicket needs the primary")
-	case writes && readOnly:
-		return false, errors.New("the server accepts no writes (session is read-only), but the database URL has target_session_attrs=read-write")
+	case needsWrites && readOnly:
+		return false, errors.New("the server accepts no writes (the session is read-only), but the database URL has target_session_attrs=read-write")
 	}
 	return pid != 0 && pid == loginPID(c), checkVersion(int(version))
 }
 
-// loginPID returns the process id that the server sent at login, or 0 if this id is unknown. It reads the id from an unexported
-// field of lib/pq's connection, which lib/pq uses for cancel requests.
+// loginPID returns the process id that the server sent at login, or 0 if it is unknown. lib/pq stores this id for cancel
+// requests. loginPID reads it from an unexported field of lib/pq's connection.
 func loginPID(c driver.Conn) int64 {
 	v := reflect.Indirect(reflect.ValueOf(c))
 	if v.Kind() != reflect.Struct {
@@ -195,7 +194,7 @@ func loginPID(c driver.Conn) int64 {
 	return 0
 }
 
-// fullConn has the methods of lib/pq's connection that database/sql uses.
+// fullConn has all methods of lib/pq's connection that the package database/sql uses.
 type fullConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -208,32 +207,34 @@ type fullConn interface {
 	driver.Validator
 }
 
-// Connection is a connection of a [Connector]. It has the methods that database/sql uses, and can keep prepared statements.
+// Connection is a connection of a [Connector]. It has all methods that database/sql uses, and two methods for prepared
+// statements.
 type Connection interface {
 	fullConn
 
-	// PrepareAhead prepares queries before look-ups need them. If a look-up's context ended while its query is prepared, lib/pq
-	// would close the connection. If PrepareAhead cannot prepare a query, the first look-up that needs the query prepares it.
+	// PrepareAhead prepares queries before look-ups need them. If the context of a look-up ended while lib/pq prepares its query,
+	// lib/pq would close the connection. If PrepareAhead cannot prepare a query, the first look-up that needs the query prepares
+	// it.
 	PrepareAhead(ctx context.Context, queries []string)
 
-	// QueryPrepared runs a query as a prepared statement, which stays on the connection. If a column's type has changed, or if the
-	// statement was dropped, QueryPrepared prepares the query again. The caller must close the rows.
+	// QueryPrepared runs a query as a prepared statement, and keeps the statement on the connection. If a column's type has
+	// changed, or if the statement was dropped, QueryPrepared prepares the query again. The caller must close the rows.
 	QueryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error)
 }
 
-// connection is a connection that prepares statements only if prepares is true. If prepares is false, each query takes one round
-// trip, so a pooler sends the whole query to one server process (see NewConnector).
+// connection is a connection that prepares statements only if canPrepare is true. If canPrepare is false, each query takes one
+// round trip, so a pooler sends the whole query to one server process (see NewConnector).
 type connection struct {
 	fullConn
-	prepares bool
-	prepared map[string]driver.Stmt // the look-up queries, by text
+	canPrepare bool
+	prepared   map[string]driver.Stmt // the prepared statements of QueryPrepared, by the text of the query
 }
 
 var _ Connection = (*connection)(nil)
 
 // PrepareContext implements [driver.ConnPrepareContext].
 func (c *connection) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // lib/pq requires Prepare for COPY, but leaves no statement on the server
+	if c.canPrepare || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // for COPY, lib/pq requires a call of Prepare, but prepares no statement on the server
 		return c.fullConn.PrepareContext(ctx, query)
 	}
 	return unprepared{c.fullConn, query}, nil
@@ -241,11 +242,11 @@ func (c *connection) PrepareContext(ctx context.Context, query string) (driver.S
 
 // PrepareAhead implements [Connection].
 func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
-	if !c.prepares {
+	if !c.canPrepare {
 		return
 	}
-	// While a table is locked, Postgres cannot prepare the queries that read it. The lock timeout is short, so that look-ups that
-	// do not need the locked table get the connection soon.
+	// While a table is locked, Postgres cannot prepare queries that read the table. The lock timeout is short, so that the
+	// connection is soon available for look-ups that do not need the table.
 	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
 		return
 	}
@@ -257,7 +258,7 @@ func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
 	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // no error handling: an error means that the connection is lost
 }
 
-// statement returns the prepared statement of the query. At the first call with a query, it prepares the query.
+// statement returns the prepared statement of the query. If the query is not prepared yet, statement prepares it.
 func (c *connection) statement(ctx context.Context, query string) (driver.StmtQueryContext, error) {
 	s := c.prepared[query]
 	if s == nil {
@@ -296,7 +297,7 @@ type unprepared struct {
 }
 
 func (unprepared) Close() error  { return nil }
-func (unprepared) NumInput() int { return -1 } // -1: unknown, so the server checks the number of arguments
+func (unprepared) NumInput() int { return -1 } // -1 means unknown, so that the server checks the number of arguments
 
 // Exec implements [driver.Stmt]. database/sql calls ExecContext instead.
 func (unprepared) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
@@ -314,11 +315,12 @@ func (u unprepared) QueryContext(ctx context.Context, args []driver.NamedValue) 
 	return u.conn.QueryContext(ctx, u.query, args)
 }
 
-// KeepsSession reports whether settings and prepared statements stay on a connection of a [Connector].
+// KeepsSession reports whether the connection keeps settings and prepared statements, because there is no transaction pooler. The
+// connection must come from a [Connector].
 func KeepsSession(c *sqlx.Conn) (keeps bool, err error) {
 	err = c.Raw(func(raw any) error {
 		conn, ok := raw.(*connection)
-		keeps = ok && conn.prepares
+		keeps = ok && conn.canPrepare
 		return nil
 	})
 	return keeps, err

@@ -11,16 +11,16 @@ import (
 	"unicode"
 )
 
-// options maps the names of a database URL's options, as in libpq, to their values.
+// options contains the options of a database URL: the name of each option, as in libpq, and its value.
 type options map[string]string
 
 const urlForms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
 
-// errUnparsable contains no part of the URL, because the part that cannot be parsed may belong to the password.
+// errUnparsable contains no part of the URL, because any part of an invalid URL may belong to the password.
 var errUnparsable = errors.New("the database URL cannot be parsed" + urlForms)
 
-// readDatabaseURL accepts the same URLs as libpq. Unlike lib/pq, it accepts several hosts with a port each, sockets, and IPv6
-// addresses without a port. If an option occurs more than once, the last value is used.
+// readDatabaseURL accepts the same URLs as libpq. Unlike lib/pq, it accepts several hosts that each have a port, sockets, and
+// IPv6 addresses without a port. If an option occurs more than once, the last value is used.
 func readDatabaseURL(text string) (options, error) {
 	scheme, rest, isURL := strings.Cut(text, "://")
 	o := options{}
@@ -60,7 +60,7 @@ func (o options) readURL(text string) bool {
 		if pair == "" {
 			continue
 		}
-		// Here a "+" means a space, as is usual in encoded queries. In libpq, a "+" stays a "+".
+		// In this package, a "+" means a space, as is usual in encoded queries. In libpq, a "+" means a "+".
 		name, err := url.QueryUnescape(name)
 		if !ok || err != nil || name == "" || !o.set(name, value, url.QueryUnescape) {
 			return false
@@ -69,8 +69,8 @@ func (o options) readURL(text string) bool {
 	return true
 }
 
-// set sets an option. It ignores an empty value, so that the libpq service (pg_service.conf) or a PG* environment variable can
-// supply the value.
+// set sets an option. If the value is empty, set ignores it, so that the libpq service (pg_service.conf) or a PG* environment
+// variable can supply the value.
 func (o options) set(name, value string, unescape func(string) (string, error)) bool {
 	value, err := unescape(value)
 	if value != "" {
@@ -79,8 +79,8 @@ func (o options) set(name, value string, unescape func(string) (string, error)) 
 	return err == nil
 }
 
-// readHosts reads a list of hosts, each with or without a port. If any host has a port, the hosts without a port get Postgres'
-// default port.
+// readHosts reads a list of hosts, each with or without a port. If at least one host has a port, every host without a port gets
+// the default port of Postgres.
 func (o options) readHosts(list string) bool {
 	const standard = "5432"
 	var hosts, ports []string
@@ -111,8 +111,8 @@ func (o options) readHosts(list string) bool {
 	return true
 }
 
-// hostName reports whether host can be a host name. A text with other characters may be part of a password, and the error of a DNS
-// query would contain this text.
+// hostName reports whether host can be a host name. A text with other characters may be a part of the password. It must not
+// become a host name, because the error of a DNS query would contain it.
 func hostName(host string, bracketed bool) bool {
 	if bracketed {
 		_, err := netip.ParseAddr(host)
@@ -121,7 +121,7 @@ func hostName(host string, bracketed bool) bool {
 	return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || !strings.ContainsAny(host, " \t\r\n/@?#<>[]{}|\\^`'\"")
 }
 
-// readPairs reads key='value' pairs.
+// readPairs reads pairs of the form key=value or key='value'.
 func (o options) readPairs(text string) bool {
 	for text = strings.TrimLeftFunc(text, unicode.IsSpace); text != ""; text = strings.TrimLeftFunc(text, unicode.IsSpace) {
 		name, rest, ok := strings.Cut(text, "=")
@@ -160,15 +160,15 @@ func readValue(text string) (value, rest string, ok bool) {
 	return b.String(), "", !quoted && !escaped
 }
 
-// normalize changes the options to the form that lib/pq expects. It returns false if a name or value cannot be sent to the server.
+// normalize changes the options to the form that lib/pq expects. It returns false if a name or value cannot be sent to the
+// server.
 func (o options) normalize() bool {
 	for name, value := range maps.Clone(o) {
-		// Postgres would read the text after a zero byte as another option.
+		// A zero byte is not permitted, because Postgres would read the text after it as another option.
 		if !optionName(name) || strings.Contains(value, "\x00") {
 			return false
 		}
-		// If one of these options is not in lower case, lib/pq would send it twice: once in this spelling and once in lib/pq's own
-		// spelling.
+		// lib/pq adds these options itself, in lower case. If the URL has another spelling, lib/pq would send the option twice.
 		if lower := strings.ToLower(name); lower != name && slices.Contains([]string{"datestyle", "client_encoding", "application_name"}, lower) {
 			delete(o, name)
 			o[lower] = value
@@ -185,7 +185,7 @@ func (o options) normalize() bool {
 	switch port := o["port"]; {
 	case port == "":
 		delete(o, "port")
-	case port[0] == ',': // lib/pq inserts the default port for an empty element only after a comma
+	case port[0] == ',': // lib/pq uses the default port for an empty element of the list, but not for the first element
 		o["port"] = "5432" + port
 	}
 	return true

@@ -11,27 +11,27 @@ import (
 // These are the kinds of errors for the operator. If errors.Is finds one of these kinds in an error, the error's text is one
 // sentence.
 var (
-	// ErrNotFound: the named object does not exist.
+	// ErrNotFound means that the object does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrExists: an object with this id, slug, email or key exists.
+	// ErrExists means that an object with this id, slug, email or key already exists.
 	ErrExists = errors.New("already exists")
-	// ErrInvalid: a value has the wrong form, or does not fit the other values.
+	// ErrInvalid means that a value has the wrong form, or contradicts the other values.
 	ErrInvalid = errors.New("invalid")
-	// ErrUnreachable: the database cannot be reached, or rejects the login.
+	// ErrUnreachable means that the database cannot be reached, or rejects the login.
 	ErrUnreachable = errors.New("database unreachable")
-	// ErrNotMigrated: the schema is missing, or older than this version of keywicket.
+	// ErrNotMigrated means that the schema is missing, or is older than this version of keywicket.
 	ErrNotMigrated = errors.New("not migrated")
 )
 
-// refusal is an error for the operator: one sentence, and one of the Err… values as its kind.
+// refusal is an error for the operator. It has one sentence, and one of the Err… values as its kind.
 type refusal struct {
 	kind     error
 	sentence string
-	cause    error // nil if the sentence is complete
+	cause    error // its text follows the sentence; nil: there is no cause
 }
 
-// NewRefusal returns an error for the operator. It wraps the parameter kind, which is one of the Err… values. The text is
-// formatted as by [fmt.Sprintf].
+// NewRefusal returns an error for the operator. It wraps the parameter kind, which must be one of the Err… values. [fmt.Sprintf]
+// formats the sentence.
 func NewRefusal(kind error, format string, args ...any) error {
 	return &refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
 }
@@ -55,9 +55,9 @@ func (r *refusal) Unwrap() []error {
 	return []error{r.kind}
 }
 
-// ConfirmRow returns an error if matches is false. The caller compares the returned row with the query's arguments, and passes the
-// result as matches. The row can be wrong, because a misconfigured pooler can mix up its clients' connections and return the row
-// of another query.
+// ConfirmRow returns an error if matches is false. The caller compares the returned row with the arguments of the query, and
+// passes the result of this comparison as matches. The row can be wrong: a misconfigured pooler can mix up the connections of its
+// clients, and return the row of another query.
 func ConfirmRow(matches bool, action string) error {
 	if matches {
 		return nil
@@ -66,7 +66,7 @@ func ConfirmRow(matches bool, action string) error {
 		"its clients: check what was done before you continue")
 }
 
-// AddPoolerRemedy adds a remedy to an error that occurs if prepared queries run through a transaction pooler.
+// AddPoolerRemedy adds a remedy to an error that prepared statements cause behind a transaction pooler.
 func AddPoolerRemedy(err error) error {
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.DuplicatePstatement, pqerror.ProtocolViolation) != nil {
 		return fmt.Errorf("%w (if the database is behind a transaction pooler: set database.pooler to transaction)", err)
@@ -75,7 +75,7 @@ func AddPoolerRemedy(err error) error {
 }
 
 // ConstraintError returns the refusal for the constraint that was violated. The parameter constraints maps the names of
-// constraints to refusals. If err is any other error, ConstraintError wraps err and adds the action to its text.
+// constraints to refusals. For every other error, ConstraintError wraps err and adds the action to its text.
 func ConstraintError(err error, action string, constraints map[string]error) error {
 	if violation := pq.As(err); violation != nil {
 		if r, ok := constraints[violation.Constraint]; ok && violation.Constraint != "" {

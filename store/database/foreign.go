@@ -14,25 +14,25 @@ import (
 )
 
 // foreignOption is an option that neither lib/pq nor Postgres supports. lib/pq would send the option to Postgres, and Postgres
-// would reject it.
+// would reject the connection.
 type foreignOption struct {
-	accepted           []string // values with which the option does not require its feature
-	verifyFullSuffices bool     // with sslmode=verify-full, every value is accepted
+	accepted           []string // values that are accepted, because they do not require the feature of the option
+	verifyFullSuffices bool     // whether every value is accepted with sslmode=verify-full
 	remedy             string   // what the operator should do if the value is not accepted
 }
 
-// featureOptions are options that may require a feature that lib/pq does not have. keywicket rejects a value that requires the
-// feature. If keywicket ignored such a value instead, nobody would notice that the feature is missing.
+// featureOptions are options that may require a feature that lib/pq does not have. keywicket rejects each value that requires the
+// feature. If keywicket ignored such a value, nobody would notice that the feature is missing.
 var featureOptions = map[string]foreignOption{
-	// These are options of libpq.
+	// The following options come from libpq.
 	"channel_binding":     {[]string{"disable", "prefer"}, true, verifyInstead},
-	"gssencmode":          {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, to encrypt by TLS"},
+	"gssencmode":          {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, which uses TLS for encryption"},
 	"sslcertmode":         {[]string{"allow"}, false, "remove it; a certificate is sent only if sslcert is set, or if the home folder has .postgresql/postgresql.crt"},
 	"sslcrl":              {nil, false, "remove it; lists of revoked certificates are not read"},
 	"sslcrldir":           {nil, false, "remove it; lists of revoked certificates are not read"},
 	"sslpassword":         {nil, false, "remove it, and store the key of sslkey without a passphrase"},
 	"sslkeylogfile":       {nil, false, "remove it"},
-	"requirepeer":         {nil, false, "remove it, and let only the server write to the folder of its socket"},
+	"requirepeer":         {nil, false, "remove it, and make sure that only the server can write to the folder of its socket"},
 	"require_auth":        {nil, false, "write sslmode=verify-full instead, so that no other server gets the password"},
 	"requiressl":          {[]string{"0"}, false, "write sslmode=require instead"},
 	"replication":         {[]string{"false", "off", "no", "0"}, false, "remove it"},
@@ -42,7 +42,7 @@ var featureOptions = map[string]foreignOption{
 	"oauth_scope":         {nil, false, loginInstead},
 	"scram_client_key":    {nil, false, loginInstead},
 	"scram_server_key":    {nil, false, loginInstead},
-	// These are options of Prisma, JDBC and asyncpg.
+	// The following options come from Prisma, JDBC and asyncpg.
 	"sslaccept":        {[]string{"accept_invalid_certs"}, true, verifyInstead},
 	"sslidentity":      {nil, false, "write sslcert and sslkey instead"},
 	"ssl":              {nil, false, "write sslmode instead"},
@@ -53,10 +53,10 @@ const loginInstead = "remove it, and log in with a password or a certificate"
 
 const verifyInstead = "write sslmode=verify-full instead, with sslrootcert=system for a publicly trusted authority, or sslrootcert=FILE"
 
-// ignoredOptions are options without an effect, because keywicket has its own pool, its own schema, and its own way to prepare
-// statements.
+// ignoredOptions are options that have no effect in keywicket, because keywicket has its own pool, its own schema, and its own
+// way to prepare statements.
 var ignoredOptions = []string{
-	"gssdelegation", "gsslib", "sslcompression", // libpq: keywicket never uses these features
+	"gssdelegation", "gsslib", "sslcompression", // libpq; keywicket never uses the features of these options
 	"connection_limit", "pool_timeout", "socket_timeout", "schema", "statement_cache_size", "single_use_connections", // Prisma
 	"max_connection_lifetime", "max_idle_connection_lifetime",
 	"default_query_exec_mode", "statement_cache_mode", "statement_cache_capacity", "description_cache_capacity", // pgx
@@ -67,10 +67,10 @@ var ignoredOptions = []string{
 	"uselibpqcompat", "supa", // node-postgres, Supabase on Vercel
 }
 
-// ownOptions are options that this package itself implements.
+// ownOptions are the options that this package implements itself.
 var ownOptions = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
 
-// takeForeign removes the options that neither lib/pq nor Postgres supports, and returns them.
+// takeForeign removes the options of the three lists above, and returns these options.
 func (o options) takeForeign() options {
 	foreign := options{}
 	for name, value := range maps.Clone(o) {
@@ -82,7 +82,7 @@ func (o options) takeForeign() options {
 	return foreign
 }
 
-// readSettings sets the fields of s from the ownOptions. In a number, zero means the default of the operating system, as in libpq.
+// readSettings sets fields of s from the ownOptions. A number of zero means the default of the operating system, as in libpq.
 func (o options) readSettings(s *Settings) error {
 	var err error
 	number := func(name string) int {
@@ -93,7 +93,8 @@ func (o options) readSettings(s *Settings) error {
 		}
 		return n
 	}
-	// In Go's package net, zero means this package's own default, and a negative value means the default of the operating system.
+	// In the package net of Go, zero means the default of that package, and a negative value means the default of the operating
+	// system.
 	probe := func(name string) int {
 		n := max(number(name), 0)
 		if o[name] != "" && n == 0 {
@@ -107,7 +108,7 @@ func (o options) readSettings(s *Settings) error {
 		Interval: time.Duration(probe("keepalives_interval")) * time.Second,
 		Count:    probe("keepalives_count"),
 	}
-	number("tcp_user_timeout") // only check the form, because limitedConn sets a deadline for each read and write
+	number("tcp_user_timeout") // this call only checks the form of the value, because limitedConn sets a deadline for each read and each write
 	switch o["pgbouncer"] {
 	case "", "false":
 	case "true":

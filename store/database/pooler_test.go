@@ -30,17 +30,17 @@ import (
 	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
-// pooled is a fixture whose database can also be reached through a pooler. Clients with the same login share the pooler's
-// connections.
+// pooled is a fixture with a pooler. Its database can be reached through the pooler and directly. Clients with the same login use
+// the same connections of the pooler.
 type pooled struct {
 	*storetest.Fixture
 	pooler           *pgbouncer.Pooler
-	operator, server string // URLs through the pooler: for the superuser, and for a login for sidecars and issuers
+	operator, server string // URLs through the pooler: operator is for the superuser, and server is for a login of sidecars and issuers
 	direct           string // the same URL as server, but without the pooler
 }
 
-// poolers maps the modes of a pooler to configurations with a sufficient pool size. In session mode, each client connection needs
-// its own Postgres connection.
+// poolers contains a configuration for each mode of a pooler. The pools are large enough for the tests. In session mode, each
+// client connection needs its own Postgres connection.
 var poolers = map[string]pgbouncer.Config{
 	"transactions": {Mode: pgbouncer.Transaction, PoolSize: 5},
 	"sessions":     {Mode: pgbouncer.Session, PoolSize: 60},
@@ -89,7 +89,7 @@ func (p *pooled) sidecar(c directory.Config) (*directory.Directory, error) {
 	return directory.Open(c, nil)
 }
 
-// load runs all functions concurrently, each of them repeatedly, for some seconds.
+// load runs all functions concurrently for some seconds. It repeats each function until the time is over.
 func load(t *testing.T, functions ...func(context.Context)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), sample.Duration(4*time.Second))
@@ -98,16 +98,17 @@ func load(t *testing.T, functions ...func(context.Context)) {
 	for _, f := range functions {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				f(context.WithoutCancel(ctx)) // a call that has begun runs to its end
+				f(context.WithoutCancel(ctx)) // so that a call that has begun is not canceled
 			}
 		})
 	}
 	all.Wait()
 }
 
-// otherProgram returns a function that sends the queries of another program with the same login and the same driver. The driver
-// numbers its prepared statements on each connection from 1, and sends unprepared queries in two round trips. The queries have the
-// same parameters and columns as keywicket's queries, but return other answers. The function ignores the results.
+// otherProgram returns a function that sends queries as another program with the same login and the same driver. On each
+// connection, the driver gives its prepared statements the numbers from 1. It sends unprepared queries in two round trips. The
+// queries have the same parameters and columns as keywicket's queries, but return other answers. The function ignores the
+// results.
 func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Context) {
 	t.Helper()
 	db, err := sqlx.Open("postgres", databaseURL)
@@ -165,20 +166,20 @@ type report struct {
 	examples               []string
 }
 
-func (j *report) record(n *atomic.Int64, format string, args ...any) {
+func (results *report) record(n *atomic.Int64, format string, args ...any) {
 	if n.Add(1) > 5 {
 		return
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.examples = append(j.examples, fmt.Sprintf(format, args...))
+	results.mu.Lock()
+	defer results.mu.Unlock()
+	results.examples = append(results.examples, fmt.Sprintf(format, args...))
 }
 
-func (j *report) check(t *testing.T) {
+func (results *report) check(t *testing.T) {
 	t.Helper()
-	t.Logf("%d answers, %d of them wrong, and %d errors", j.answers.Load(), j.wrong.Load(), j.failed.Load())
-	if j.wrong.Load() > 0 || j.failed.Load() > 0 || j.answers.Load() < 100 {
-		t.Errorf("%d answers, %d of them wrong, and %d errors:\n%s", j.answers.Load(), j.wrong.Load(), j.failed.Load(), strings.Join(j.examples, "\n"))
+	t.Logf("%d answers, %d of them wrong, and %d errors", results.answers.Load(), results.wrong.Load(), results.failed.Load())
+	if results.wrong.Load() > 0 || results.failed.Load() > 0 || results.answers.Load() < 100 {
+		t.Errorf("%d answers, %d of them wrong, and %d errors:\n%s", results.answers.Load(), results.wrong.Load(), results.failed.Load(), strings.Join(results.examples, "\n"))
 	}
 }
 
@@ -188,7 +189,7 @@ type expectedLookup struct {
 	want   authz.LookupResult
 }
 
-// expectedLookups returns look-ups of valid and of revoked credentials of each kind.
+// expectedLookups returns look-ups of valid and revoked credentials of each kind, with the expected answers.
 func (p *pooled) expectedLookups(t *testing.T) (all []expectedLookup) {
 	t.Helper()
 	direct, grants := p.Directory(t, nil), storetest.Must(issuer.Open(p.direct))
@@ -249,22 +250,22 @@ func TestAnswersAreCorrectThroughAPooler(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)
 			expectedLookups := p.expectedLookups(t)
-			j := new(report)
+			results := new(report)
 			lookUp := func(ctx context.Context, d *directory.Directory, q expectedLookup) {
 				defer func() {
 					if e := recover(); e != nil {
-						j.record(&j.failed, "panic: %v", e)
+						results.record(&results.failed, "panic: %v", e)
 					}
 				}()
 				got, err := d.Lookup(ctx, q.lookup)
 				if err != nil {
-					j.record(&j.failed, "an error: %v", err)
+					results.record(&results.failed, "an error: %v", err)
 					return
 				}
-				j.answers.Add(1)
+				results.answers.Add(1)
 				got.Cache = q.want.Cache
 				if !reflect.DeepEqual(got, q.want) {
-					j.record(&j.wrong, "got %+v, want %+v", got, q.want)
+					results.record(&results.wrong, "got %+v, want %+v", got, q.want)
 				}
 			}
 			lookUpAll := func(ctx context.Context, d *directory.Directory) {
@@ -279,11 +280,11 @@ func TestAnswersAreCorrectThroughAPooler(t *testing.T) {
 			}
 			work := []func(context.Context){
 				p.otherProgram(t, p.server), p.otherProgram(t, p.server),
-				// Start and stop sidecars, so that they prepare their queries in different orders.
+				// This function starts and stops sidecars, which prepare their queries in different orders.
 				func(ctx context.Context) {
 					d, err := p.sidecar(directory.Config{NoCache: true})
 					if err != nil {
-						j.record(&j.failed, "open: %v", err)
+						results.record(&results.failed, "open: %v", err)
 						return
 					}
 					defer func() { _ = d.Close(ctx) }()
@@ -301,18 +302,18 @@ func TestAnswersAreCorrectThroughAPooler(t *testing.T) {
 				}
 			}
 			load(t, work...)
-			j.check(t)
+			results.check(t)
 		})
 	}
 }
 
-// The operator's commands return the content of the database correctly. The test compares their results with those of a client
-// that does not use the pooler.
+// Through a pooler, the operator's commands return the correct content of the database. The test compares the results of the
+// commands with those of a client that does not use the pooler.
 func TestCommandsAreCorrectThroughAPooler(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)
-			j := new(report)
+			results := new(report)
 			var n atomic.Int64
 			work := []func(context.Context){p.otherProgram(t, p.operator), p.otherProgram(t, p.server)}
 			for range 2 {
@@ -328,31 +329,31 @@ func TestCommandsAreCorrectThroughAPooler(t *testing.T) {
 					work = append(work, func(ctx context.Context) {
 						defer func() {
 							if e := recover(); e != nil {
-								j.record(&j.failed, "panic: %v", e)
+								results.record(&results.failed, "panic: %v", e)
 							}
 						}()
-						o := &operator{pooled: p, registry: r, issuer: grants, report: j, n: int(n.Add(1))}
+						o := &operator{pooled: p, registry: r, issuer: grants, report: results, n: int(n.Add(1))}
 						o.work(ctx)
 					})
 				}
 			}
 			load(t, work...)
-			j.check(t)
+			results.check(t)
 		})
 	}
 }
 
-// operator runs each command once, and compares its output with the database.
+// operator runs each command once, and compares the command's output with the content of the database.
 type operator struct {
 	*pooled
 	*report
-	registry *registry.Registry // this registry connects through the pooler
+	registry *registry.Registry // connects through the pooler
 	issuer   *issuer.Issuer
 	n        int
 }
 
-// checkReport returns false if the command failed. If the command succeeded, checkReport compares the command's output with the
-// query's result, which is one value.
+// checkReport compares the output of a command with the result of a query, which is one value. If the command failed, checkReport
+// does not compare, and returns false.
 func (o *operator) checkReport(ctx context.Context, command string, err error, want any, query string, args ...any) bool {
 	if err != nil {
 		o.record(&o.failed, "%s: %v", command, err)
@@ -499,13 +500,13 @@ func (o *operator) app(ctx context.Context, w registry.Workspace, u registry.Use
 	o.checkReport(ctx, "oauth-app revoke", err, app.Status == registry.Revoked, revoked+`oauth_apps WHERE id = $1`, id)
 }
 
-// A pooler in transaction mode does not forward notifications. The sidecar then reads revocations from the log within the bound, or
-// receives notifications over a connection that bypasses the pooler.
+// A pooler in transaction mode does not forward notifications. Without notifications, the sidecar reads revocations from the log
+// within the staleness bound. With FeedURL, it receives notifications over a connection that bypasses the pooler.
 func TestRevocationsWorkThroughAPooler(t *testing.T) {
 	const bound = time.Second
 	for name, config := range poolers {
 		for _, bypass := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, FeedURL bypasses the pooler %t", name, bypass), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, FeedURL bypasses the pooler: %t", name, bypass), func(t *testing.T) {
 				p := newPooled(t, config)
 				c := directory.Config{}
 				if bypass {
@@ -513,11 +514,11 @@ func TestRevocationsWorkThroughAPooler(t *testing.T) {
 				}
 				d := storetest.Must(p.sidecar(c))
 				t.Cleanup(func() { _ = d.Close(context.Background()) })
-				storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+				storetest.Eventually(t, "the sidecar is ready", func() bool { return d.Ready(t.Context()) == nil })
 				var slowest time.Duration
 				for range 6 {
 					token, key := p.WorkspaceToken(t)
-					storetest.Eventually(t, "it is cached", func() bool {
+					storetest.Eventually(t, "the token is cached", func() bool {
 						found, err := d.Lookup(t.Context(), storetest.Lookup(key))
 						return err == nil && found.Denial == "" && found.Cache == authz.CacheHit
 					})
@@ -535,7 +536,7 @@ func TestRevocationsWorkThroughAPooler(t *testing.T) {
 						}
 					}
 				}
-				t.Logf("the look-ups were denied after at most %v", slowest)
+				t.Logf("after a revocation, it took at most %v until look-ups were denied", slowest)
 				if _, hints := d.ChangeCounts(); bypass && hints == 0 {
 					t.Error("no notification was received over the connection that bypasses the pooler")
 				}
@@ -544,8 +545,8 @@ func TestRevocationsWorkThroughAPooler(t *testing.T) {
 	}
 }
 
-// If another program changes settings, the changes stay on the pooler's connection. These settings must not change what the
-// sidecar does: a token expires on time, and the use of a token is written.
+// If another program changes settings, the pooler's connection keeps the changes. Such changes must not affect the sidecar: a
+// token expires on time, and the sidecar writes the use of a token.
 func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
 	foreign := storetest.Must(sqlx.Open("postgres", p.server))
@@ -554,13 +555,13 @@ func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 		SET default_transaction_isolation = 'serializable'; SET default_transaction_read_only = on`))
 	d := storetest.Must(p.sidecar(directory.Config{}))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
-	storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
-	// With extra_float_digits = -15, Postgres would round a float8 between 1.5 and 2 to 2. If the remaining lifetime were a
+	storetest.Eventually(t, "the sidecar is ready", func() bool { return d.Ready(t.Context()) == nil })
+	// With extra_float_digits = -15, Postgres rounds a float8 between 1.5 and 2 to 2. If the remaining lifetime were a
 	// float8, the sidecar would accept the token for too long.
 	const lifetime = 2 * time.Second
 	token, key := p.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme", ExpiresIn: new(lifetime)})
 	expires := time.Now().Add(lifetime)
-	storetest.Eventually(t, "it is cached", func() bool {
+	storetest.Eventually(t, "the token is cached", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	})
 	for {
@@ -573,12 +574,12 @@ func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 			t.Fatalf("%v after its expiry, the answer is %+v", late, found)
 		}
 	}
-	storetest.Eventually(t, "its use is written", func() bool {
+	storetest.Eventually(t, "the use of the token is written", func() bool {
 		return storetest.Value[int](t, p.DB, `SELECT count(*) FROM keywicket.token_usage WHERE token_id = $1`, token.ID) == 1
 	})
 }
 
-// Migrations run through a pooler. If several operators migrate concurrently, each migration runs once.
+// Migrations can run through a pooler. If several operators migrate concurrently, each migration still runs only once.
 func TestMigrationsWorkThroughAPooler(t *testing.T) {
 	pools := maps.Clone(poolers)
 	pools["minimum pool size for a migration"] = pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 2}

@@ -67,7 +67,7 @@ func (a authority) sign(host string, until time.Time) (certificate, key string) 
 	return pemOf("CERTIFICATE", raw), pemOf("PRIVATE KEY", storetest.Must(x509.MarshalPKCS8PrivateKey(k)))
 }
 
-// cluster is a separate Postgres server. It uses TLS after setCertificate.
+// cluster is a separate Postgres server. After a call of setCertificate, the server uses TLS.
 type cluster struct {
 	*storetest.Fixture
 	server *postgres.Server
@@ -84,7 +84,7 @@ func newCluster(t *testing.T) *cluster {
 	return &cluster{storetest.FixtureAt(t, s.URL("postgres")), s}
 }
 
-// setCertificate installs a certificate for a host on the server. New connections use it.
+// setCertificate installs a certificate for the host on the server. New connections to the server use this certificate.
 func (c *cluster) setCertificate(t *testing.T, signer authority, host string, until time.Time) {
 	t.Helper()
 	certificate, key := signer.sign(host, until)
@@ -94,7 +94,7 @@ func (c *cluster) setCertificate(t *testing.T, signer authority, host string, un
 	c.reload(t)
 }
 
-// write makes the server's own user write a file to the data folder.
+// write writes a file to the data folder of the server, as the server's operating system user.
 func (c *cluster) write(t *testing.T, name, content string) {
 	t.Helper()
 	c.Exec(t, `COPY (SELECT string_to_table(`+pq.QuoteLiteral(strings.TrimSpace(content))+`, E'\n')) TO PROGRAM 'umask 077; cat > `+name+`'`)
@@ -104,8 +104,8 @@ func (c *cluster) reload(t *testing.T) {
 	t.Helper()
 	before := storetest.Value[time.Time](t, c.DB, `SELECT pg_conf_load_time()`)
 	c.Exec(t, `SELECT pg_reload_conf()`)
-	// The postmaster reads the settings first, and a new connection inherits them. So new settings in a new connection show that
-	// the postmaster has read the files.
+	// The postmaster reads the settings first, and a new connection gets its settings from the postmaster. So when a new
+	// connection has the new settings, the postmaster has read the files.
 	storetest.Eventually(t, "the settings are read", func() bool {
 		return storetest.Value[time.Time](t, storetest.OpenDB(t, c.server.URL("postgres")), `SELECT pg_conf_load_time()`).After(before)
 	})
@@ -126,8 +126,8 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// For each new connection, the sidecar reads the password and the authority's certificate again. So a change of them needs no
-// restart.
+// The sidecar reads the password and the certificate of the authority again for each new connection. So it needs no restart if
+// one of these files changes.
 func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 	c := newCluster(t)
 	dir := t.TempDir()
@@ -182,32 +182,31 @@ func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 
 	changePassword("second")
 	c.cut(t, "sidecar")
-	expectFails("the old password", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
+	expectFails("with the old password", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
 	writeFile(t, passfile, line+"second\n")
 	expectWorks("with the new password")
 	if err := os.Chmod(passfile, 0o640); err != nil {
 		t.Fatal(err)
 	}
 	c.cut(t, "sidecar")
-	expectFails("a password that others may read", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
+	expectFails("with a password file that others may read", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
 	if _, err := database.DSN("host=h passfile=" + passfile); err == nil || !strings.Contains(err.Error(), "has the mode 0640: make it 0600") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.Chmod(passfile, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	expectWorks("with the old mode")
+	expectWorks("with the mode 0600 again")
 
 	c.setCertificate(t, second, host, time.Now().Add(time.Hour))
 	c.cut(t, "sidecar")
-	expectFails("the old authority", func(err error) bool { _, ok := errors.AsType[x509.UnknownAuthorityError](err); return ok })
+	expectFails("with the old authority", func(err error) bool { _, ok := errors.AsType[x509.UnknownAuthorityError](err); return ok })
 	writeFile(t, rootcert, second.pem())
 	expectWorks("with the new authority")
 }
 
-// With a client certificate, the sidecar logs in as the role that the certificate names. The sidecar reads the certificate for
-// each new connection. If root owns the key file, the group may also have permission to read it, as in a mounted Secret of
-// Kubernetes.
+// With a client certificate, the sidecar logs in as the role that the certificate names. The sidecar reads the certificate again
+// for each new connection. If root owns the key file, the group may also have read permission, as in a mounted Kubernetes Secret.
 func TestLogInWithACertificate(t *testing.T) {
 	c := newCluster(t)
 	trusted, other := newAuthority("ours"), newAuthority("other")
@@ -240,7 +239,7 @@ func TestLogInWithACertificate(t *testing.T) {
 		t.Errorf("a key that everybody may read: %v", err)
 	}
 	if err := logIn(other, 0o600); err == nil {
-		t.Error("another authority's certificate logs in")
+		t.Error("the server accepts a certificate of another authority")
 	}
 }
 
@@ -317,7 +316,7 @@ func TestMigrateRefusesAnOldPostgres(t *testing.T) {
 		!strings.Contains(err.Error(), "keywicket needs 14 or later") {
 		t.Errorf("%v, %v", applied, err)
 	}
-	db = storetest.Must(sqlx.Connect("postgres", old.URL("postgres"))) // database.Open would also refuse this server
+	db = storetest.Must(sqlx.Connect("postgres", old.URL("postgres"))) // not database.Open, because it would also refuse this server
 	defer func() { _ = db.Close() }()
 	if storetest.Value[bool](t, db, `SELECT to_regnamespace('keywicket') IS NOT NULL OR EXISTS (SELECT FROM pg_roles WHERE rolname ~ 'keywicket')`) {
 		t.Error("the refused migration has changed the database")

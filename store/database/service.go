@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// addService adds the options of the libpq service that the URL or the environment names. It does not change options that are
-// already set.
+// addService adds the options of the libpq service. The database URL or the environment variable PGSERVICE names the service.
+// addService does not change options that are already set.
 func (o options) addService() error {
 	name := cmp.Or(o["service"], os.Getenv("PGSERVICE"))
 	files := serviceFiles(o["servicefile"])
@@ -43,8 +43,8 @@ func (o options) addService() error {
 	return fmt.Errorf("the service %s, which PGSERVICE or the database URL names, is not in %s", name, strings.Join(files, " or "))
 }
 
-// serviceFiles returns the paths of the user's service file and of the system's service file. If PGSYSCONFDIR is not set, it omits
-// the system's file, because the default path of this file is compiled into libpq.
+// serviceFiles returns the path of the user's service file, and the path of the system's service file. If PGSYSCONFDIR is not
+// set, it omits the system's file, because only libpq knows the default path of this file.
 func serviceFiles(configured string) []string {
 	userFile := cmp.Or(configured, os.Getenv("PGSERVICEFILE"))
 	if userFile == "" {
@@ -61,8 +61,8 @@ func serviceFiles(configured string) []string {
 	return files
 }
 
-// readService reads one section of an INI file. It returns nil if the file or the section is missing. Errors contain no text of
-// the file, because it may contain a password.
+// readService reads one section of an INI file. If the file or the section is missing, it returns nil. Errors contain no text of
+// the file, because the file may contain a password.
 func readService(file, name string) (options, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -15,16 +15,16 @@ import (
 	"github.com/lib/pq"
 )
 
-// Settings is the complete configuration of a database URL. It includes the options of the libpq service that the URL names, and
-// the options of the PG* environment variables.
+// Settings is the complete configuration that a database URL describes. It includes the options of the libpq service in the URL,
+// and the options in PG* environment variables.
 type Settings struct {
 	pq.Config
-	// DSN is the same configuration as a string, for lib/pq's listener, which accepts no Config.
+	// DSN is the same configuration as text, because lib/pq's listener does not accept a Config.
 	DSN string
 	// pooled reports whether the URL has pgbouncer=true, which means a transaction pooler.
 	pooled bool
-	// KeepAlive is a value for [net.Dialer.KeepAliveConfig]. If the dialer's field KeepAlive is not negative, Enable = false has
-	// no effect.
+	// KeepAlive is for the field KeepAliveConfig of a [net.Dialer]. The field KeepAlive of the dialer must be negative.
+	// Otherwise, Enable = false has no effect.
 	KeepAlive net.KeepAliveConfig
 }
 
@@ -32,9 +32,8 @@ const applicationName = "keywicket"
 
 const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
 
-// Parse reads a database URL in the form that [Open] accepts. If an option has several values, Parse uses the same one as libpq:
-// from the URL, else from the URL's service, else from the environment, else lib/pq's default. lib/pq alone would prefer the
-// service to the URL.
+// Parse reads a database URL in the form that [Open] accepts. For each option, Parse uses the first value in this order, as libpq
+// does: the URL, the service, the environment, the default of lib/pq. lib/pq alone would use the service before the URL.
 func Parse(databaseURL string) (Settings, error) {
 	if strings.TrimSpace(databaseURL) == "" {
 		return Settings{}, errors.New("no database URL is given; it looks like " + urlForm)
@@ -54,7 +53,7 @@ func Parse(databaseURL string) (Settings, error) {
 	if err := foreign.readSettings(&s); err != nil {
 		return Settings{}, err
 	}
-	o["service"] = "" // addService has read it
+	o["service"] = "" // addService has already added the options of the service
 	config, err := pq.NewConfig(o.dsn())
 	if err != nil {
 		return Settings{}, configError(err)
@@ -69,7 +68,7 @@ func Parse(databaseURL string) (Settings, error) {
 	if err := o.checkPassfile(); err != nil {
 		return Settings{}, err
 	}
-	// A standby accepts no writes, and may return data from before a change.
+	// A standby is not permitted, because it accepts no writes and may return old data.
 	switch config.TargetSessionAttrs {
 	case "":
 		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
@@ -90,7 +89,7 @@ func Parse(databaseURL string) (Settings, error) {
 
 // sessionSettings override the settings of the database and the role.
 var sessionSettings = map[string]string{
-	"timezone":                    "UTC", // the time zone of the times in results; lib/pq never sends Config.TZ
+	"timezone":                    "UTC", // the time zone of times in results; lib/pq does not send the time zone in Config.TZ
 	"standard_conforming_strings": "on",  // a backslash in the store's SQL is an ordinary character
 }
 
@@ -104,8 +103,8 @@ func countHosts(c pq.Config) (sockets, hosts int) {
 	return sockets, len(all) - sockets
 }
 
-// checkLists rejects a list of hosts or ports in the environment if the URL also sets this option, because lib/pq would combine
-// the two lists.
+// checkLists rejects a list of hosts or of ports in an environment variable if the URL also sets this option, because lib/pq
+// would combine the two lists.
 func (o options) checkLists() error {
 	for option, variable := range map[string]string{"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT"} {
 		if _, ok := o[option]; ok && strings.Contains(os.Getenv(variable), ",") {
@@ -115,8 +114,8 @@ func (o options) checkLists() error {
 	return nil
 }
 
-// checkPassfile rejects a password file that lib/pq would ignore without an error. A missing file is not an error, because it may
-// be created later.
+// checkPassfile rejects a password file that lib/pq would ignore without an error. If the file is missing, this is not an error,
+// because the file may be created later.
 func (o options) checkPassfile() error {
 	file := o["passfile"]
 	info, err := os.Stat(file)
@@ -133,8 +132,8 @@ func (o options) checkPassfile() error {
 	return f.Close()
 }
 
-// configError returns an error with the name of the option that lib/pq rejects. If a password with spaces is not quoted, lib/pq
-// may read a part of the password as an option. So the error contains no text that can be a part of a password.
+// configError returns an error with the name of the option that lib/pq rejects. If a password contains spaces and is not quoted,
+// lib/pq may read a part of the password as an option. So the error contains no text that can be a part of the password.
 func configError(err error) error {
 	text := err.Error()
 	_, supported, listed := strings.Cut(text, "; supported values are ")

@@ -25,7 +25,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// forward forwards the listener's connections to the server.
+// forward accepts connections on the listener, and forwards their data to the server.
 func forward(t *testing.T, l net.Listener) {
 	t.Helper()
 	t.Cleanup(func() { _ = l.Close() })
@@ -49,7 +49,7 @@ func forward(t *testing.T, l net.Listener) {
 	}()
 }
 
-// expectConnects fails the test if the pools or the listener cannot reach the database with the URL.
+// expectConnects fails the test if a pool or the listener for notifications cannot reach the database with the URL.
 func expectConnects(t *testing.T, databaseURL, name string) {
 	t.Helper()
 	for what, open := range map[string]func() (*sql.DB, error){
@@ -106,30 +106,30 @@ func TestURLIsReadLikePsql(t *testing.T) {
 	replace := strings.NewReplacer("USER", "postgres:"+password, "PASSWORD", password, "HOST", host, "PORT6", port6, "PORT", port,
 		"DB", storetest.DatabaseOf(target), "DIR", dir, "SOCKET", url.PathEscape(dir), "ODD", `o%20d:a#:+,'\%20&=%25!*[`)
 	for name, form := range map[string]string{
-		"one host":                          "postgres://USER@HOST:PORT/DB?sslmode=disable",
-		"the other scheme":                  "postgresql://USER@HOST:PORT/DB?sslmode=disable",
-		"second host of two":                "postgres://USER@HOST:1,HOST:PORT/DB?sslmode=disable",
-		"third host of three":               "postgres://USER@HOST,[::1]:1,HOST:PORT/DB?sslmode=disable&connect_timeout=5",
-		"one port, two hosts":               "postgres://USER@[::1],HOST/DB?port=PORT&sslmode=disable",
-		"two ports as an option":            "postgres://USER@HOST,HOST/DB?port=1,PORT&sslmode=disable",
-		"no first port":                     "host=HOST,HOST port=,PORT user=postgres password=PASSWORD dbname=DB sslmode=disable",
-		"IPv6":                              "postgres://USER@[::1]:PORT6/DB?sslmode=disable",
-		"IPv6 without a port":               "postgres://USER@[::1]/DB?sslmode=disable&port=PORT6",
-		"a socket":                          "postgres://USER@SOCKET:7777/DB",
-		"a socket as an option":             "postgres://USER@/DB?host=DIR&port=7777",
-		"options override the parts":        "postgres://nobody:no@nowhere.invalid:1/no?host=HOST&port=PORT&user=postgres&password=PASSWORD&dbname=DB&sslmode=disable",
-		"last value is used":                "postgres://USER@HOST:PORT/DB?sslmode=verify-full&sslmode=disable",
-		"last value in pairs":               "host=nowhere.invalid host = HOST port=PORT user='postgres' password='PASSWORD' dbname=DB sslmode=disable",
-		"database is dbname":                "host=HOST port=PORT user=postgres password=PASSWORD database=DB sslmode=disable",
-		"special characters in a URL":       "postgres://ODD@HOST:PORT/DB?sslmode=disable",
-		"special characters in quotes":      `host=HOST port=PORT user='o d' password='a#:+,\'\\ &=%!*[' dbname=DB sslmode=disable`,
-		"special characters without quotes": `host=HOST port=PORT user=o\ d password=a#:+,\'\\\ &=%!*[ dbname=DB sslmode=disable`,
-		"an empty value at the end":         "postgres://USER@HOST:PORT/DB?sslmode=disable&sslrootcert=",
-		"an empty value in pairs":           "host=HOST port=PORT user=postgres password=PASSWORD dbname=DB sslmode=disable options=",
-		"a blank in an option":              "postgres://USER@HOST:PORT/DB?sslmode=disable&options=-c+statement_timeout%3D5s",
-		"its own time zone":                 "postgres://USER@HOST:PORT/DB?sslmode=disable&TimeZone=Asia/Tokyo&options=-ctimezone%3DAsia/Tokyo",
-		"its own search path":               "postgres://USER@HOST:PORT/DB?sslmode=disable&search_path=a,b",
-		"date style":                        "postgres://USER@HOST:PORT/DB?sslmode=disable&DateStyle=ISO,+MDY",
+		"one host":                             "postgres://USER@HOST:PORT/DB?sslmode=disable",
+		"the scheme postgresql":                "postgresql://USER@HOST:PORT/DB?sslmode=disable",
+		"second host of two":                   "postgres://USER@HOST:1,HOST:PORT/DB?sslmode=disable",
+		"third host of three":                  "postgres://USER@HOST,[::1]:1,HOST:PORT/DB?sslmode=disable&connect_timeout=5",
+		"one port, two hosts":                  "postgres://USER@[::1],HOST/DB?port=PORT&sslmode=disable",
+		"two ports as an option":               "postgres://USER@HOST,HOST/DB?port=1,PORT&sslmode=disable",
+		"the first port is empty":              "host=HOST,HOST port=,PORT user=postgres password=PASSWORD dbname=DB sslmode=disable",
+		"IPv6":                                 "postgres://USER@[::1]:PORT6/DB?sslmode=disable",
+		"IPv6 without a port":                  "postgres://USER@[::1]/DB?sslmode=disable&port=PORT6",
+		"a socket":                             "postgres://USER@SOCKET:7777/DB",
+		"a socket as an option":                "postgres://USER@/DB?host=DIR&port=7777",
+		"options override the other parts":     "postgres://nobody:no@nowhere.invalid:1/no?host=HOST&port=PORT&user=postgres&password=PASSWORD&dbname=DB&sslmode=disable",
+		"the last value of an option":          "postgres://USER@HOST:PORT/DB?sslmode=verify-full&sslmode=disable",
+		"the last value of an option in pairs": "host=nowhere.invalid host = HOST port=PORT user='postgres' password='PASSWORD' dbname=DB sslmode=disable",
+		"database instead of dbname":           "host=HOST port=PORT user=postgres password=PASSWORD database=DB sslmode=disable",
+		"special characters in a URL":          "postgres://ODD@HOST:PORT/DB?sslmode=disable",
+		"special characters in quotes":         `host=HOST port=PORT user='o d' password='a#:+,\'\\ &=%!*[' dbname=DB sslmode=disable`,
+		"special characters without quotes":    `host=HOST port=PORT user=o\ d password=a#:+,\'\\\ &=%!*[ dbname=DB sslmode=disable`,
+		"an empty value at the end":            "postgres://USER@HOST:PORT/DB?sslmode=disable&sslrootcert=",
+		"an empty value in pairs":              "host=HOST port=PORT user=postgres password=PASSWORD dbname=DB sslmode=disable options=",
+		"a blank in an option":                 "postgres://USER@HOST:PORT/DB?sslmode=disable&options=-c+statement_timeout%3D5s",
+		"a time zone":                          "postgres://USER@HOST:PORT/DB?sslmode=disable&TimeZone=Asia/Tokyo&options=-ctimezone%3DAsia/Tokyo",
+		"a search path":                        "postgres://USER@HOST:PORT/DB?sslmode=disable&search_path=a,b",
+		"a date style":                         "postgres://USER@HOST:PORT/DB?sslmode=disable&DateStyle=ISO,+MDY",
 	} {
 		t.Run(name, func(t *testing.T) {
 			if strings.Contains(form, "PORT6") && port6 == "" {
@@ -141,7 +141,7 @@ func TestURLIsReadLikePsql(t *testing.T) {
 	}
 }
 
-// A password with any characters reaches the server unchanged, and no error contains a part of the password.
+// Every password reaches the server unchanged, and no error contains a part of the password.
 func TestEveryPasswordReachesTheServer(t *testing.T) {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	rapid.Check(t, func(t *rapid.T) {
@@ -160,7 +160,7 @@ func TestEveryPasswordReachesTheServer(t *testing.T) {
 				t.Errorf("%s: user %q, password %q", given, got.User, got.Password)
 			}
 		}
-		// A password without escaping may make the URL invalid.
+		// If the password is not escaped, the URL may be invalid.
 		secret := "gehei" + password
 		if _, err := database.DSN("postgres://u:" + secret + "@h/d"); err != nil && strings.Contains(err.Error(), "gehei") {
 			t.Errorf("the error contains a part of the password: %v", err)
@@ -223,7 +223,7 @@ func TestMisleadingEnvironmentIsRefused(t *testing.T) {
 	}
 }
 
-// The order of precedence is the same as in libpq: the URL, the service, the environment.
+// The order of precedence is the same as in libpq: first the URL, then the service, then the environment.
 func TestURLOverridesTheService(t *testing.T) {
 	target, other := storetest.EmptyDatabase(t), storetest.EmptyDatabase(t)
 	u := storetest.Must(url.Parse(target))
@@ -244,16 +244,16 @@ func TestURLOverridesTheService(t *testing.T) {
 		service, url string
 		environment  []string
 	}{
-		"complete URL": {wrong, target, []string{"PGSERVICE=app"}},
-		"complete pairs": {wrong, "host=" + u.Hostname() + " port=" + u.Port() + " user=postgres password=" + password + " dbname=" + storetest.DatabaseOf(target) +
+		"a complete URL overrides the service": {wrong, target, []string{"PGSERVICE=app"}},
+		"complete pairs override the service": {wrong, "host=" + u.Hostname() + " port=" + u.Port() + " user=postgres password=" + password + " dbname=" + storetest.DatabaseOf(target) +
 			" sslmode=disable", []string{"PGSERVICE=app"}},
-		"only the service":                  {right, "service=app", nil},
-		"as an option of the URL":           {right, "postgres:///?service=app", nil},
-		"URL overrides PGSERVICE":           {right, "service=app", []string{"PGSERVICE=last"}},
-		"service overrides the environment": {right, "postgres://", []string{"PGSERVICE=app", "PGDATABASE=no", "PGPASSWORD=no", "PGUSER=no", "PGHOST=no.invalid"}},
-		"URL overrides an option":           {strings.Replace(right, storetest.DatabaseOf(target), storetest.DatabaseOf(other), 1), "dbname=" + storetest.DatabaseOf(target), []string{"PGSERVICE=app"}},
-		"a file that the URL names":         {"", "service=app servicefile=" + write("named.conf", right), []string{"PGSERVICEFILE=nowhere"}},
-		"the system's file":                 {"", "service=app", []string{"PGSYSCONFDIR=" + filepath.Dir(write("pg_service.conf", right))}},
+		"only the service":                       {right, "service=app", nil},
+		"service as an option of the URL":        {right, "postgres:///?service=app", nil},
+		"URL overrides PGSERVICE":                {right, "service=app", []string{"PGSERVICE=last"}},
+		"service overrides the environment":      {right, "postgres://", []string{"PGSERVICE=app", "PGDATABASE=no", "PGPASSWORD=no", "PGUSER=no", "PGHOST=no.invalid"}},
+		"URL overrides an option of the service": {strings.Replace(right, storetest.DatabaseOf(target), storetest.DatabaseOf(other), 1), "dbname=" + storetest.DatabaseOf(target), []string{"PGSERVICE=app"}},
+		"a file that the URL names":              {"", "service=app servicefile=" + write("named.conf", right), []string{"PGSERVICEFILE=nowhere"}},
+		"the system's file":                      {"", "service=app", []string{"PGSYSCONFDIR=" + filepath.Dir(write("pg_service.conf", right))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PGSERVICEFILE", write("service.conf", c.service))
@@ -265,12 +265,12 @@ func TestURLOverridesTheService(t *testing.T) {
 		})
 	}
 	for name, c := range map[string]struct{ service, url, want string }{
-		"unknown service":        {right, "service=none", "the service none, "},
-		"no equals sign":         {"[app]\npassword=geheim\ngeheim\n", "service=app", "line 3: the line is not OPTION=VALUE"},
-		"another service":        {"[app]\nservice=other\n", "service=app", "line 2: a service cannot refer to another service"},
-		"an LDAP server":         {"[app]\nldap://h/dn?x=y\n", "service=app", "line 2: the line is not OPTION=VALUE"},
-		"an option with a space": {"[app]\na b=geheim\n", "service=app", "has an invalid character"},
-		"an unsupported feature": {"[app]\nrequire_auth=scram-sha-256\n", "service=app", "require_auth, which keywicket does not support"},
+		"an unknown service":             {right, "service=none", "the service none, "},
+		"a line without an equals sign":  {"[app]\npassword=geheim\ngeheim\n", "service=app", "line 3: the line is not OPTION=VALUE"},
+		"a reference to another service": {"[app]\nservice=other\n", "service=app", "line 2: a service cannot refer to another service"},
+		"an LDAP server":                 {"[app]\nldap://h/dn?x=y\n", "service=app", "line 2: the line is not OPTION=VALUE"},
+		"an option with a space":         {"[app]\na b=geheim\n", "service=app", "has an invalid character"},
+		"an unsupported feature":         {"[app]\nrequire_auth=scram-sha-256\n", "service=app", "require_auth, which keywicket does not support"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PGSERVICEFILE", write("service.conf", c.service))
@@ -281,8 +281,8 @@ func TestURLOverridesTheService(t *testing.T) {
 	}
 }
 
-// Providers and other tools add their own options to a URL. keywicket either accepts such an option, or refuses it with a message
-// of one line.
+// Hosting providers and other tools add their own options to a URL. keywicket either accepts such an option, or rejects it with a
+// message of one line.
 func TestOptionsOfOtherDrivers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for option, want := range map[string]string{
@@ -366,7 +366,7 @@ func TestSupportedOptions(t *testing.T) {
 	}
 }
 
-// The tests' server cannot send these messages: some are in another language, and some come from a pooler.
+// The server of the tests cannot send these messages, because some are in another language, and some come from a pooler.
 func TestConnectionErrorsContainCauseAndRemedy(t *testing.T) {
 	for want, err := range map[string]error{
 		"has the option schemas, which":        &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
@@ -398,7 +398,7 @@ func TestOldPostgresIsRefused(t *testing.T) {
 	}
 }
 
-// For every form of a URL, the listener's configuration has an application name, and requires the primary.
+// For every form of a URL, the configuration of the listener has an application name, and requires the primary server.
 func TestListenerDSN(t *testing.T) {
 	for given, want := range map[string]pq.Config{
 		"postgres://u:p%23@h/d": {Host: "h", User: "u", Password: "p#", Database: "d", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},

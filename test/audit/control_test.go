@@ -51,7 +51,7 @@ var controls = []control{
 	},
 	{
 		name: "a change of the catalogs is not detected", file: "store/cache/feed.go",
-		old:   `case r.Fingerprint != c.log.world:`,
+		old:   `case r.Fingerprint != c.log.fingerprint:`,
 		new:   `case false:`,
 		fault: noFault, changeKind: "disabled triggers",
 	},

@@ -54,7 +54,7 @@ func Start(d *harness.Deployment) (*Authorizer, error) {
 		return nil, err
 	}
 	d.OnClose(func() error { sessions.Close(); return nil })
-	err = harness.Poll(ctx, "the keys of sessions are fetched", func() bool { _, err := sessions.Ready(); return err == nil })
+	err = harness.Poll(ctx, "the public keys of the issuers are fetched", func() bool { _, err := sessions.Ready(); return err == nil })
 	if err != nil {
 		return nil, err
 	}

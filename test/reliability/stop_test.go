@@ -155,7 +155,7 @@ func TestLameDuck(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("after two signals to stop, the sidecar did not end")
 	}
-	if logged := log.String(); strings.Count(logged, "stop signal received: answering checks for another 10m0s") != 1 {
+	if logged := log.String(); strings.Count(logged, "stop signal received: checks are still answered for 10m0s") != 1 {
 		t.Errorf("the log does not report exactly once that the sidecar continues to answer: %s", logged)
 	}
 }

@@ -110,7 +110,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	issuer.SetHandler(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
 	harness.Await(t, "/readyz reports the failed fetch", func() bool {
 		code, body := harness.Probe(t, s, "/readyz")
-		return code == http.StatusOK && strings.Contains(body, "apis.velocity.session: the keys of sessions are") &&
+		return code == http.StatusOK && strings.Contains(body, "apis.velocity.session: the issuer's public keys are") &&
 			strings.Contains(body, "could not be fetched again: the response has the status 500")
 	})
 	client.Expect(t, profile(), "allow")
