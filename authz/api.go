@@ -167,7 +167,7 @@ func (a API) OperatorFormats() []CredentialFormat {
 }
 
 // MatchingAPIs calls the function matches for each API. It returns the sorted names of the APIs for which this function returns
-// true. If the parameter onlyName is not empty, only the API with this name can match.
+// true. If the parameter `onlyName` is not empty, only the API with this name can match.
 func MatchingAPIs(apis map[string]API, onlyName string, matches func(API) bool) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(apis)), func(name string) bool {
 		return !matches(apis[name]) || onlyName != "" && onlyName != name

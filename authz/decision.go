@@ -132,7 +132,7 @@ func (d *Decision) validate(api *API) error {
 	return nil
 }
 
-// quoteIfValid quotes a code, a reason or a header name for the log. If the text does not match the parameter form, quoteIfValid
+// quoteIfValid quotes a code, a reason or a header name for the log. If the text does not match the parameter `form`, quoteIfValid
 // returns only the length of the text, because the text may be a secret from the request.
 func quoteIfValid(form *regexp.Regexp, text string) string {
 	if !form.MatchString(text) {

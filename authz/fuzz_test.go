@@ -24,8 +24,8 @@ func headerValues(count uint8, first, second string) []string {
 var bearerForm = regexp.MustCompile(`^(?i:bearer) +([A-Za-z0-9._~+/-]+=*)$`)
 
 // presentedToken returns the token in the values of the Authorization header, for an API that [config] configures. The result
-// canBeValid reports whether the token can be valid. The header must have one value of the right form. The token must have at least
-// 16 characters after its prefix, and at most 512 bytes.
+// `canBeValid` reports whether the token can be valid. The header must have one value of the right form. The token must have at
+// least 16 characters after its prefix, and at most 512 bytes.
 func presentedToken(api string, values []string) (token string, canBeValid bool) {
 	if len(values) != 1 {
 		return "", false

@@ -84,8 +84,8 @@ type SessionFormat struct {
 // enabled reports whether the API accepts sessions.
 func (f SessionFormat) enabled() bool { return f.Issuer != "" }
 
-// SecondFactorMissing reports whether a session lacks a second factor that the API requires. The parameter aal is the session's
-// assurance level. The parameter enrolled means that the user has enrolled a second factor.
+// SecondFactorMissing reports whether a session lacks a second factor that the API requires. The parameter `aal` is the session's
+// assurance level. The parameter `enrolled` means that the user has enrolled a second factor.
 func (f SessionFormat) SecondFactorMissing(aal string, enrolled bool) bool {
 	if aal == AAL2 || aal == "aal3" {
 		return false

@@ -77,7 +77,7 @@ func (s *Sidecar) start(ctx context.Context, chooseAddresses func()) (err error)
 	return nil
 }
 
-// startIssuer starts an issuer whose public address is the parameter url.
+// startIssuer starts an issuer whose public address is the parameter `url`.
 func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issuer, error) {
 	i := &Issuer{}
 	p, err := start(ctx, c, "issuer", func() (string, []string) {

@@ -23,7 +23,7 @@ var service = grpc.ServiceDesc{
 
 var requestPool = sync.Pool{New: func() any { return new(request) }}
 
-// handle answers one check. The function decode calls the codec, which copies the message.
+// handle answers one check. The parameter `decode` is a function that calls the codec. The codec copies the message.
 func handle(s any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // gRPC's order
 	r := requestPool.Get().(*request)
 	defer func() {

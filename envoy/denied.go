@@ -116,8 +116,8 @@ func appendBody(b []byte, answer *authz.Answer) []byte {
 	return append(b, "}}\n"...)
 }
 
-// appendList appends a JSON member with an array of strings. The parameter prefix is the text before the first string. For an empty
-// list, appendList appends nothing.
+// appendList appends a JSON member with an array of strings. The parameter `prefix` is the text before the first string. For an
+// empty list, appendList appends nothing.
 func appendList(b []byte, prefix string, texts []string) []byte {
 	if len(texts) == 0 {
 		return b

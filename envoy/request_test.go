@@ -77,8 +77,9 @@ func capturedRequests(t testing.TB) [][]byte {
 	return messages
 }
 
-// edgeCases returns messages that request.read and proto.Unmarshal might read differently. The function header encodes a header
-// with a raw value. The function joined encodes an entry of the map `headers`, in which Envoy joins repeated values with commas.
+// edgeCases returns messages that request.read and proto.Unmarshal might read differently. The variable `header` is a function
+// that encodes a header with a raw value. The variable `joined` is a function that encodes an entry of the map `headers`, in which
+// Envoy joins repeated values with commas.
 func edgeCases() [][]byte {
 	field := func(number protowire.Number, value []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), value)

@@ -17,7 +17,7 @@ import (
 
 // response appends a CheckResponse for Envoy to b, in protobuf's wire format. No other function constructs a response. The status
 // of the CheckResponse is OK if and only if the answer is an allow. Envoy treats a CheckResponse without a status as an allow, even
-// if it contains a denied response with the HTTP status 403. The parameter header contains the headers of the request. An allow
+// if it contains a denied response with the HTTP status 403. The parameter `header` contains the headers of the request. An allow
 // removes the forged headers among them.
 //
 // The function writes bytes, because the objects of a CheckResponse would cost more than the decision. reference_test.go constructs

@@ -15,8 +15,8 @@ var (
 )
 
 // eachField calls the function read for every field that has a length: strings, bytes and messages. It skips numbers and groups,
-// even if the schema defines the field as a string or a message, because proto.Unmarshal does the same. The parameter depth is the
-// maximum depth of nested messages. eachField passes the remaining depth to read.
+// even if the schema defines the field as a string or a message, because proto.Unmarshal does the same. The parameter `depth` is
+// the maximum depth of nested messages. eachField passes the remaining depth to read.
 func eachField(message string, depth int, read func(number protowire.Number, value string, depth int) error) error {
 	depth--
 	if depth < 0 {

@@ -18,8 +18,8 @@ import (
 
 var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form of methods in the policy's tables
 
-// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. If the result otherAPI
-// is true, the route belongs to another API, and no step for this API would help.
+// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. If the result
+// `otherAPI` is true, the route belongs to another API, and no step for this API would help.
 func (m *simulation) fixRoute(ctx context.Context) (step string, otherAPI bool, err error) {
 	path, _, _ := strings.Cut(m.path, "?")
 	if m.input.Segments() == nil {
@@ -149,8 +149,8 @@ func (m *simulation) otherMethods(ctx context.Context, path string) (string, err
 	return strings.Join(list, ", "), nil
 }
 
-// findRoute evaluates the policy for the given API, method and path, to find the route. The parameter path is the path as a client
-// sends it.
+// findRoute evaluates the policy for the given API, method and path, to find the route. The parameter `path` is the path as a
+// client sends it.
 func (m *simulation) findRoute(ctx context.Context, api, method, path string) (policies.Explanation, error) {
 	in := m.input
 	in.API, in.Method = api, method

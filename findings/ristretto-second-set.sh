@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # github.com/dgraph-io/ristretto/v2 2.4.2: a second Set of a new key can have no effect, although it returns true.
 #
-# Set returns true for a new key, and a goroutine adds the key to the cache later. A second Set of the key before this also
-# returns true, but the cache discards its value and keeps the older value. Wait does not change this. OnReject is called for the
-# newer value, although the cache has room for both values and evicts nothing.
+# Set returns true for a new key, and a goroutine adds the key to the cache later. If Set is called again before the goroutine has
+# added the key, Set also returns true. But the cache discards the newer value and keeps the older value. Wait does not change
+# this. OnReject is called for the newer value, although the cache has room for both values and evicts nothing.
 #
 # Seen: 1,000 keys are set to "old" and then to "new" on one processor. Each Set returns true. After Wait, all keys have the value
 # "old", and OnReject was called 1,000 times. With Wait after each Set, all keys have the value "new".

@@ -213,7 +213,7 @@ func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
 const returnParameter = "returned"
 
 // signIn returns the URL of the sign-in page. The URL contains the address of the consent page, to which the user returns. The
-// parameter level is the required assurance level (acr_values of RFC 9470, section 4). With an empty level, every assurance
+// parameter `level` is the required assurance level (acr_values of RFC 9470, section 4). With an empty level, every assurance
 // level is sufficient.
 func (s *Server) signIn(r *http.Request, level string) string {
 	u, err := url.Parse(s.config.SignInURL)
@@ -233,8 +233,7 @@ func (s *Server) signIn(r *http.Request, level string) string {
 	return u.String()
 }
 
-// showConsent writes the consent page. If the parameter noneChosen is true, the page says that the user must choose a
-// workspace.
+// showConsent writes the consent page. If the parameter `noneChosen` is true, the page says that the user must choose a workspace.
 func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, noneChosen bool) {
 	proof := rand.Text()
 	// Reuse the proof of an earlier page, so that the forms in several tabs are valid.

@@ -17,8 +17,8 @@ type limits struct {
 	slots [1 << 14]*rate.Limiter
 }
 
-// newLimits returns limits that allow each key a number of requests per minute: the parameter perMinute. If perMinute is 0, there
-// is no limit, and newLimits returns nil.
+// newLimits returns limits that allow each key a number of requests per minute: the parameter `perMinute`. If perMinute is 0,
+// there is no limit, and newLimits returns nil.
 func newLimits(perMinute int) *limits {
 	if perMinute == 0 {
 		return nil

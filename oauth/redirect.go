@@ -84,8 +84,8 @@ func RedirectURIMatches(registered, presented string) bool {
 	return ok && presentedOK && host == presentedHost && rest == presentedRest
 }
 
-// loopback splits an http URI whose host is a loopback address. The result host is "http://" with the address. The result rest is
-// the part after the host and the optional port. For any other URI, ok is false.
+// loopback splits an http URI whose host is a loopback address. The result `host` is "http://" with the address. The result `rest`
+// is the part after the host and the optional port. For any other URI, ok is false.
 func loopback(uri string) (host, rest string, ok bool) {
 	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
 		rest, ok := strings.CutPrefix(uri, host)

@@ -44,7 +44,7 @@ func reuseError() error {
 	return r
 }
 
-// tooManyRequests returns the error for a caller that must wait (RFC 6585, section 4). If the parameter wait is 0,
+// tooManyRequests returns the error for a caller that must wait (RFC 6585, section 4). If the parameter `wait` is 0,
 // tooManyRequests returns nil.
 func tooManyRequests(wait time.Duration) error {
 	if wait == 0 {

@@ -75,10 +75,10 @@ func TestPolicyIsRefused(t *testing.T) {
 		"implies another level": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "apis/velocity/data.yaml", "routes:\n", "implies: {issues:write: [user:read]}\nroutes:\n")
 		}, `implies: issues:write has the level workspace, but user:read has the level user`},
-		"path not canonical":         {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" matches no request: the path has an empty segment`},
-		"relative path":              {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" matches no request: the path does not start with a /`},
-		"special character, escaped": {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `data.yaml:34: the path "/x/a%23": "a%23" has a #, which literal text cannot contain`},
-		"same, escaped":              {row("{method: GET, path: /%68ealthz, public: true}"), `data.yaml:35: GET /healthz matches the same requests as line 34`},
+		"path not canonical":                     {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" matches no request: the path has an empty segment`},
+		"relative path":                          {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" matches no request: the path does not start with a /`},
+		"special character, escaped":             {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `data.yaml:34: the path "/x/a%23": "a%23" has a #, which literal text cannot contain`},
+		"same route, with an escape in the path": {row("{method: GET, path: /%68ealthz, public: true}"), `data.yaml:35: GET /healthz matches the same requests as line 34`},
 		"special characters": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, table, "routes:", "parameters: {may_hold: [/]}\nroutes:")
 		}, `data.yaml:33: parameters.may_hold: "/" is not one of`},
@@ -115,7 +115,7 @@ func TestPolicyIsRefused(t *testing.T) {
 		"network": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\thttp.send({})")
 		}, `keywicket/decision.rego:54: http.send is not available in the sidecar`},
-		"network, by a schema": {func(t *testing.T, dir string) {
+		"network, because json.match_schema can load a schema from a URL": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\tjson.match_schema({}, {})")
 		}, `keywicket/decision.rego:54: json.match_schema is not available in the sidecar`},
 		"environment": {func(t *testing.T, dir string) {

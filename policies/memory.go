@@ -223,7 +223,7 @@ func variesByRequest(p document.Part) bool {
 	return p < document.InputPrincipal
 }
 
-// newMemory creates the memory of a policy. The parameter references contains the OPA references in the rule `decision` and in
+// newMemory creates the memory of a policy. The parameter `references` contains the OPA references in the rule `decision` and in
 // all rules that this rule depends on. The error says why decisions cannot be remembered: a rule reads the time, or calls a
 // function that can return different results for the same arguments. The index x may be nil.
 func newMemory(references []analysis.Reference, x *index) (*memory, error) {

@@ -49,8 +49,9 @@ func equal(a, b crypto.PublicKey) bool {
 
 // parseKeys returns the public keys that may verify a session's token (RFC 7517, section 5). Such a key has an id, is for
 // signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips all other keys, because a set may
-// contain keys for other purposes. It also skips a key whose private half the set contains. If different keys have the same id
-// and the same algorithm, they are ambiguous, and parseKeys skips only these keys. A set without a list of keys is an error.
+// contain keys for other purposes. It also skips a public key if the set contains the private key of the same pair. If different
+// keys have the same id and the same algorithm, they are ambiguous, and parseKeys skips only these keys. A set without a list of
+// keys is an error.
 func parseKeys(body []byte) (*keySet, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -60,7 +61,7 @@ func parseKeys(body []byte) (*keySet, error) {
 	}
 	keys := make(map[keyName]crypto.PublicKey)
 	ambiguous := make(map[keyName]bool)
-	var compromised []crypto.PublicKey // public keys whose private halves the set contains, so that any client can sign with them
+	var compromised []crypto.PublicKey // public keys of pairs whose private key the set contains; any client can sign with this private key
 	for _, raw := range document.Keys {
 		m, ok := readKey(raw)
 		if !ok {

@@ -26,7 +26,7 @@ func TestDuplicateKeyID(t *testing.T) {
 	withAlg := func(k jose.JSONWebKey, alg string) jose.JSONWebKey { k.Algorithm = alg; return k }
 	for name, c := range map[string]struct {
 		keys      []jose.JSONWebKey
-		ec, rsa   bool // whether a token that ecKey or rsaKey has signed, with the kid k, is accepted
+		ec, rsa   bool // ec: a token with the kid k that ecKey signed is accepted; rsa: the same for rsaKey
 		ambiguous bool
 	}{
 		"keys of two types":                        {[]jose.JSONWebKey{ec, rs}, true, true, false},
@@ -42,8 +42,8 @@ func TestDuplicateKeyID(t *testing.T) {
 		"two keys of one type, one of them twice":  {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey), ec}, false, false, true},
 		"two keys of one type, one without alg":    {[]jose.JSONWebKey{ec, withoutAlg(public("k", &otherEC.PublicKey))}, false, false, true},
 		"two keys of one type, one key of another": {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
-		"a published private half":                 {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
-		"a private half with another id":           {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
+		"a published private key":                  {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
+		"a private key with another id":            {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
 		"two keys of each type":                    {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey), public("k", &otherRSA.PublicKey)}, false, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {

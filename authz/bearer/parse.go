@@ -5,9 +5,9 @@ package bearer
 import "strings"
 
 // Parse returns the token of the Authorization header (RFC 6750, section 2.1, and RFC 9110, section 11.4). A valid value consists
-// of "Bearer" in any letter case, one or more spaces, and a b64token. The parameter value is the header's first value, and count is
-// the number of its values. The result present means that the header has a bearer credential, even a malformed one. A header with
-// another scheme has no bearer credential (RFC 6750, section 3.1). For a malformed credential, token is "". Two Authorization
+// of "Bearer" in any letter case, one or more spaces, and a b64token. The parameter `value` is the header's first value, and `count`
+// is the number of its values. The result `present` means that the header has a bearer credential, even a malformed one. A header
+// with another scheme has no bearer credential (RFC 6750, section 3.1). For a malformed credential, token is "". Two Authorization
 // headers are a malformed credential.
 func Parse(value string, count int) (token string, present bool) {
 	if count > 1 {

@@ -14,8 +14,8 @@ type Certificate struct {
 	Subject        string // in the form of RFC 2253, such as CN=billing,O=Acme
 }
 
-// Parse returns the data of one certificate. The parameter encoded is the certificate in PEM, URL-encoded, as Envoy sends it. The
-// errors of Parse do not contain the certificate's content.
+// Parse returns the data of one certificate. The parameter `encoded` is the certificate in PEM, URL-encoded, as Envoy sends it.
+// The errors of Parse do not contain the certificate's content.
 func Parse(encoded string) (*Certificate, error) {
 	text, err := url.PathUnescape(encoded) // unlike QueryUnescape, PathUnescape keeps a plus sign
 	if err != nil {

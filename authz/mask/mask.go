@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Arguments returns the parameter text with shortened arguments. It shortens each argument of 20 bytes or more to the first 8
+// Arguments returns the parameter `text` with shortened arguments. It shortens each argument of 20 bytes or more to the first 8
 // bytes, because the argument could be a key in the wrong place. It also shortens the value of a --flag=value argument.
 func Arguments(text string, args []string) string {
 	const visible, minLength = 8, 20
@@ -32,7 +32,7 @@ var keyPattern = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`)
 
 const jwtStart = "eyJ" // the characters {" in base64
 
-// Keys shortens each key in the parameter text to the key's visible prefix, and each JWT to eyJ. Unlike [Arguments], Keys leaves
+// Keys shortens each key in the parameter `text` to the key's visible prefix, and each JWT to eyJ. Unlike [Arguments], Keys leaves
 // ids, paths and emails unchanged.
 func Keys(apis map[string]authz.API, text string) string {
 	return keyPattern.ReplaceAllStringFunc(text, func(word string) string {
@@ -46,7 +46,7 @@ func Keys(apis map[string]authz.API, text string) string {
 	})
 }
 
-// Start shortens the parameter text to the part that may be shown. The text is a whole key, or the beginning of a key. If no
+// Start shortens the parameter `text` to the part that may be shown. The text is a whole key, or the beginning of a key. If no
 // configured prefix matches, Start returns an error, because no format defines how much may be shown. The error does not contain
 // the text.
 func Start(apis map[string]authz.API, text string) (string, error) {

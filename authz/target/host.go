@@ -20,8 +20,8 @@ func ValidHostPattern(s string) bool { return hostPattern.MatchString(s) }
 // Hosts maps host patterns to the names of APIs.
 type Hosts map[string]string
 
-// NewHosts returns the hosts of all APIs. The parameter patterns maps the name of an API to its host patterns. If two APIs have the
-// same pattern, NewHosts returns an error. The text of the error starts with the invalid configuration key.
+// NewHosts returns the hosts of all APIs. The parameter `patterns` maps the name of an API to its host patterns. If two APIs have
+// the same pattern, NewHosts returns an error. The text of the error starts with the invalid configuration key.
 func NewHosts(patterns map[string][]string) (Hosts, error) {
 	h := make(Hosts)
 	for _, name := range slices.Sorted(maps.Keys(patterns)) {

@@ -72,7 +72,7 @@ func (c NotPermittedError) Error() string {
 //
 //   - it does not start with one slash, or has an empty segment or a dot segment;
 //   - it has a character that RFC 3986's pchar does not allow;
-//   - it has a semicolon that is not escaped, and the parameter p does not permit raw semicolons;
+//   - it has a semicolon that is not escaped, and the parameter `p` does not permit raw semicolons;
 //   - a decoded segment has a slash, a backslash, a control character, bytes that are not UTF-8, or a valid escape;
 //   - a decoded segment has one of # % ? ; and p does not permit this character.
 func Segments(path string, p Parameters) ([]string, error) {
@@ -177,7 +177,7 @@ func decodeSegment(raw string, p Parameters) (string, error) {
 	return text, nil
 }
 
-// checkDecoded returns an error for decoded text that is ambiguous, or that the parameter p does not permit.
+// checkDecoded returns an error for decoded text that is ambiguous, or that the parameter `p` does not permit.
 func checkDecoded(text string, p Parameters) error {
 	if !utf8.ValidString(text) {
 		return ErrPathEscape

@@ -117,7 +117,7 @@ func scopesFor(cfg config.Config, api string, kind authz.Kind) ([]string, table.
 	return tables[api].ScopeNames(table.LevelWorkspace), tables[api], nil
 }
 
-// findFormat returns the API that has a credential format with the prefix, and this format. If the parameter api is not empty,
+// findFormat returns the API that has a credential format with the prefix, and this format. If the parameter `api` is not empty,
 // findFormat considers only that API. It ignores the format of access tokens, because only the issuer creates access tokens.
 func findFormat(cfg config.Config, prefix, api string) (string, authz.CredentialFormat, error) {
 	var valid, names []string

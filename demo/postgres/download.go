@@ -14,7 +14,7 @@ import (
 const downloadVersion = embedded.V18
 
 // download fetches a server into the user's cache folder and returns its bin folder. If there is no cache folder, for example
-// because HOME is empty, it uses the server's temporary folder (the parameter home), which Close removes. The next start then
+// because HOME is empty, it uses the server's temporary folder (the parameter `home`), which Close removes. The next start then
 // downloads the server again.
 func download(home string, log io.Writer) (string, error) {
 	cache := filepath.Join(home, "cache")

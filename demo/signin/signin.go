@@ -112,8 +112,8 @@ func (s *Server) AddUser(id, email string) {
 	s.users = append(s.users, user{id, email})
 }
 
-// Token returns the token of a session that begins now, in the form that Supabase uses. The token expires after the duration in the
-// parameter lifetime.
+// Token returns the token of a session that begins now, in the form that Supabase uses. The token expires after the duration in
+// the parameter `lifetime`.
 func (s *Server) Token(user, session string, lifetime time.Duration) (string, error) {
 	now := time.Now()
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{

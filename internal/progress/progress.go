@@ -19,8 +19,8 @@ type Bar struct {
 	rows           int
 }
 
-// New returns a bar on w, or a bar that draws nothing if w is not a terminal. The parameter size is the size of the input in bytes,
-// or 0 if the size is unknown. The function read returns the number of bytes that have been read.
+// New returns a bar on w, or a bar that draws nothing if w is not a terminal. The parameter `size` is the size of the input in
+// bytes, or 0 if the size is unknown. The parameter `read` is a function that returns the number of bytes that have been read.
 func New(w io.Writer, size int64, read func() int64) *Bar {
 	return &Bar{w: terminal(w), size: size, read: read, now: time.Now}
 }

@@ -109,8 +109,9 @@ have_one_of_each(scopes, sets) if {
 
 # METADATA
 # description: |
-#   One set of scopes for each required scope, and one set for `any_of`. Every set also contains the overrides. The result is
-#   undefined, not empty, if the route lacks `scopes` or `any_of`.
+#   One set of scopes for each required scope, and one set for `any_of`. Every set also contains the overrides. An override is a
+#   scope that satisfies every scope requirement (docs/policies.md). The result is undefined, not empty, if the route lacks
+#   `scopes` or `any_of`.
 needs(overrides) := sets if {
 	is_array(route.scopes)
 	is_array(route.any_of)
@@ -131,7 +132,8 @@ with_implying_scopes(scopes) := {scope | some scope in scopes} | {implying |
 # description: |
 #   Other files of this package can add denials to `deny`: objects with a code and a reason that the configuration declares, and
 #   optionally `retry_after`. Such files can only deny more requests: a request that is denied without them stays denied. If
-#   several denials apply, the decision is the first denial in the order of code and reason.
+#   several denials apply, they are sorted by the text of the code, and then by the text of the reason. The decision is the first
+#   denial.
 denied_by_a_rule := object.union(extras, denied(code, reason)) if {
 	[code, reason, extras] := min({[object.get(d, "code", null), object.get(d, "reason", null), other_keys] |
 		some d in data.keywicket.deny

@@ -175,7 +175,7 @@ func nameError(name string) error {
 	return fmt.Errorf("%q is not a parameter: a name consists of letters, digits, _, - and ., such as {userId}", shown)
 }
 
-// decode decodes the literal text before a parameter or after the last parameter. The parameter segment contains the whole text
+// decode decodes the literal text before a parameter or after the last parameter. The parameter `segment` contains the whole text
 // of the segment. Errors quote this text.
 func decode(segment, text string) (string, error) {
 	if name := colonForm.FindStringSubmatch(segment); name != nil {

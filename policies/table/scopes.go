@@ -29,8 +29,8 @@ func (t Table) ScopeNames(levels ...Level) []string {
 	return names
 }
 
-// checkScopes finds invalid scopes, overrides, roles and implications. For each error, it calls the function refuse with the YAML
-// keys on the path to the invalid value, such as roles, guest, animals:feed.
+// checkScopes finds invalid scopes, overrides, roles and implications. For each error, it calls the parameter `refuse` with the
+// YAML keys on the path to the invalid value, such as roles, guest, animals:feed.
 func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 	levels := make(map[string]Level)
 	for _, level := range slices.Sorted(maps.Keys(t.Scopes)) {
@@ -86,7 +86,7 @@ func (t Table) checkImplies(refuse func(err error, keys ...string)) {
 	}
 }
 
-// checkImplied checks one name in the list that the key "implies" has for the scope. The parameter level is the level of this
+// checkImplied checks one name in the list that the key "implies" has for the scope. The parameter `level` is the level of this
 // scope.
 func (t Table) checkImplied(scope string, level Level, name string) error {
 	names := t.scopesNamed(name)

@@ -243,8 +243,8 @@ func emptyText(row *yaml.Node) error {
 
 // checkAgainstOPA finds values that OPA reads differently from this package, because OPA must decide with the values that this
 // package has checked. For example, this package's decoder reads the booleans "no" and "off" as false. OPA reads them as strings,
-// which are neither true nor false. The function refuse receives the row's position and the error. For an error outside of the
-// rows, the position is -1.
+// which are neither true nor false. The parameter `refuse` is a function that receives the row's position and the error. For an
+// error outside of the rows, the position is -1.
 func (t Table) checkAgainstOPA(text []byte, refuse func(row int, err error)) {
 	var document map[string]any
 	if err := util.Unmarshal(text, &document); err != nil {

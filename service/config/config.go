@@ -108,7 +108,8 @@ var levels = map[string]slog.Level{
 }
 
 // Load returns the configuration. Flags override environment variables, environment variables override the file, and the file
-// overrides the defaults. The function flags applies the command-line flags, and may be nil. The path file may be empty.
+// overrides the defaults. The parameter `flags` is a function that applies the command-line flags. It may be nil. The parameter
+// `file` is the path of the configuration file. If the path is empty, Load reads no file.
 func Load(file string, environ []string, flags func(*Config)) (Config, error) {
 	var c Config
 	if err := strictyaml.Decode(defaults, &c); err != nil {
@@ -198,8 +199,8 @@ func (c *Config) DatabaseURL() (string, error) {
 	return c.Database.URL, nil
 }
 
-// SessionBytes returns the part of cache.max_bytes that is for verified sessions: an eighth, but at most so much that
-// [cache.MinBytes] remain. It is 0 if no API has sessions. The remaining part is for the cache itself.
+// SessionBytes returns the part of cache.max_bytes that is for verified sessions: an eighth. If less than [cache.MinBytes] would
+// remain for the cache, the part is smaller. The part is 0 if no API has sessions. The remaining part is for the cache itself.
 func (c *Config) SessionBytes() int64 {
 	for _, api := range c.APIs {
 		if api.Session.Issuer != "" {

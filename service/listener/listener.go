@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// Open opens a listener on host:port or unix:///path. The parameter key is the configuration key of the address. Every error
+// Open opens a listener on host:port or unix:///path. The parameter `key` is the configuration key of the address. Every error
 // message contains this key.
 func Open(key, address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {

@@ -42,8 +42,8 @@ const (
 	smallHeap = 72 << 20
 )
 
-// tuneGC sets the GC percentage now and after each garbage collection. The parameter percent is the present GC percentage. If the
-// new percentage differs from it by at most 5 %, tuneGC makes no change.
+// tuneGC sets the GC percentage now and after each garbage collection. The parameter `percent` is the present GC percentage. If
+// the new percentage differs from it by at most 5 %, tuneGC makes no change.
 func tuneGC(percent int) {
 	live := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	gometrics.Read(live)

@@ -19,9 +19,9 @@ const readyTimeout = time.Second
 // contain warnings, even if ready is true.
 type Readiness func(context.Context) (ready bool, reasons []string)
 
-// NewReadiness returns the readiness of a process that needs a database and verifies sessions. When the context running is
-// canceled, the process is no longer ready. The function database returns an error if the database is not usable. The function
-// notices returns warnings about a reachable database; notices may be nil.
+// NewReadiness returns the readiness of a process that needs a database and verifies sessions. When the context `running` is
+// canceled, the process is no longer ready. The parameter `database` is a function that returns an error if the database is not
+// usable. The parameter `notices` is a function that returns warnings about a reachable database; it may be nil.
 func NewReadiness(
 	running context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
 ) Readiness {

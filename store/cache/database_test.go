@@ -12,7 +12,7 @@ import (
 )
 
 // state is the content of the database: three tokens, the roles of one user in two workspaces, and the slugs of these workspaces.
-// The field personal of a token is true if the token belongs to the user, not to the first workspace.
+// The field `personal` of a token is true if the token belongs to the user, not to the first workspace.
 type state struct {
 	tokens [3]token
 	roles  [2]string // the user's roles in the two workspaces; an empty role means that the user is not a member
@@ -163,8 +163,8 @@ var modelLookups = []modelLookup{
 	{token: 1},
 }
 
-// change is one SQL statement. The function do changes the state, and returns the keys that the triggers write to the log. If do
-// returns nil, everything may have changed.
+// change is one SQL statement. The field `do` is a function that changes the state. It returns the keys that the triggers write to
+// the log. If it returns nil, everything may have changed.
 type change struct {
 	name string
 	do   func(s *state, v changeValues) []cache.DependencyKey

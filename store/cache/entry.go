@@ -16,16 +16,16 @@ import (
 // entry is a cached answer with its look-up, and with the data that decides whether the answer is current. A sidecar may store
 // more than 100,000 entries. So most entries have only two small allocations: this struct and its text.
 type entry struct {
-	digest       authz.Digest
-	sessionStart int64 // the look-up's Session.StartedAt
-	common       *commonFields
-	text         string        // the keys, and after them the fields of the function ownFields
-	keyCount     uint32        // number of keys in text
-	private      bool          // no other entry uses the same commonFields
-	ofUser       bool          // the answer is not a denial, and the credential belongs to a user
-	generation   uint64        // number of the last change before the load
-	loaded       time.Duration // time just before the query
-	expires      time.Duration // time at which the credential expires
+	digest          authz.Digest
+	sessionStart    int64 // the look-up's Session.StartedAt
+	common          *commonFields
+	text            string        // the keys, and after them the fields of the function ownFields
+	keyCount        uint32        // number of keys in text
+	ownCommonFields bool          // no other entry uses the same commonFields
+	ofUser          bool          // the answer is not a denial, and the credential belongs to a user
+	generation      uint64        // number of the last change before the load
+	loaded          time.Duration // time just before the query
+	expires         time.Duration // time at which the credential expires
 }
 
 const never = time.Duration(math.MaxInt64)
@@ -54,7 +54,7 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, generation uint64, loaded tim
 	}
 	e.text = string(text)
 	l.Digest, l.Session.StartedAt = authz.Digest{}, 0
-	e.common, e.private = c.common.intern(l, found)
+	e.common, e.ownCommonFields = c.common.intern(l, found)
 	return e
 }
 
@@ -157,7 +157,7 @@ const overhead = 190
 // cost returns the memory in bytes that the entry uses.
 func (e *entry) cost() int64 {
 	n := int(unsafe.Sizeof(*e)) + overhead + rounded(len(e.text))
-	if e.private {
+	if e.ownCommonFields {
 		n += e.common.size()
 	}
 	return int64(n)
@@ -165,7 +165,7 @@ func (e *entry) cost() int64 {
 
 // release must be called when a partition has removed the entry, or has not stored it.
 func (e *entry) release() {
-	if !e.private {
+	if !e.ownCommonFields {
 		e.common.refs.Add(-1)
 	}
 }
@@ -192,16 +192,16 @@ func (s *commonFields) size() int {
 
 // commonTable stores commonFields, so that entries with equal commonFields use one value. The cost of an entry does not include
 // this value. So the table has only 1,024 slots of at most 2 KiB each. A slot keeps its value while an entry uses the value. If
-// another value in use occupies the slot, the new entry gets its own commonFields, and private is true. The same applies to a
-// value that is too large.
+// another value in use occupies the slot, the new entry gets its own commonFields, and ownCommonFields is true. The same applies
+// to a value that is too large.
 type commonTable struct {
 	seed  maphash.Seed
 	mu    sync.Mutex
 	slots [1024]*commonFields
 }
 
-// intern returns commonFields with these fields. If private is true, only the new entry uses the returned value.
-func (t *commonTable) intern(l authz.Lookup, f authz.LookupResult) (s *commonFields, private bool) {
+// intern returns commonFields with these fields. If own is true, only the new entry uses the returned value.
+func (t *commonTable) intern(l authz.Lookup, f authz.LookupResult) (s *commonFields, own bool) {
 	const maxSize = 2 << 10
 	var hash maphash.Hash
 	hash.SetSeed(t.seed)

@@ -76,7 +76,7 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	}
 	first := entryOf(full)
 	check(t, first, full)
-	if again := entryOf(full); again.common != first.common || again.private {
+	if again := entryOf(full); again.common != first.common || again.ownCommonFields {
 		t.Error("two entries with equal commonFields do not use the same value")
 	}
 	eachLeaf(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) {
@@ -101,7 +101,8 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	})
 }
 
-// An entry is outdated if one of its keys has changed since the load, or if every key may have changed.
+// An entry depends on rows, and each row has a DependencyKey. The entry is outdated if one of these rows has changed since the
+// load, or if any row may have changed.
 func TestEntryIsOutdated(t *testing.T) {
 	c := &Cache{common: commonTable{seed: maphash.MakeSeed()}}
 	keys := []DependencyKey{0x01020304, 0xfffefdfc, 7, 0x80000000}
@@ -109,11 +110,11 @@ func TestEntryIsOutdated(t *testing.T) {
 		e := c.newEntry(authz.Lookup{}, Answer{Keys: keys}, c.generations.lastNumber(), 0)
 		c.generations.recordChange([]DependencyKey{5, k + 1})
 		if e.outdated(&c.generations) {
-			t.Errorf("key %d: the entry is outdated by changes of other keys", i)
+			t.Errorf("key %d: the entry is outdated by changes of rows with other keys", i)
 		}
 		c.generations.recordChange([]DependencyKey{k})
 		if !e.outdated(&c.generations) {
-			t.Errorf("key %d: the entry is not outdated by a change of the key", i)
+			t.Errorf("key %d: the entry is not outdated by a change of the row with this key", i)
 		}
 	}
 	e := c.newEntry(authz.Lookup{}, Answer{}, c.generations.lastNumber(), 0)
@@ -144,7 +145,7 @@ func liveHeap() int64 {
 	runtime.GC()
 	runtime.GC() // a sync.Pool keeps its contents until the second collection
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc) //nolint:gosec // far less
+	return int64(m.HeapAlloc) //nolint:gosec // the heap is far smaller than math.MaxInt64
 }
 
 // MaxBytes limits the memory, no matter how often answers are loaded. The limit also applies if no two answers have the same
@@ -191,7 +192,7 @@ func TestUnusedSlotIsReused(t *testing.T) {
 	slot := func(s *commonFields) int { return slices.Index(c.common.slots[:], s) }
 	other := ""
 	for i := 0; other == "" && i < 100_000; i++ { // find another scope that hashes to the same slot
-		if e := entryWithScope(fmt.Sprint(i)); e.private {
+		if e := entryWithScope(fmt.Sprint(i)); e.ownCommonFields {
 			other = fmt.Sprint(i)
 		} else if e.release(); slot(e.common) == slot(first.common) {
 			t.Fatal("the slot was reused while an entry used it")
@@ -199,15 +200,15 @@ func TestUnusedSlotIsReused(t *testing.T) {
 	}
 	second := entryWithScope("first")
 	first.release()
-	if e := entryWithScope(other); !e.private || second.common != first.common {
+	if e := entryWithScope(other); !e.ownCommonFields || second.common != first.common {
 		t.Error("the slot was reused while the second entry used it")
 	}
 	second.release()
-	if e := entryWithScope(other); e.private || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
+	if e := entryWithScope(other); e.ownCommonFields || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
 		t.Error("the slot was not reused")
 	}
-	if e := entryWithScope(strings.Repeat("x", 4<<10)); !e.private {
-		t.Error("a large value is in the table, so the cost of no entry includes the value")
+	if e := entryWithScope(strings.Repeat("x", 4<<10)); !e.ownCommonFields {
+		t.Error("a large value is in the table, so its memory is not counted in the cost of any entry")
 	}
 }
 

@@ -59,8 +59,8 @@ func (c *Cache) BeginPoll() Poll {
 	return Poll{PreviousSnapshot: c.log.snapshot, number: c.log.number, sent: c.now()}
 }
 
-// Apply applies the reply to a poll. If trust is false, Apply still records the changes, but does not extend the lease.
-func (c *Cache) Apply(p Poll, r Reply, trust bool) {
+// Apply applies the reply to a poll. If extendLease is false, Apply still records the changes, but does not extend the lease.
+func (c *Cache) Apply(p Poll, r Reply, extendLease bool) {
 	if p.number != c.log.number {
 		return
 	}
@@ -87,7 +87,7 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	switch {
 	case r.Fingerprint == "":
 		c.lease.end()
-	case trust:
+	case extendLease:
 		c.lease.extend(p.sent - r.FingerprintAge)
 	}
 }

@@ -188,13 +188,13 @@ func (s *server) rollback(t *transaction) {
 }
 
 // commit makes the changes of the transaction visible. If the transaction is a cleaning, commit also deletes each row of the log
-// for which the function outdated returns true.
-func (s *server) commit(t *transaction, outdated func(*server, logRow) bool) {
+// for which the parameter `deletable` returns true.
+func (s *server) commit(t *transaction, deletable func(*server, logRow) bool) {
 	s.rollback(t)
 	s.state.put(t.written, t.state)
 	s.log = append(slices.Clip(s.log), t.log...)
 	if t.cleaning != nil {
-		s.log = slices.DeleteFunc(slices.Clone(s.log), func(r logRow) bool { return outdated(s, r) })
+		s.log = slices.DeleteFunc(slices.Clone(s.log), func(r logRow) bool { return deletable(s, r) })
 		s.markCount, s.mark = s.markCount+1, *t.cleaning
 	}
 }

@@ -34,7 +34,7 @@ type load struct {
 	reply   chan error
 }
 
-// databaseError is the error of a load that fails. The field step is the step of the schedule at which the load fails.
+// databaseError is the error of a load that fails. The field `step` is the step of the schedule at which the load fails.
 type databaseError struct{ step int }
 
 func (e databaseError) Error() string { return fmt.Sprintf("the database failed at step %d", e.step) }

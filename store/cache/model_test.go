@@ -31,16 +31,16 @@ const bound = time.Second
 type sidecar interface {
 	authz.Directory
 	BeginPoll() cache.Poll
-	Apply(p cache.Poll, r cache.Reply, trust bool)
+	Apply(p cache.Poll, r cache.Reply, extendLease bool)
 	Close()
 }
 
 // customLog is implemented by a sidecar that does not use the change log as the package feed and the migrations do.
 type customLog interface {
-	// changes returns the rows that a reading finds. The result next is the parameter since of the next reading.
+	// changes returns the rows that a reading finds. The result `next` is the parameter `since` of the next reading.
 	changes(s *server, since string) (found []logRow, next string)
-	// outdated reports whether a cleaning deletes the row.
-	outdated(s *server, r logRow) bool
+	// deletable reports whether a cleaning deletes the row.
+	deletable(s *server, r logRow) bool
 	// beforeApply may modify a reply just before the cache applies it.
 	beforeApply(s *server, r *cache.Reply)
 	// processHint processes a notification.
@@ -212,11 +212,11 @@ func (m *model) commit(t *transaction) {
 	if t == nil {
 		return
 	}
-	outdated := (*server).visibleInMark
+	deletable := (*server).visibleInMark
 	if c, ok := m.cache.(customLog); ok {
-		outdated = c.outdated
+		deletable = c.deletable
 	}
-	m.server.commit(t, outdated)
+	m.server.commit(t, deletable)
 	for _, r := range t.log {
 		m.hints = append(m.hints, r.keys)
 	}

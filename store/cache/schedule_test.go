@@ -10,7 +10,7 @@ import (
 )
 
 // op is the operation of a step. If an operation needs a load, a transaction or a reading, it uses one that is in progress. In
-// the list below, "(b)" stands after the effect that the operation has if the field b of the step is not 0.
+// the list below, "(b)" stands after the effect that the operation has if the field `b` of the step is not 0.
 type op string
 
 const (
@@ -186,7 +186,7 @@ var schedules = rapid.Custom(func(t *rapid.T) (s schedule) {
 	return s
 })
 
-// minimize removes steps from the schedule, as long as the function bad returns true for the shorter schedule.
+// minimize removes steps from the schedule, as long as the parameter `bad` returns true for the shorter schedule.
 func minimize(s schedule, bad func(schedule) bool) schedule {
 	for n := len(s) / 2; n > 0; n /= 2 {
 		for i := 0; i+n <= len(s); {

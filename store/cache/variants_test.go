@@ -19,17 +19,17 @@ type flaw string
 const (
 	flawless           flaw = ""
 	plainSetAndDel     flaw = "only Set and Delete, without generations"
-	noEpoch            flaw = "generations without epochs"
+	noEpoch            flaw = "when changes may be missing from the log, only stored answers are discarded, not the answers of loads in progress"
 	noLease            flaw = "no lease"
 	lateGeneration     flaw = "generation is read after the SELECT"
 	loadsByToken       flaw = "loads are shared by token only, not by generation"
-	fingerprintIgnored flaw = "no new epoch when the fingerprint is different"
-	ageIgnored         flaw = "lease counts from the reading, not from the verification of the schema"
-	leaseByReceipt     flaw = "lease counts from the reply"
+	fingerprintIgnored flaw = "all answers are kept although the fingerprint of the server, tables and triggers has changed"
+	ageIgnored         flaw = "the lease starts when the reading is sent, not when the schema was verified"
+	leaseByReceipt     flaw = "the start of the lease is computed from the time when the reply arrives, not from the time when the reading is sent"
 	bySequence         flaw = "rows are read by sequence number"
 	openForgotten      flaw = "rows of transactions that were open at the previous reading are not read"
 	laterSnapshot      flaw = "snapshot is taken after the rows are read"
-	gapIgnored         flaw = "no new epoch when a cleaning may have deleted unread rows"
+	gapIgnored         flaw = "all answers are kept although a cleaning may have deleted unread rows"
 	cleaningByAge      flaw = "cleaning deletes rows by age"
 	lateReplies        flaw = "late replies are not ignored"
 	leaseByHint        flaw = "a notification renews the lease"
@@ -189,7 +189,8 @@ func (s *simple) BeginPoll() cache.Poll {
 	return cache.NewPoll(s.snapshot, s.polls, s.now())
 }
 
-func (s *simple) Apply(p cache.Poll, r cache.Reply, trust bool) {
+// Apply applies a reply. If extendLease is false, it records the changes but does not extend the lease.
+func (s *simple) Apply(p cache.Poll, r cache.Reply, extendLease bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.Number() != s.polls && s.flaw != lateReplies {
@@ -219,7 +220,7 @@ func (s *simple) Apply(p cache.Poll, r cache.Reply, trust bool) {
 	switch {
 	case r.Fingerprint == "":
 		s.until = 0
-	case trust:
+	case extendLease:
 		s.until = currentAt + bound
 	}
 }
@@ -269,7 +270,8 @@ func (s *simple) beforeApply(db *server, r *cache.Reply) {
 	}
 }
 
-func (s *simple) outdated(db *server, r logRow) bool {
+// deletable reports whether a cleaning may delete the row of the log.
+func (s *simple) deletable(db *server, r logRow) bool {
 	if s.flaw == cleaningByAge {
 		return s.now() > r.at+bound
 	}

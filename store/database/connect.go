@@ -133,9 +133,9 @@ type Beginner interface {
 	BeginTxx(context.Context, *sql.TxOptions) (*sqlx.Tx, error)
 }
 
-// RetryLost runs f. If f fails because of a lost connection, RetryLost runs f again. The parameter attempts is the maximum number
-// of runs, including the first run. f must be idempotent. The package database/sql does not retry if a TCP reset occurs, or if
-// the connection is lost while it reads the reply.
+// RetryLost runs f. If f fails because of a lost connection, RetryLost runs f again. The parameter `attempts` is the maximum
+// number of runs, including the first run. f must be idempotent. The package database/sql does not retry if a TCP reset occurs, or
+// if the connection is lost while it reads the reply.
 func RetryLost(ctx context.Context, attempts int, f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()

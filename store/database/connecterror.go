@@ -76,7 +76,7 @@ func certificateRemedy(err error) string {
 // oldestPostgres is the oldest supported version of Postgres, as server_version_num.
 const oldestPostgres = 140000
 
-// checkVersion returns an error if the server is too old. The parameter number is the server's setting server_version_num.
+// checkVersion returns an error if the server is too old. The parameter `number` is the server's setting server_version_num.
 func checkVersion(number int) error {
 	if number >= oldestPostgres {
 		return nil

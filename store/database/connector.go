@@ -45,7 +45,7 @@ type Connector struct {
 	limit    time.Duration // time limit for each read and each write on an open connection; 0: no limit
 }
 
-// NewConnector returns a connector for the database at the URL. The parameter limit is the time limit for each read and each
+// NewConnector returns a connector for the database at the URL. The parameter `limit` is the time limit for each read and each
 // write on an open connection; 0 means no limit. NewConnector reads the URL, but does not connect.
 func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Connector, error) {
 	s, err := Parse(databaseURL)
@@ -154,8 +154,8 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 func (c Connector) Driver() driver.Driver { return &pq.Driver{} }
 
 // checkServer rejects a standby and a server that is too old. If needsWrites is true, it also rejects a read-only session. The
-// result direct reports whether there is no pooler. Without a pooler, the process that answers the first query has the process id
-// that the server sent at login. A pooler sends invented process ids, because its clients share its connections to Postgres.
+// result `direct` reports whether there is no pooler. Without a pooler, the process that answers the first query has the process
+// id that the server sent at login. A pooler sends invented process ids, because its clients share its connections to Postgres.
 func checkServer(ctx context.Context, c fullConn, needsWrites bool) (direct bool, err error) {
 	const query = `SELECT current_setting('server_version_num')::int, pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`
 	rows, err := c.QueryContext(ctx, query, nil)

@@ -30,7 +30,7 @@ type refusal struct {
 	cause    error // its text follows the sentence; nil: there is no cause
 }
 
-// NewRefusal returns an error for the operator. It wraps the parameter kind, which must be one of the Err… values. [fmt.Sprintf]
+// NewRefusal returns an error for the operator. It wraps the parameter `kind`, which must be one of the Err… values. [fmt.Sprintf]
 // formats the sentence.
 func NewRefusal(kind error, format string, args ...any) error {
 	return &refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
@@ -74,7 +74,7 @@ func AddPoolerRemedy(err error) error {
 	return err
 }
 
-// ConstraintError returns the refusal for the constraint that was violated. The parameter constraints maps the names of
+// ConstraintError returns the refusal for the constraint that was violated. The parameter `constraints` maps the names of
 // constraints to refusals. For every other error, ConstraintError wraps err and adds the action to its text.
 func ConstraintError(err error, action string, constraints map[string]error) error {
 	if violation := pq.As(err); violation != nil {

@@ -10,7 +10,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// Each upkeep sets a mark: a snapshot. The next upkeep deletes only the rows of the log that are visible in this mark.
+// The upkeep is the regular deletion of old rows. A complete run stores a snapshot, the mark. Of the rows that this server wrote
+// into the log, the next run deletes only those that are visible in the mark.
 func TestUpkeepCleansTheLog(t *testing.T) {
 	f := storetest.NewFixture(t)
 	logged := func() int { return storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes`) }
@@ -20,7 +21,7 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	before := logged()
 	f.RunUpkeep(t)
 	if n := logged(); n != before {
-		t.Errorf("the first upkeep deleted rows that the previous mark does not include: %d of %d are left", n, before)
+		t.Errorf("the first run of the upkeep deleted rows that the previous mark does not include: %d of %d are left", n, before)
 	}
 	f.RunUpkeep(t)
 	if n := logged(); n != 0 {
@@ -38,7 +39,7 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	}
 	f.RunUpkeep(t)
 	if n := logged(); n != 1 {
-		t.Errorf("%d rows of the transaction that was open when the mark was set are left, not 1", n)
+		t.Errorf("the transaction was open when the mark was set: %d of its rows are left, not 1", n)
 	}
 	f.RunUpkeep(t)
 	if n := logged(); n != 0 {
@@ -73,6 +74,7 @@ func TestGapInTheLogDropsTheCache(t *testing.T) {
 	if n := d.CacheStats().Discarded["gap"]; n != 0 {
 		t.Errorf("one cleaning counts as a gap: %d", n)
 	}
+	// Sidecars read this number. It grows by 2, as after two runs of the upkeep.
 	f.Exec(t, `UPDATE keywicket.world SET number = number + 2`)
 	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Discarded["gap"] == 1 })
 }
@@ -116,12 +118,12 @@ func TestUpkeepDeletesUsageOfDeletedTokens(t *testing.T) {
 	}
 }
 
-// If the upkeep has to delete many rows, it needs several calls, so that each call is short. The first of these calls increases the
-// column number of keywicket.upkeep, so that sidecars detect the cleaning.
+// If the upkeep has to delete many rows, it needs several calls, so that each call is short. The first of these calls increases
+// the value in the column `number` of the table keywicket.upkeep. So sidecars detect the cleaning.
 func TestUpkeepDeletesInSmallBatches(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) SELECT '00000001' FROM generate_series(1, 45000)`)
-	f.RunUpkeep(t) // this upkeep sets a mark (a snapshot) in which the rows are visible
+	f.RunUpkeep(t) // this run sets a mark (a snapshot) in which the rows are visible
 	var left, numbers []int
 	for range 4 {
 		f.RunUpkeep(t)

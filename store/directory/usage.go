@@ -46,7 +46,7 @@ type usage struct {
 	cancel        context.CancelFunc // cancels the write in progress
 }
 
-// startUsage starts the goroutine that writes usage. For each write, the goroutine needs one connection of the pool db, for some
+// startUsage starts the goroutine that writes usage. For each write, the goroutine needs one connection of the pool `db`, for some
 // milliseconds.
 func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	ctx, cancel := context.WithCancel(context.Background())

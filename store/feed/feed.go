@@ -72,7 +72,7 @@ type Config struct {
 }
 
 // Start starts a feed. The feed reads the change log on connections of the servers s, and applies the changes to the cache target.
-// It stores the number of live sidecars, including this sidecar, in the parameter sidecars. The caller must close the feed.
+// It stores the number of live sidecars, including this sidecar, in the parameter `sidecars`. The caller must close the feed.
 func Start(c Config, target *cache.Cache, s *pool.Servers, sidecars *atomic.Int64, log *slog.Logger) (f *Feed, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f = &Feed{

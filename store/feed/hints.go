@@ -46,8 +46,8 @@ func newHints(c Config, target *cache.Cache, readNow chan struct{}, sidecars *at
 	}, nil
 }
 
-// start starts listening. The feed calls start for each new connection on which it reads the log. The parameter direct is false if
-// this connection may go through a pooler. In this case, start does not listen. A pooler forwards no notifications. Also, after
+// start starts listening. The feed calls start for each new connection on which it reads the log. The parameter `direct` is false
+// if this connection may go through a pooler. In this case, start does not listen. A pooler forwards no notifications. Also, after
 // LISTEN, the pooler would give the listening server connection to other clients.
 func (h *hints) start(direct bool) {
 	if !direct && !h.ownURL {

@@ -119,8 +119,8 @@ func (r reading) fingerprint() string {
 // age returns the time since a sidecar last verified the schema. The result is negative if the database's clock was set back.
 func (r reading) age() time.Duration { return database.Seconds(r.Verified.Float64) }
 
-// reply converts the reading to the cache's form. The result ack reports that an operator's command waits for this sidecar's
-// confirmation (see WaitForSidecars in package registry). The result newServer reports that another sidecar has found another
+// reply converts the reading to the cache's form. The result `ack` reports that an operator's command waits for this sidecar's
+// confirmation (see WaitForSidecars in package registry). The result `newServer` reports that another sidecar has found another
 // current server, for example after a failover. This sidecar may still be connected to the old server.
 func (r reading) reply() (reply cache.Reply, ack, newServer bool) {
 	reply = cache.Reply{Snapshot: r.Snapshot, Cleanings: r.Cleanings.Int64, AllChanged: len(r.Changes) > maxChanges}
@@ -213,7 +213,7 @@ func (c *pollConnection) writeHeartbeat(ctx context.Context, id, snapshot string
 }
 
 // write runs a statement with isolation level read committed (see [database.ReadCommitted]). It prepares the statement, unless the
-// parameter prepared is nil. Use nil for statements that are rarely needed.
+// parameter `prepared` is nil. Use nil for statements that are rarely needed.
 func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
 	if !c.keepsSession {
 		var result sql.Result
@@ -236,9 +236,9 @@ func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query 
 
 // verificationDue reports whether this sidecar has to verify the schema now, and whether it takes over from another sidecar. One
 // sidecar verifies the schema for all sidecars, at each of its readings: the sidecar that made the last verification. If its next
-// verification is late, another sidecar takes over. The parameter age is the time since the last verification by any sidecar. The
-// parameter own is the time since the last verification by this sidecar. If age is negative, the last verification seems to be in
-// the future.
+// verification is late, another sidecar takes over. The parameter `age` is the time since the last verification by any sidecar.
+// The parameter `own` is the time since the last verification by this sidecar. If age is negative, the last verification seems to
+// be in the future.
 func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
 	limit := interval * 4 / 5
 	if takesOver = own-age > interval/2; takesOver {

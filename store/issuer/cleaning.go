@@ -13,8 +13,8 @@ import (
 const retention = `interval '1 day'`
 
 // Clean deletes codes and tokens that expired more than a day ago. If a grant then has no codes and tokens left, Clean also deletes
-// the grant. The result tokens is the number of deleted codes and tokens. The result grants is the number of deleted grants. While
-// another issuer cleans, Clean does nothing.
+// the grant. The result `tokens` is the number of deleted codes and tokens. The result `grants` is the number of deleted grants.
+// While another issuer cleans, Clean does nothing.
 //
 // Each transaction deletes at most 100 rows, because one row of the change log can list the keys of 100 rows. A larger transaction
 // would make every sidecar discard its whole cache.

@@ -85,10 +85,10 @@ func detachedContext(ctx context.Context) (context.Context, context.CancelFunc) 
 	return context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 }
 
-// transact runs the function f in a transaction. If the result err of f is not nil, transact rolls back. Otherwise, transact
-// commits, even if f refuses the request (the result refused is not nil). The function f must lock a grant before the codes and
-// tokens of the grant, because a deletion locks them in this order. The lock timeout is short, so that not all connections wait for
-// one lock.
+// transact runs the parameter `f`, a function, in a transaction. If the result `err` of f is not nil, transact rolls back.
+// Otherwise, transact commits, even if f refuses the request (the result `refused` is not nil). The function f must lock a grant
+// before the codes and tokens of the grant, because a deletion locks them in this order. The lock timeout is short, so that not
+// all connections wait for one lock.
 func (i *Issuer) transact(
 	ctx context.Context, f func(context.Context, *sqlx.Tx) (refused, err error),
 ) (refused, err error) {

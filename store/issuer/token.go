@@ -122,8 +122,8 @@ type grantState struct {
 	Ended  bool           `db:"over"`
 }
 
-// markUsed marks the code or token as used. If the code or token was used before, markUsed revokes the grant. The parameter findErr
-// is the error of the query that found the grant. The caller must commit the transaction even after a refusal.
+// markUsed marks the code or token as used. If the code or token was used before, markUsed revokes the grant. The parameter
+// `findErr` is the error of the query that found the grant. The caller must commit the transaction even after a refusal.
 func (s grantState) markUsed(ctx context.Context, tx *sqlx.Tx, findErr error, table string, digest authz.Digest) (refused, err error) {
 	switch {
 	case errors.Is(findErr, sql.ErrNoRows):

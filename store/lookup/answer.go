@@ -21,8 +21,8 @@ import (
 // ErrUnreadable means that this program cannot read the database's answer.
 var ErrUnreadable = errors.New("the database's answer cannot be read")
 
-// Query answers look-ups of one kind. The parameter query is the SQL query for this kind, for example [TokenQuery]. The answers are
-// in the order of the look-ups. The result started is the value of [database.ServerStarted] on the server that answered. The
+// Query answers look-ups of one kind. The parameter `query` is the SQL query for this kind, for example [TokenQuery]. The answers
+// are in the order of the look-ups. The result `started` is the value of [database.ServerStarted] on the server that answered. The
 // connections of db must be of the type [database.Connection].
 //
 // Query takes a connection from database/sql, but reads lib/pq's rows directly. With the rows of database/sql, each query would
@@ -77,7 +77,7 @@ func arguments(lookups []authz.Lookup) ([]driver.NamedValue, error) {
 	return args, nil
 }
 
-// readAnswers reads the query's rows, and returns the answers in the order of the look-ups. The result started identifies the
+// readAnswers reads the query's rows, and returns the answers in the order of the look-ups. The result `started` identifies the
 // server.
 func readAnswers(rows driver.Rows, lookups []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	answers = make([]cache.Answer, len(lookups))

@@ -78,8 +78,8 @@ type dialResult struct {
 
 // NewDialer returns a dialer that opens the connector's connections, which must be of the type [database.Connection]. Each
 // connection prepares the queries, and is replaced after its lifetime. A connection that no look-up takes is closed after the
-// duration idle. The function sidecars returns the number of sidecars that use the database. The caller must close the dialer. If
-// a pool of database/sql uses the dialer, closing the pool also closes the dialer.
+// duration `idle`. The parameter `sidecars` is a function that returns the number of sidecars that use the database. The caller
+// must close the dialer. If a pool of database/sql uses the dialer, closing the pool also closes the dialer.
 func NewDialer(c driver.Connector, queries []string, lifetime, idle time.Duration, sidecars func() int64) *Dialer {
 	d := &Dialer{Connector: c, queries: queries, lifetime: lifetime, idle: idle, sidecars: sidecars}
 	d.ctx, d.cancel = context.WithCancel(context.Background())

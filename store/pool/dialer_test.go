@@ -95,7 +95,7 @@ func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 	})
 }
 
-// Ready runs look-ups, because even a reachable database may not answer them.
+// Ready runs look-ups, because a database can be reachable but still unable to answer look-ups.
 func TestReadyMeansThatLookupsWork(t *testing.T) {
 	t.Parallel()
 	f := storetest.NewFixture(t)

@@ -54,9 +54,9 @@ type Servers struct {
 var ErrOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
-// NewServers returns the Servers for two pools. The parameter lookups is the pool for look-ups. The parameter fresh is a pool that
-// NewServers configures to open a new connection for each use. The function dropUnused closes the open connections that the pool
-// lookups has not used yet. The caller must close the Servers. Close also closes the pool fresh.
+// NewServers returns the Servers for two pools. The parameter `lookups` is the pool for look-ups. The parameter `fresh` is a pool
+// that NewServers configures to open a new connection for each use. The parameter `dropUnused` is a function that closes the open
+// connections that the pool `lookups` has not used yet. The caller must close the Servers. Close also closes the pool `fresh`.
 func NewServers(fresh, lookups *sqlx.DB, dropUnused func() error, log *slog.Logger) *Servers {
 	fresh.SetMaxIdleConns(-1)
 	return &Servers{fresh: fresh, lookups: lookups, dropUnused: dropUnused, log: log, onSwitch: func() {}}
@@ -66,8 +66,8 @@ func NewServers(fresh, lookups *sqlx.DB, dropUnused func() error, log *slog.Logg
 // opened.
 func (s *Servers) OnSwitch(call func()) { s.onSwitch = call }
 
-// IsCurrent reports whether an answer from a server may be used. The parameter started is the value of [database.ServerStarted] on
-// this server.
+// IsCurrent reports whether an answer from a server may be used. The parameter `started` is the value of [database.ServerStarted]
+// on this server.
 func (s *Servers) IsCurrent(started int64) bool {
 	current := s.started.Load()
 	return current == 0 || current == started
@@ -125,7 +125,7 @@ func (s *Servers) FindCurrent(ctx context.Context) error {
 }
 
 // consider decides whether the candidate becomes the current server, and reports whether it is now the current server. The
-// parameter fresh means that a new connection has reached the candidate.
+// parameter `fresh` means that a new connection has reached the candidate.
 func (s *Servers) consider(candidate server, fresh bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

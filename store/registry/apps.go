@@ -152,7 +152,7 @@ FROM keywicket.oauth_grants g
 JOIN keywicket.oauth_apps a ON a.id = g.app_id
 JOIN keywicket.users u ON u.id = g.user_id`
 
-// Grants lists the grants, newest first. If the parameter app or user is not empty, Grants lists only the grants of this app or
+// Grants lists the grants, newest first. If the parameter `app` or `user` is not empty, Grants lists only the grants of this app or
 // user.
 func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error) {
 	if user != "" {

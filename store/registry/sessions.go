@@ -51,7 +51,7 @@ func isSessionID(id string) bool {
 		strings.Count(id, ".") != 2 && !strings.ContainsAny(id, "{}=") && !strings.ContainsFunc(id, unicode.IsControl)
 }
 
-// RevokeUserSessions revokes all sessions that a user has begun by now. The parameter user is an id or an email. Sessions that
+// RevokeUserSessions revokes all sessions that a user has begun by now. The parameter `user` is an id or an email. Sessions that
 // begin later in the same second are also revoked, because the times in tokens are in whole seconds. The error is
 // [database.ErrNotFound] if the user does not exist.
 func (r *Registry) RevokeUserSessions(ctx context.Context, user string) (RevokedSessions, error) {

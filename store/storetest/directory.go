@@ -50,7 +50,7 @@ func SidecarURL(databaseURL string) string {
 }
 
 // RunUpkeep runs the upkeep (the deletion of old rows) now, with the sidecar's privileges, as if a minute had passed since the
-// last upkeep.
+// last run.
 func (f *Fixture) RunUpkeep(t *testing.T) {
 	t.Helper()
 	f.Exec(t, `UPDATE keywicket.upkeep SET marked_at = '-infinity'`)

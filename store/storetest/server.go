@@ -104,7 +104,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// requireVersion returns an error if the server's major version is not the parameter major. The value comes from
+// requireVersion returns an error if the server's major version is not the parameter `major`. The value comes from
 // KEYWICKET_TEST_POSTGRES, which `make test-postgres` sets. If major is empty, every version is correct.
 func requireVersion(ctx context.Context, major string) error {
 	db, err := database.Open(Server.URL("postgres"))

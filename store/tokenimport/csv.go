@@ -107,7 +107,7 @@ func headerProblem(columns []string) string {
 var errLineTooLong = errors.New("a line is too long")
 
 // boundedReader returns [errLineTooLong] after it has read more than [maxImportLine] bytes of the current line. The current line
-// begins at the offset in the field start.
+// begins at the offset in the field `start`.
 type boundedReader struct {
 	r        io.Reader
 	start, n int64

@@ -81,7 +81,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return database.ErrInvalid }
 
-// add increases the number of bad lines by the parameter count. It also stores the given lines in order, up to maxBadLines.
+// add increases the number of bad lines by the parameter `count`. It also stores the given lines in order, up to maxBadLines.
 func (e *Error) add(count int, lines ...BadLine) {
 	e.Bad += count
 	e.Lines = append(e.Lines, lines...)
@@ -159,7 +159,7 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 }
 
 // stage copies the valid lines to the temporary table, and returns the number of these lines. It adds each invalid line to the
-// parameter bad.
+// parameter `bad`.
 func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error) {
 	statement, err := tx.PrepareContext(ctx, `
 		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at,
@@ -269,8 +269,8 @@ func otherOf(k authz.Kind) string {
 // storable reports whether Postgres accepts the text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// check adds two kinds of lines to the parameter bad: lines that conflict with other lines or with existing tokens, and lines with
-// an unknown owner. It finds owners in the same way as [registry.Registry.Workspace] and [registry.Registry.User].
+// check adds two kinds of lines to the parameter `bad`: lines that conflict with other lines or with existing tokens, and lines
+// with an unknown owner. It finds owners in the same way as [registry.Registry.Workspace] and [registry.Registry.User].
 func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 	byID, byName := `SELECT id FROM keywicket.workspaces WHERE id = l.owner`,
 		`SELECT id FROM keywicket.workspaces WHERE slug = l.owner`

@@ -17,9 +17,9 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// Each case tests one sentence of the API document of VelaFlows or Velocity. The field Source contains the document and the
-// line of the sentence. The cases are written by hand, in ../cases/NAME.yaml. The comments in velaflows.yaml explain the
-// format. Each request of a case runs in process and through Envoy.
+// Each case checks that keywicket does what one sentence of the API document of VelaFlows or Velocity says. The field Source
+// contains the document and the line of the sentence. The cases are written by hand, in ../cases/NAME.yaml. The comments in
+// velaflows.yaml explain the format. Each request of a case runs in process and through Envoy.
 
 // caseFile is the content of one file: objects that its cases share, and the cases. A case that changes a shared object
 // restores it.
@@ -33,10 +33,10 @@ type caseFile struct {
 	Cases []scenario
 }
 
-// scenario is one case: the sentence of the document that it tests, and its steps.
+// scenario is one case: the place of a sentence of the document, and the steps that check this sentence.
 type scenario struct {
 	Name   string
-	Source string // place of the tested sentence, as DOCUMENT:LINE
+	Source string // place of the sentence, as DOCUMENT:LINE
 	Keys   map[string]caseKey
 	Steps  []step
 }

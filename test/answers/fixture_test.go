@@ -151,8 +151,8 @@ func (f *fixture) workspace(t *testing.T, role string) string {
 	return ref
 }
 
-// add adds a token. The parameter denial is the reason why its requests are denied; "" means that the token is valid. The
-// reason is "unknown" for a token of another API.
+// add adds a token. The parameter `denial` is the reason why its requests are denied; "" means that the token is valid. The reason
+// is "unknown" for a token of another API.
 func (f *fixture) add(t *testing.T, prefix, denial string, scopes ...string) {
 	c := credential{name: strings.Join(append([]string{prefix, denial}, scopes...), " "), prefix: prefix, denial: denial, scopes: scopes}
 	k := caseKey{Prefix: prefix, Scopes: scopes, Expired: denial == "expired", Revoked: denial == "revoked"}

@@ -48,8 +48,8 @@ type target struct {
 	values []string
 }
 
-// expect returns the outcome that the documents require. The result workspace is the workspace in which the request acts, as
-// the value of the API's header. It is empty if the request acts in no workspace.
+// expect returns the outcome that the documents require. The result `workspace` is the workspace in which the request acts, as the
+// value of the API's header. It is empty if the request acts in no workspace.
 func (p probe) expect() (outcome, workspace string) {
 	c, scope, override := p.credential, p.route.Scope, product.DocumentedAPIs[p.api].Override
 	// "A public route is open without a credential, beside a bad one": it is open with an invalid credential too. This rule

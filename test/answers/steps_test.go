@@ -25,7 +25,7 @@ type caseRun struct {
 	file   caseFile
 	client *harness.Client
 	// names contains the values of ${name.field}: name → field → value. A key has the fields id, token, prefix and secret.
-	// The field secret is the token without its visible prefix.
+	// The field `secret` is the token without its visible prefix.
 	names                   map[string]map[string]string
 	checked, sent, commands int // numbers of requests in process, requests through Envoy, and commands
 }

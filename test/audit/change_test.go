@@ -63,9 +63,9 @@ type plan struct {
 // keepOpen is a statement that keeps a transaction open for longer than the interval between two readings of the log.
 const keepOpen = `SELECT pg_sleep(0.4)`
 
-// changeKind is a kind of change, such as SQL or COPY. The function plan returns a function that makes a change of this kind.
-// After this change, the subject is denied if deny is true, and allowed if deny is false. If no change of this kind has this
-// effect, plan returns nil.
+// changeKind is a kind of change, such as SQL or COPY. The field `plan` is a function that returns another function, which makes a
+// change of this kind. After this change, the subject is denied if deny is true, and allowed if deny is false. If no change of
+// this kind has this effect, plan returns nil.
 type changeKind struct {
 	name string
 	plan func(d *deployment, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error

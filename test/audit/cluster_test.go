@@ -175,8 +175,8 @@ func (c *cluster) close() error {
 	return err
 }
 
-// await calls the function try until it returns no error. If ctx ends first, await returns an error with the text of the
-// parameter what and the last error of try.
+// await calls the parameter `try` until try returns no error. If ctx ends first, await returns an error with the text of the
+// parameter `what` and the last error of try.
 func await(ctx context.Context, what string, try func(context.Context) error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

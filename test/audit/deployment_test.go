@@ -31,7 +31,7 @@ const bound = time.Second
 type options struct {
 	binary               string // path of keywicket's binary
 	sidecars             int
-	pooledSidecars       int // how many sidecars use a transaction pooler: the last ones of the list
+	pooledSidecars       int // number of sidecars that use a transaction pooler; these are the last sidecars of the list
 	subjects             int
 	clients              int           // number of clients that send checks to each sidecar
 	checkInterval        time.Duration // interval between two checks of a client
@@ -65,8 +65,8 @@ type deployment struct {
 	version       int            // version of the server, for example 150018
 	failedChanges map[string]int // number of changes that returned an error, by kind
 
-	// Clients use these fields to choose subjects. Until the time in ambiguousUntil, more than one outcome of a subject is
-	// correct. Clients send more checks of the subjects in focus.
+	// Clients use these fields to choose subjects. A subject is a credential with its request. Until the time in ambiguousUntil,
+	// more than one outcome of the subject's request is correct. Clients send more checks of the subjects in focus.
 	ambiguousUntil    []atomic.Int64
 	focus             atomic.Pointer[[]int]
 	checks, ambiguous atomic.Int64
@@ -211,7 +211,8 @@ func isDatabaseURL(entry string) bool {
 }
 
 // waitUntilWarm waits until each sidecar returns, for each subject, the outcome that the rows define. At this time there are no
-// changes and no faults, so all checks must get these outcomes. Otherwise, the audit would test nothing.
+// changes and no faults, so all checks must get these outcomes. If a sidecar returned other outcomes now, the audit could not find
+// out which wrong answers the changes and faults cause.
 func (d *deployment) waitUntilWarm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
@@ -305,7 +306,8 @@ func (d *deployment) close() error {
 	return errors.Join(errs...)
 }
 
-// build builds keywicket with the file of `go build -overlay`, and returns the binary's path.
+// build builds keywicket and returns the binary's path. The parameter `overlay` is the path of the JSON file for the flag -overlay
+// of `go build`.
 func build(ctx context.Context, dir, overlay string) (string, error) {
 	binary := filepath.Join(dir, "keywicket")
 	if out, err := command(ctx, "go", "build", "-o", binary, "-overlay", overlay, "github.com/keywicket/keywicket/cmd/keywicket"); err != nil {

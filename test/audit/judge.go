@@ -7,8 +7,8 @@ type verdict uint8
 
 const (
 	correct     verdict = iota
-	violation           // an allow that matches no state within the bound
-	wrongDenial         // a 401 or 403 that matches no state within the bound
+	violation           // an allow that the function judge does not accept
+	wrongDenial         // a 401 or 403 that the function judge does not accept
 	noAnswer            // 503
 	unexpected          // any other answer
 )

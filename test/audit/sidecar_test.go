@@ -45,7 +45,7 @@ type sidecar struct {
 	process *process.Process
 }
 
-// newSidecar starts a sidecar. The parameters lookups and feed are the targets of the two proxies.
+// newSidecar starts a sidecar. The parameters `lookups` and `feed` are the targets of the two proxies.
 func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed string, log io.Writer, environ []string) (_ *sidecar, err error) {
 	s := &sidecar{binary: binary, log: log}
 	defer func() {

@@ -88,8 +88,8 @@ func (c *caseFigures) median(server string, q quantity) float64 { return median(
 func (c *caseFigures) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
 // totalRatio returns the ratio of the totals of all rounds: of the CPU times, or of the numbers of checks. This ratio includes
-// costs that occur in few rounds, such as garbage collections. The median hides such costs. The result ok is false for all
-// other quantities, such as latencies.
+// costs that occur in few rounds, such as garbage collections. The median hides such costs. The result `ok` is false for all other
+// quantities, such as latencies.
 func (c *caseFigures) totalRatio(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
 		checks := c.Servers[server][checkRate] // proportional to the checks of each round, because all rounds have the same length

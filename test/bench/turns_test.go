@@ -32,7 +32,7 @@ func (s *comparedServer) loadFor(l load) load {
 	return l
 }
 
-// inTurns runs the load on the servers in turns, so that other activity of the machine affects all servers. The parameter sides
+// inTurns runs the load on the servers in turns, so that other activity of the machine affects all servers. The parameter `sides`
 // contains the compared servers.
 func (w *setup) inTurns(ctx context.Context, t *testing.T, name string, sides []*comparedServer, rounds int, l load) caseFigures {
 	t.Helper()

@@ -1,7 +1,8 @@
 // Package browser runs a real Chromium for tests. Only a browser shows where a form is sent, which frame is refused, what fits on a
 // phone, and what a screen reader receives.
 //
-// No step waits for a fixed time: each one waits for the state that it needs. If that state does not occur in time, the test fails.
+// A step is one call of a method of Page, such as Visit. No step waits for a fixed time: each one waits for the state that it
+// needs. If that state does not occur in time, the test fails.
 package browser
 
 import (

@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/test/browser"
 )
 
-// The pages of a site. As on the consent page, the Content-Security-Policy allows only inline style, and no framing. The steps
-// of package browser must work under this policy.
+// The pages of a site. As on the consent page, the Content-Security-Policy allows only inline style, and no framing. The methods
+// of browser.Page, such as Visit, must work under this policy.
 var pages = map[string]string{
 	"/good": `<style>body { background: Canvas; color: CanvasText; color-scheme: light dark }</style>
 		<h1>Good</h1>

@@ -274,8 +274,8 @@ func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 const revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
 
 // revoke revokes the tokens in overlapping transactions. Each transaction writes immediately and stays open for a random time,
-// shorter than the parameter maxHold. So the order of the commits differs from the order of the starts. About one transaction
-// in four is rolled back and repeated. After each COMMIT, revoke calls the parameter onCommit.
+// shorter than the parameter `maxHold`. So the order of the commits differs from the order of the starts. About one transaction in
+// four is rolled back and repeated. After each COMMIT, revoke calls the parameter `onCommit`.
 func (f *fleet) revoke(t *testing.T, tokens []token, writers int, maxHold time.Duration, onCommit func()) {
 	t.Helper()
 	queue := make(chan token, len(tokens))

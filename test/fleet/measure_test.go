@@ -307,7 +307,7 @@ func (f *fleet) polls(t *testing.T) int {
 	return queryValue[int](t, f.db, `SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relid = 'keywicket.world'::regclass`)
 }
 
-// cores calls the function action, and returns how many processors Postgres used during the call.
+// cores calls the parameter `action`, and returns how many processors Postgres used during the call.
 func cores(t *testing.T, action func()) float64 {
 	t.Helper()
 	before, begin := postgresCPU(t), time.Now()

@@ -85,7 +85,7 @@ type App struct {
 // AppAddress is the redirect URI of the apps that RegisterApp registers.
 const AppAddress = "https://yourapp.example/callback"
 
-// RegisterApp registers an app with `oauth-app create`. The parameter more contains further arguments.
+// RegisterApp registers an app with `oauth-app create`. The parameter `more` contains further arguments.
 func RegisterApp(t testing.TB, s *demo.Stack, more ...string) App {
 	t.Helper()
 	return Keywicket[App](t, s, append([]string{"oauth-app", "create", "--name", "Planner", "--redirect-uri", AppAddress}, more...)...)

@@ -18,7 +18,7 @@ type Request struct {
 	Header [][2]string // in order; a name may occur twice
 }
 
-// NewRequest returns a request to the API. The parameter line is a method and a path. If token or workspace is empty, the
+// NewRequest returns a request to the API. The parameter `line` is a method and a path. If token or workspace is empty, the
 // request does not have this header.
 func NewRequest(api, line, token, workspace string, more ...[2]string) Request {
 	method, path, _ := strings.Cut(line, " ")

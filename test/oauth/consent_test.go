@@ -25,8 +25,8 @@ type consentStack struct {
 	appServer *httptest.Server // the app's own server
 }
 
-// requestURL returns the URL to which the app sends its user. The parameter change contains query parameters to change, as
-// names and values in turn.
+// requestURL returns the URL to which the app sends its user. The parameter `change` contains query parameters to change, as names
+// and values in turn.
 func (c *consentStack) requestURL(change ...string) string {
 	q := url.Values{
 		"client_id": {c.app.ID}, "redirect_uri": {c.appServer.URL + "/callback"}, "response_type": {"code"}, "scope": {"issues:read issues:write"},

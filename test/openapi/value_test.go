@@ -135,7 +135,7 @@ var (
 	rare   = []rune(" .:;#?+%!$&'()*,=@~^|<>[]{}\"`éßあ漢🙂\u0301\u00a0\u200d\u202e\ufeff\ufffd")
 )
 
-// text returns random text. The text is mostly short, and sometimes has the maximum length. If the parameter longest is 0, the
+// text returns random text. The text is mostly short, and sometimes has the maximum length. If the parameter `longest` is 0, the
 // maximum length is 255 characters.
 func (p paths) text(longest int) string {
 	if longest == 0 {

@@ -10,7 +10,8 @@ import (
 	"github.com/keywicket/keywicket/test/threats"
 )
 
-// segmentTexts are segments of the table, texts that are almost the same, and texts that some server reads differently.
+// segmentTexts contains segments from testRows, texts that differ only slightly from these segments, and texts that not all
+// servers read in the same way.
 var segmentTexts = []string{
 	"v1", "charges:search", "charges:Search", "charges:search ", "charges", "status", "Status", "status.",
 	"a+b", "a b", "1+1", "two words", "two+words",
@@ -90,8 +91,8 @@ var overlaps = [][]string{
 	{"v1", "ch_7", "refunds", "latest"}, {"v1", "caf\u00e9", "~root"}, {"v1", "charges:search"}, {"v1", "status"},
 }
 
-// spellings returns three spellings of each path. The parameter `paths` is the number of paths. One spelling of each path
-// has no unnecessary escape.
+// spellings returns each path in three percent-encodings. The parameter `paths` is the number of paths. One percent-encoding of
+// each path has no unnecessary escape.
 func spellings(r *rand.Rand, paths int) (all []spelling) {
 	list := slices.Clone(overlaps)
 	for _, text := range segmentTexts {

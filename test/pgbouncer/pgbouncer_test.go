@@ -18,7 +18,7 @@ import (
 	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
-// connect opens one connection through the pooler. The parameter parameters contains further startup parameters.
+// connect opens one connection through the pooler. The parameter `parameters` contains further startup parameters.
 func connect(t *testing.T, p *pgbouncer.Pooler, loginURL string, parameters ...string) (*sql.Conn, error) {
 	t.Helper()
 	through, err := p.URL(loginURL)

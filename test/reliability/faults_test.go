@@ -36,7 +36,7 @@ type faults struct {
 	client        *harness.Client
 }
 
-// newFaults starts the stack with the function start, which is harness.StartStack or harness.StartRaceStack.
+// newFaults starts the stack with the parameter `start`, which is harness.StartStack or harness.StartRaceStack.
 func newFaults(t *testing.T, start func(testing.TB, demo.Config) *demo.Stack, environ ...string) *faults {
 	t.Helper()
 	f := &faults{issuer: supabase.Start()}
@@ -69,7 +69,7 @@ func newFaults(t *testing.T, start func(testing.TB, demo.Config) *demo.Stack, en
 	return f
 }
 
-// addToxic adds a toxic (a fault of toxiproxy) to a proxy. The function remove removes the toxic.
+// addToxic adds a toxic (a fault of toxiproxy) to a proxy. The result `remove` is a function that removes the toxic.
 func addToxic(t *testing.T, p *toxiproxy.Proxy, kind, attributes string) (remove func()) {
 	t.Helper()
 	w, err := p.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
@@ -128,8 +128,8 @@ func (f *faults) warmUp(t *testing.T, r harness.Request) {
 }
 
 // requireChange repeats the request. It begins at the commit of the change, and ends well after the bound. Every request that
-// starts after the bound must get the new answer. A request that starts earlier may get the old or the new answer. The
-// parameter limit is the bound.
+// starts after the bound must get the new answer. A request that starts earlier may get the old or the new answer. The parameter
+// `limit` is the bound.
 func (f *faults) requireChange(t *testing.T, r harness.Request, committed time.Time, limit time.Duration, old, want string) {
 	t.Helper()
 	var first time.Duration

@@ -126,7 +126,7 @@ func (l *load) stopLoad() {
 	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
 }
 
-// requireAllowed fails the test if requests failed. It ignores requests for which the parameter isExcused returns true. It also
+// requireAllowed fails the test if requests failed. It ignores requests for which the parameter `isExcused` returns true. It also
 // ignores a few failures while the whole machine was busy, and a few look-ups whose timeout the sidecar itself reported.
 func (l *load) requireAllowed(t *testing.T, isExcused func(request) bool) {
 	t.Helper()

@@ -47,7 +47,7 @@ func newLeakStack(t *testing.T, c demo.Config) *leakStack {
 
 func (s *leakStack) record(what, text string) { s.outputs[what] = append(s.outputs[what], text) }
 
-// run runs a command. The parameter succeeds tells whether the command must succeed.
+// run runs a command. The parameter `succeeds` tells whether the command must succeed.
 func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...string) (stdout string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -99,7 +99,7 @@ type Fields = map[string]any
 // SessionID is the claim session_id in the result of Claims.
 const SessionID = "0b5a2b3c-1111-2222-3333-444455556666"
 
-// Claims returns the claims of a Supabase access token. The parameter change replaces claims; a claim with the value nil is
+// Claims returns the claims of a Supabase access token. The parameter `change` replaces claims; a claim with the value nil is
 // removed.
 func Claims(user string, change Fields) Fields {
 	now := time.Now().Unix()

@@ -15,7 +15,7 @@ type Reconnecting struct {
 	Conn
 }
 
-// NewReconnecting returns a connection. It calls the function dial to connect, and to connect again.
+// NewReconnecting returns a connection. It calls the parameter `dial` to connect, and to connect again.
 func NewReconnecting(dial func() Conn) *Reconnecting { return &Reconnecting{dial, dial()} }
 
 // Send implements Conn.

@@ -56,7 +56,7 @@ func (c *HTTP1) Send(t *testing.T, m Request) Response {
 	return s
 }
 
-// Receive reads a response, and does not check the response. The parameter method is the method of the request. Receive returns
+// Receive reads a response, and does not check the response. The parameter `method` is the method of the request. Receive returns
 // false if the other end has closed the connection.
 func (c *HTTP1) Receive(t *testing.T, method string) (Response, bool) {
 	t.Helper()

@@ -94,7 +94,7 @@ func Dial(t *testing.T, address string) net.Conn {
 	return c
 }
 
-// read sets the outcome from an HTTP answer. Every error must have the product's format. If the parameter plainErrors is true,
+// read sets the outcome from an HTTP answer. Every error must have the product's format. If the parameter `plainErrors` is true,
 // Envoy's own errors may have another format.
 func (s *Response) read(t *testing.T, plainErrors bool) {
 	t.Helper()

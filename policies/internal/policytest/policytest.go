@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// Load loads a policy and runs its tests. If the parameter dir is empty, Load loads the built-in policy.
+// Load loads a policy and runs its tests. If the parameter `dir` is empty, Load loads the built-in policy.
 func Load(t testing.TB, dir string) *policies.Engine {
 	t.Helper()
 	engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})

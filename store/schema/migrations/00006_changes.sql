@@ -2,8 +2,9 @@
 -- Triggers send a notification (NOTIFY) for every change of data that look-ups read, on the channel keywicket_changes. So sidecars
 -- stop using older data, no matter which program makes the change.
 --
--- A notification contains the keys of up to 100 changed rows. A key has eight hexadecimal digits (store/cache/key.go computes the
--- same keys). "*" means that anything may have changed. A notification does not reveal whose data has changed.
+-- A notification identifies up to 100 changed rows, each by one or more change keys. A change key is a hash with eight hexadecimal
+-- digits (store/cache/key.go computes the same keys). "*" means that anything may have changed. A notification does not reveal
+-- whose data has changed.
 --
 -- The triggers are ENABLE ALWAYS, so they also fire in a session with session_replication_role = replica. They fire once per
 -- statement, so a change of a million rows causes one notification. (Logical replication into these tables fires no statement
