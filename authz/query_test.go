@@ -57,7 +57,7 @@ func TestQueryThatParsersReadDifferently(t *testing.T) {
 					want, path = nil, ""
 				}
 				if !slices.Equal(in.Segments(), want) || in.Path != path {
-					t.Errorf("%.30q, the policy reads queries %v: %q, %q", query, readsQuery, in.Segments(), in.Path)
+					t.Errorf("query %.30q (the policy reads queries: %v): segments %q, path %q", query, readsQuery, in.Segments(), in.Path)
 				}
 			}
 		}

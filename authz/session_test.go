@@ -84,6 +84,7 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 
 // For an API that accepts sessions, a token is a session token if it has the form of a JWT and no known key prefix.
 func TestSessionTokenIsRecognised(t *testing.T) {
+	const lookedUpAsKey authz.Reason = "a key" // not a denial: the token is looked up as a key, and not verified as a session
 	long := func(n int) string { return "a.b." + strings.Repeat("c", n-4) }
 	for token, want := range map[string]authz.Reason{
 		sessionJWT:                       "",
@@ -92,13 +93,13 @@ func TestSessionTokenIsRecognised(t *testing.T) {
 		long(8193):                       authz.ReasonMalformed,
 		"a.b":                            authz.ReasonUnknown,
 		"a.b.c.d":                        authz.ReasonUnknown,
-		sessionJWT + "=":                 "", // the verifier refuses it
-		"vel_aaaaaaaa.aaaaaaaa.aaaaaaaa": "a key",
+		sessionJWT + "=":                 "", // the real verifier refuses this token; the fake verifier of this test accepts it
+		"vel_aaaaaaaa.aaaaaaaa.aaaaaaaa": lookedUpAsKey,
 	} {
 		s, d := &sessions{session: authz.Session{ID: "s"}}, &directory{found: acme}
 		answer, err := newAuthorizer(t, configWithSessions(s), d, &policy{decide: principalsOnly}).Check(t.Context(),
 			getRequest("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + token}}))
-		if want == "a key" {
+		if want == lookedUpAsKey {
 			if err != nil || len(s.calls) != 0 || len(d.lookups) != 1 || d.lookups[0].Digest != authz.Secret(token).Digest() {
 				t.Errorf("%s: %+v, %v", token, d.lookups, err)
 			}
@@ -120,7 +121,7 @@ func TestSessionTokenIsRecognised(t *testing.T) {
 }
 
 // A session without the second factor that its API requires is denied, after the directory has returned the user. Policies can
-// read the level.
+// read the session's assurance level (aal).
 func TestSecondFactor(t *testing.T) {
 	session := authz.Session{ID: "s1", UserID: "ada", StartedAt: 1}
 	for _, c := range []struct {

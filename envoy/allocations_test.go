@@ -19,8 +19,8 @@ func TestAllocations(t *testing.T) {
 			if got := testing.AllocsPerRun(1000, func() {
 				server.Bytes(ctx, messages[i%len(messages)]).Free()
 				i++
-			}); got > 6+bytesAllocations {
-				t.Errorf("%v allocations, %d of them in this test", got, bytesAllocations)
+			}); got > 6+harnessAllocations {
+				t.Errorf("%v allocations, %d of them in the test method Server.Bytes", got, harnessAllocations)
 			}
 		})
 	}

@@ -241,8 +241,9 @@ func cpu(b *testing.B) float64 {
 	return micros(u.Utime) + micros(u.Stime)
 }
 
-// bytesAllocations is the number of allocations of Bytes itself: one for a slice of buffers, and one for a function.
-const bytesAllocations = 2
+// harnessAllocations is the number of allocations that the test method Server.Bytes itself makes: one for a slice of buffers, and
+// one for the function decode.
+const harnessAllocations = 2
 
 // BenchmarkBytes measures a check with a warm cache, from the request's wire format to the response's wire format, without gRPC.
 // Each check has a different id in its path.

@@ -109,7 +109,7 @@ func TestExplainRefuses(t *testing.T) {
 	for want, r := range map[string]explain.Request{
 		`no API has the scope "inbox:reed"; velaflows has `:                                 {Scopes: []string{"inbox:reed"}},
 		`"issues:read" is not a scope of velaflows`:                                         {Scopes: []string{"issues:read"}, API: "velaflows"},
-		`no API "vela": give --api, one of velaflows, velocity`:                             {Scopes: []string{"issues:read"}, API: "vela"},
+		`no API "vela": give --api with one of these values: velaflows, velocity`:           {Scopes: []string{"issues:read"}, API: "vela"},
 		`inbox:read is a scope of velaflows, issues:read of velocity: give --api, and scop`: {Scopes: []string{"inbox:read", "issues:read"}},
 		`give a token's id, or a user, or scopes`:                                           {},
 		`give a token's id, or a user, or scopes `:                                          {User: "ada", TokenID: "1"},

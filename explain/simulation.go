@@ -67,7 +67,7 @@ func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error
 	}
 	api, ok := x.cfg.APIs[m.api]
 	if !ok {
-		return nil, fmt.Errorf("no API %q: give --api, one of %s", m.api, strings.Join(slices.Sorted(maps.Keys(x.cfg.APIs)), ", "))
+		return nil, fmt.Errorf("no API %q: give --api with one of these values: %s", m.api, strings.Join(slices.Sorted(maps.Keys(x.cfg.APIs)), ", "))
 	}
 	if m.registry == nil {
 		return m, m.simulatePrincipal(api, c.Scopes)

@@ -8,8 +8,8 @@ import (
 )
 
 // validIssuer reports whether the address is valid for an issuer: an https URL without a query or a fragment (RFC 8414, section
-// 2; RFC 9207, section 2). An http URL is allowed only on a loopback address, for trials. A path is not allowed, because it would
-// change the path of the metadata (RFC 8414, section 3.1) and the path of the cookies.
+// 2; RFC 9207, section 2). An http URL is allowed only with a loopback address, for local development. A path is not
+// allowed, because it would change the path of the metadata (RFC 8414, section 3.1) and the path of the cookies.
 func validIssuer(address string) bool {
 	u, err := url.Parse(address)
 	defaultPort := map[string]string{"https": "443", "http": "80"}

@@ -24,7 +24,7 @@ const (
 // Config is the configuration of a [Server].
 type Config struct {
 	// Issuer is the server's own URL, such as https://velocity.quest, without a path or a trailing slash (RFC 8414, section 2).
-	// An http URL is allowed only for trials, on a loopback address.
+	// An http URL is allowed only with a loopback address, for local development.
 	Issuer string
 	// API is the id of the API that users and apps call. Format is the format of the access tokens of this API. Scopes are the
 	// scopes that an app may request.
@@ -49,7 +49,7 @@ type Config struct {
 // Scope is a scope that an app may request.
 type Scope struct {
 	Name, Description string
-	Workspace         bool // the scope is for the content of a workspace, not for the user's account
+	Workspace         bool // the scope gives access to the data in workspaces, not to the user's account
 }
 
 // Server is the authorization server: it handles the requests of apps, and asks users for consent. It is safe for concurrent

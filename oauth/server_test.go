@@ -25,8 +25,8 @@ func TestUnreachableDatabase(t *testing.T) {
 }
 
 // RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL without a query or a fragment. An http URL is allowed
-// only on a loopback address, for trials. A path is refused, because it would change the path of the metadata (RFC 8414, section
-// 3).
+// only with a loopback address, for local development. A path is refused, because it would change the path of the metadata (RFC
+// 8414, section 3).
 func TestIssuerURL(t *testing.T) {
 	i := newFixture(t)
 	for issuer, valid := range map[string]bool{

@@ -77,9 +77,9 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 const learningLimit = time.Second
 
 // learn caches the values of row rules that an evaluation has found. Before that, it evaluates each of these rules alone, and
-// does not stop at the first result. The evaluation of the decision may have stopped at the first result of a rule, although
-// another result contradicts the first result or fails. Later evaluations must still report that error. If a rule fails when it
-// is evaluated alone, the row never caches values again.
+// evaluates all solutions of the rule. The evaluation of the decision may have stopped after the first solution of a rule, although
+// another solution has another value or fails. Later evaluations must still report that error. If a rule fails when it is evaluated
+// alone, the row never caches values again.
 //
 // The input must address the row.
 func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {

@@ -29,13 +29,13 @@ type claims struct {
 
 // app is the app that received the token.
 type app struct {
-	ids   []string // the values of client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2)
-	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the spelling of a claim makes the app unclear
+	ids     []string // the values of client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2)
+	refused bool     // the token has the claim act (RFC 8693, section 4.1), or has client_id, azp or act in another letter case
 }
 
-// isOneOf reports whether all ids of the app are among the given ids. If actor is true, isOneOf returns false.
+// isOneOf reports whether all ids of the app are among the given ids. If the field refused is true, isOneOf returns false.
 func (a *app) isOneOf(ids []string) bool {
-	return !a.actor && !slices.ContainsFunc(a.ids, func(id string) bool { return !slices.Contains(ids, id) })
+	return !a.refused && !slices.ContainsFunc(a.ids, func(id string) bool { return !slices.Contains(ids, id) })
 }
 
 var errClaims = errors.New("a claim is missing, repeated, or of the wrong type")
@@ -76,13 +76,13 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// appOf returns the app that received the token, or nil if no app received it. If one of the claims is present but empty, an app
-// received the token.
+// appOf returns the app that received the token. It returns nil if the token has none of the claims client_id, azp and act, in any
+// letter case. If one of these claims is present, an app received the token, even if the value is empty.
 func appOf(fields map[string]json.RawMessage, client, party string) *app {
-	a := &app{actor: fields["act"] != nil}
-	for name := range fields { // an upstream might ignore the case of claim names, so a claim such as CLIENT_ID sets actor
+	a := &app{refused: fields["act"] != nil}
+	for name := range fields { // an upstream may read CLIENT_ID as client_id, so a claim in another letter case is refused
 		for _, claim := range []string{"client_id", "azp", "act"} {
-			a.actor = a.actor || name != claim && strings.EqualFold(name, claim)
+			a.refused = a.refused || name != claim && strings.EqualFold(name, claim)
 		}
 	}
 	if fields["client_id"] != nil {
@@ -91,7 +91,7 @@ func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	if fields["azp"] != nil {
 		a.ids = append(a.ids, party)
 	}
-	if len(a.ids) == 0 && !a.actor {
+	if len(a.ids) == 0 && !a.refused {
 		return nil
 	}
 	return a

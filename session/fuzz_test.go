@@ -31,8 +31,8 @@ func FuzzToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header, payload, signature string) {
 		token := header + "." + payload + "." + signature
 		s, denial, err := verify(t, v, api, authz.Secret(token))
-		// Only the tokens in genuine are valid: a second ECDSA signature of the same text would also be valid, but the fuzzer
-		// cannot find one.
+		// The fuzzer can find no valid token except the tokens in genuine. Another ECDSA signature of the same text would be
+		// valid, but the fuzzer cannot find one.
 		signed := slices.Contains(genuine, token)
 		if err != nil || (denial == "") != signed || (denial != "" && s != (authz.Session{})) {
 			t.Fatalf("%q: %+v, %q, %v", token, s, denial, err)

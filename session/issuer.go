@@ -21,8 +21,8 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// issuer verifies the tokens of one issuer.
-type issuer struct {
+// issuerVerifier verifies the session tokens of one external issuer, such as Supabase Auth.
+type issuerVerifier struct {
 	format  authz.SessionFormat
 	salt    uint64 // all issuers use one cache, and the salt makes their cache keys different
 	clock   func() time.Time
@@ -32,8 +32,8 @@ type issuer struct {
 	counts  counts
 }
 
-func newIssuer(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) *issuer {
-	i := &issuer{format: f, salt: rand.Uint64(), clock: clock}
+func newIssuerVerifier(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) *issuerVerifier {
+	i := &issuerVerifier{format: f, salt: rand.Uint64(), clock: clock}
 	if f.HS256Secret != "" {
 		i.methods = append(i.methods, jwt.SigningMethodHS256.Alg())
 	}
@@ -49,25 +49,25 @@ func newIssuer(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) 
 // verifiedToken is a token that passed verification.
 type verifiedToken struct {
 	digest  authz.Digest
-	issuer  *issuer
+	issuer  *issuerVerifier
 	key     key // the key that verified the signature
 	session authz.Session
 	aal     string
 	expires time.Time
 }
 
-// key is a key that verifies signatures. If public is nil, it is the shared secret.
+// key is a key that verifies signatures. If public is nil, the key stands for the shared secret (hs256_secret).
 type key struct {
 	name   keyName
 	public crypto.PublicKey
 }
 
 // trusts reports whether the issuer still accepts tokens that the key has signed.
-func (i *issuer) trusts(k key) bool {
+func (i *issuerVerifier) trusts(k key) bool {
 	return k.public == nil || i.keys.trusts(k)
 }
 
-func (i *issuer) expired(expiry time.Time) bool {
+func (i *issuerVerifier) expired(expiry time.Time) bool {
 	return !i.clock().Before(expiry.Add(i.format.Leeway))
 }
 
@@ -78,7 +78,7 @@ type denial struct {
 }
 
 // verify returns a verified token or a denial. If it returns an error, the result is unknown.
-func (i *issuer) verify(ctx context.Context, token string) (*verifiedToken, denial, error) {
+func (i *issuerVerifier) verify(ctx context.Context, token string) (*verifiedToken, denial, error) {
 	h, ok := readHeader(token)
 	if !ok || h.algorithm == "" {
 		return nil, denial{reason: authz.ReasonMalformed}, nil
@@ -115,9 +115,9 @@ func (i *issuer) verify(ctx context.Context, token string) (*verifiedToken, deni
 	return &verifiedToken{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
 }
 
-// mismatch returns a detail for a token with a valid signature: the setting that the token does not match. For other errors and
-// for a forged token, it returns "". So the detail quotes only text that the issuer has signed.
-func (i *issuer) mismatch(err error, c claims) string {
+// mismatch returns a detail for a token with a valid signature: the claim iss or aud, and the setting that the claim does not match.
+// In all other cases, it returns "". So the detail quotes only text that the issuer has signed.
+func (i *issuerVerifier) mismatch(err error, c claims) string {
 	switch {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenMalformed) || errors.Is(err, jwt.ErrTokenUnverifiable):
 		return ""
@@ -135,7 +135,7 @@ var algorithmForm = regexp.MustCompile(`^[A-Za-z0-9-]{1,16}$`)
 
 // unsupportedDetail returns the detail for a token with an algorithm that the API does not accept. The token's signature is not
 // verified, so the detail quotes the name only if it has the form of an algorithm's name.
-func (i *issuer) unsupportedDetail(algorithm string) string {
+func (i *issuerVerifier) unsupportedDetail(algorithm string) string {
 	switch {
 	case !algorithmForm.MatchString(algorithm):
 		algorithm = "of an unknown form"

@@ -39,7 +39,7 @@ func newMemory(bytes int64) (*memory, error) {
 
 // get returns the verified token with exactly this digest, if the same issuer verified it. If there is no such token, get returns
 // nil.
-func (m *memory) get(i *issuer, d authz.Digest) *verifiedToken {
+func (m *memory) get(i *issuerVerifier, d authz.Digest) *verifiedToken {
 	if m == nil {
 		return nil
 	}
@@ -69,4 +69,4 @@ func (m *memory) close() {
 
 // slot returns the key of a token in the cache: a part of its digest, combined with the salt of the issuer. No client can choose
 // this key, because the salt is random.
-func slot(i *issuer, d authz.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) ^ i.salt }
+func slot(i *issuerVerifier, d authz.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) ^ i.salt }

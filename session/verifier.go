@@ -25,7 +25,7 @@ type Config struct {
 
 // Verifier verifies session tokens. The sidecar uses it as its [authz.Sessions]. It is safe for concurrent use.
 type Verifier struct {
-	issuers map[string]*issuer
+	issuers map[string]*issuerVerifier
 	memory  *memory
 }
 
@@ -37,7 +37,7 @@ func New(c Config, log *slog.Logger) (*Verifier, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
-	v := &Verifier{issuers: make(map[string]*issuer)}
+	v := &Verifier{issuers: make(map[string]*issuerVerifier)}
 	for name, api := range c.APIs {
 		format, err := api.Session.Complete()
 		if err != nil {
@@ -45,7 +45,7 @@ func New(c Config, log *slog.Logger) (*Verifier, error) {
 			return nil, fmt.Errorf("apis.%s.session.%w", name, err)
 		}
 		if format.Issuer != "" {
-			v.issuers[name] = newIssuer(format, c.Clock, log.With("api", name))
+			v.issuers[name] = newIssuerVerifier(format, c.Clock, log.With("api", name))
 		}
 	}
 	if len(v.issuers) > 0 && c.MaxBytes > 0 {

@@ -50,7 +50,7 @@ func (p Parameters) permits(c rune) bool {
 var (
 	ErrPathStart     = errors.New("the path does not start with a /")
 	ErrPathSegment   = errors.New("the path has an empty segment or a dot segment")
-	ErrPathCharacter = errors.New("the path has a character that must be escaped, or a % that starts no escape")
+	ErrPathCharacter = errors.New("the path has a character that must be escaped, or a % that is not followed by two hexadecimal digits")
 	ErrPathEscape    = errors.New("the path has an escaped slash, backslash or control character, is escaped twice, or does not decode to UTF-8")
 )
 

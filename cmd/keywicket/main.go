@@ -162,8 +162,8 @@ func (s *invocation) openRegistry() (*registry.Registry, error) {
 	return r, err
 }
 
-// configuredDatabaseURL returns the database URL of the configuration. It calls loadConfig directly. If kong called loadConfig for
-// a parameter of this function, kong would add the name of a Go type to the error.
+// configuredDatabaseURL returns the database URL of the configuration, for openDatabase and openRegistry. If these functions had
+// the configuration as a parameter, kong would add the name of a Go type to an error of loadConfig.
 func (s *invocation) configuredDatabaseURL() (string, error) {
 	c, err := s.loadConfig()
 	if err != nil {

@@ -61,7 +61,7 @@ func (c *oauthAppCreate) api(cfg config.Config) (string, error) {
 	case 1:
 		return names[0], nil
 	}
-	return "", usageError{fmt.Errorf("several APIs have credentials of the kind oauth_token: give --api, one of %s", strings.Join(names, ", "))}
+	return "", usageError{fmt.Errorf("several APIs have credentials of the kind oauth_token: give --api with one of these values: %s", strings.Join(names, ", "))}
 }
 
 func printApp(s *invocation, app registry.App, secret authz.Secret) error {

@@ -136,7 +136,7 @@ func findFormat(cfg config.Config, prefix, api string) (string, authz.Credential
 	case 1:
 		return names[0], found, nil
 	}
-	return "", found, usageError{fmt.Errorf("several APIs have the prefix %s: give --api, one of %s", prefix, strings.Join(names, ", "))}
+	return "", found, usageError{fmt.Errorf("several APIs have the prefix %s: give --api with one of these values: %s", prefix, strings.Join(names, ", "))}
 }
 
 func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]string, error) {

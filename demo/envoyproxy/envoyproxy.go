@@ -32,7 +32,7 @@ type Config struct {
 	Dir string
 
 	// Log receives Envoy's access log (standard output, one JSON object per line) and its application log (standard error). Nil:
-	// both logs are dropped. Errors contain the last lines of the output in any case.
+	// both logs are dropped. Errors always contain the last lines of the output.
 	Log io.Writer
 }
 

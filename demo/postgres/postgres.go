@@ -42,7 +42,7 @@ type Config struct {
 	// the listen address and the socket folder.
 	Settings map[string]string
 
-	// Log receives the output of initdb and of the server. Nil: the output is dropped. Errors contain its last lines in any case.
+	// Log receives the output of initdb and of the server. Nil: the output is dropped. Errors always contain its last lines.
 	Log io.Writer
 }
 

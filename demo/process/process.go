@@ -51,7 +51,7 @@ type Process struct {
 	err      error // set before done is closed
 }
 
-// tailBytes is the maximum number of bytes of the last output that the error of an early exit contains.
+// tailBytes is the maximum size in bytes of the output that [Process.Err] quotes. If the output is longer, only its end is quoted.
 const tailBytes = 2048
 
 // Start starts the child and returns when its program runs. The child may not be ready then.
@@ -118,8 +118,8 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Done returns a channel that is closed when the child has ended and has been reaped.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err returns why the child ended without Stop, with its last lines of output. It returns nil while the child runs, after
-// exit status 0, and after Stop.
+// Err returns an error if the child failed before Stop was called. The error contains the cause and the last lines of output. Err
+// returns nil while the child runs, after exit status 0, and if the child ended after a call of Stop.
 func (p *Process) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,7 +164,7 @@ type output struct {
 	last []byte
 }
 
-// Write never fails: an error of the log must not end the child with a broken pipe.
+// Write never fails. If it returned an error of Config.Output, the child could get a broken pipe and end.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	o.last = append(o.last, b...)

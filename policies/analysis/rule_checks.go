@@ -52,9 +52,10 @@ func CheckDefinitions(s source.Source, compiler *ast.Compiler) error {
 	return all.Err()
 }
 
-// UnsafeNots returns a warning for each `not` around a reference that may be undefined, in a file that does not import
-// future.keywords.not. In such a file, OPA evaluates the reference before the `not`. If the reference is undefined, the whole
-// expression is undefined instead of true, so a denial with this expression does not apply.
+// UnsafeNots checks the files that do not import future.keywords.not. In such a file, OPA evaluates some parts of a negated
+// expression before the `not`, such as the index of a reference. UnsafeNots returns a warning for each `not` with such a part that
+// may be undefined. If the part is undefined, the whole expression is undefined instead of true, so a denial with this expression
+// does not apply.
 func UnsafeNots(s source.Source) []string {
 	var all fault.Errors
 	for _, module := range s.Rules {

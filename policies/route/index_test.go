@@ -25,7 +25,7 @@ func indexOf(t *testing.T, headWithGet bool, lines ...string) *route.Index {
 	return x
 }
 
-// If several rows match, the index finds the row with precedence in the documented order.
+// If several rows match, the index finds the first of them in the order of docs/policies.md.
 func TestOrderOfRows(t *testing.T) {
 	rows := []string{ // each matches GET /a/v1.json/c, and has precedence over the rows below it
 		"GET /a/v1.json/c",

@@ -85,7 +85,7 @@ func (c *Config) Roles() ([]string, error) {
 func (c *Config) checkTables(tables map[string]table.Table) error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		if _, ok := tables[name]; !ok {
-			return fmt.Errorf("apis.%s: the policies have no apis/%s/data.yaml; they have %s",
+			return fmt.Errorf("apis.%s: the policies have no apis/%s/data.yaml; they have tables for %s",
 				name, name, strings.Join(slices.Sorted(maps.Keys(tables)), ", "))
 		}
 		session := c.APIs[name].Session

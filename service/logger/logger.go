@@ -20,9 +20,10 @@ const (
 	maxWrite = 4 << 10
 )
 
-// New returns a logger that writes several lines with one system call. With one system call for each line, a denial would cost 10
-// % more. A line of level debug or info waits up to [maxDelay]. A line of a higher level is written immediately, together with
-// all waiting lines. If the process crashes, the waiting lines are lost. The caller must call flush before the process exits.
+// New returns a logger that writes several lines with one system call. Each denied check writes a line, so one system call for each
+// line would need more CPU time. A line of level debug or info waits up to [maxDelay]. A line of a higher level is written
+// immediately, together with all waiting lines. If the process crashes, the waiting lines are lost. The caller must call flush
+// before the process exits.
 func New(c config.Log, to io.Writer) (log *slog.Logger, flush func()) {
 	lines := newLineWriter(to)
 	options := &slog.HandlerOptions{Level: c.MinLevel()}

@@ -97,8 +97,8 @@ func (s state) found(l authz.Lookup, suffix string) (authz.LookupResult, []cache
 	return f, keys
 }
 
-// answer returns the answer that a [cache.Source] returns. Its TTL is a duration, so the database and the cache can use the same
-// clock in the model.
+// answer returns the answer that a [cache.Source] returns. The TTL is a duration, so the difference between the clocks of the
+// database and the cache does not matter. The model therefore has only one clock.
 func (s state) answer(l authz.Lookup, suffix string, now time.Duration) cache.Answer {
 	a := cache.Answer{}
 	a.Result, a.Keys = s.found(l, suffix)
@@ -120,7 +120,8 @@ func (s state) expires(token int) time.Duration {
 	return math.MaxInt64
 }
 
-// modelLookup is a look-up whose names have no suffix yet, because each schedule adds another suffix.
+// modelLookup is a look-up without a suffix. Several schedules (test cases) use one cache, so each schedule adds its own suffix to
+// the names of tokens, users and workspaces.
 type modelLookup struct {
 	token int
 	ref   authz.WorkspaceRef

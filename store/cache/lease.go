@@ -7,10 +7,10 @@ import (
 
 // lease is the time during which cached answers may be used. All times are on the process's monotonic clock.
 //
-// Postgres makes a transaction visible before it answers the COMMIT. So a reading of the change log that was sent at time t
-// returns every change whose COMMIT was answered by t. This is true only if the log contains all changes, which a sidecar
-// verifies some time before the reading. So the lease starts at the time of this verification. The time at which the reply
-// arrives does not matter.
+// Postgres makes a transaction visible before it answers the COMMIT. So a query for the change log that is sent at time t
+// returns every change whose COMMIT was answered by t. This is true only if the log contains all changes. A sidecar verifies this
+// condition some time before the query. So the lease starts at the time of this verification. The time at which the reply arrives
+// does not matter.
 type lease struct {
 	bound        time.Duration
 	until        atomic.Int64 // end of the lease

@@ -12,7 +12,8 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// budget is a number of cases. Each case is a schedule. variants_test.go defines simple caches with one flaw each: a deliberate
+// budget is a number of cases. Each case is a schedule: a list of random steps, such as look-ups, transactions and readings of the
+// log. variants_test.go defines simple caches with one flaw each: a deliberate
 // error. For each of these caches, the search must find a wrong answer in at most budget cases. For the real cache, it must find
 // no wrong answer in 10 × budget cases.
 const budget = 1000
@@ -57,11 +58,13 @@ func simpleSimulation(f flaw) simulation {
 	}
 }
 
+// realSimulation returns a simulation of the real cache. The parameter collide also selects who runs a load. If it is false, the
+// cache has a LoadTimeout, so the caller runs the load, as in a sidecar. If it is true, a new goroutine runs the load.
 func realSimulation(collide bool) simulation {
 	return simulation{
 		cache: func(s cache.Source) sidecar {
 			config := cache.Config{MaxBytes: 1 << 20, StalenessBound: bound}
-			if !collide { // with a LoadTimeout, callers run loads themselves, as in a sidecar; without a LoadTimeout, new goroutines run the loads
+			if !collide {
 				config.LoadTimeout = time.Hour
 			}
 			c, err := cache.New(config, s, slog.New(slog.DiscardHandler))
@@ -92,8 +95,8 @@ func expectSafe(t *testing.T, m simulation, first, cases int) {
 	}
 }
 
-// oneProcessor limits Go to one processor, which makes the tests several times as fast. The goroutines of a case run one after
-// the other in any case. Each of them runs for a shorter time than Go needs to wake another processor.
+// oneProcessor limits Go to one processor, which makes the tests several times as fast. In each test case, the goroutines run one
+// after the other, also with several processors. Each goroutine runs for a shorter time than Go needs to wake another processor.
 func oneProcessor(t *testing.T) {
 	n := runtime.GOMAXPROCS(1)
 	t.Cleanup(func() { runtime.GOMAXPROCS(n) })

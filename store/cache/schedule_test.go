@@ -9,8 +9,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// op is the operation of a step. If an operation needs a load, a transaction or a reading, it uses one that is in progress. In
-// the list below, "(b)" stands after the effect that the operation has if the field `b` of the step is not 0.
+// op is the operation of a step. A reading is a query for the change log. If an operation needs a load, a transaction or a reading,
+// it uses one that is in progress. In the list below, "(b)" stands after the effect that the operation has if the field `b` of the
+// step is not 0.
 type op string
 
 const (

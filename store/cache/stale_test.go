@@ -24,7 +24,7 @@ func TestMaxAgeLimitsEveryAnswer(t *testing.T) {
 	})
 }
 
-func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
+func TestTTLStartsWhenTheQueryIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 			time.Sleep(bound / 2) // the answer takes this long to arrive
@@ -126,16 +126,16 @@ func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
 
 func TestStaleAnswerIsTheLatestOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var last error
+		var sourceErr error // the error that the source returns
 		s := &source{answer: validToken}
 		c := newCache(t, cache.Config{StaleIfError: 10 * time.Second}, s)
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
 		expireLease()
 		s.answer = func(_ context.Context, l authz.Lookup) (cache.Answer, error) {
-			return denied(authz.ReasonRevoked, l), last
+			return denied(authz.ReasonRevoked, l), sourceErr
 		}
 		expectLookup(t, c, lookup(1), authz.CacheBypass)
-		last = errDown
+		sourceErr = errDown
 		if f := expectLookup(t, c, lookup(1), authz.CacheStale); f.Denial != authz.ReasonRevoked {
 			t.Errorf("the stale answer is older than the revocation of the token: %+v", f)
 		}

@@ -14,7 +14,7 @@ import (
 // options contains the options of a database URL: the name of each option, as in libpq, and its value.
 type options map[string]string
 
-const urlForms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
+const urlForms = ": write a URL in the form " + urlForm + ", with special characters of the password percent-encoded"
 
 // errUnparsable contains no part of the URL, because any part of an invalid URL may belong to the password.
 var errUnparsable = errors.New("the database URL cannot be parsed" + urlForms)

@@ -70,16 +70,17 @@ var ignoredOptions = []string{
 // ownOptions are the options that this package implements itself.
 var ownOptions = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
 
-// takeForeign removes the options of the three lists above, and returns these options.
-func (o options) takeForeign() options {
-	foreign := options{}
+// takeNonDriverOptions removes the options that lib/pq must not receive, and returns them: featureOptions, ignoredOptions and
+// ownOptions.
+func (o options) takeNonDriverOptions() options {
+	taken := options{}
 	for name, value := range maps.Clone(o) {
 		if _, ok := featureOptions[name]; ok || slices.Contains(ignoredOptions, name) || slices.Contains(ownOptions, name) {
-			foreign[name] = value
+			taken[name] = value
 			delete(o, name)
 		}
 	}
-	return foreign
+	return taken
 }
 
 // readSettings sets fields of s from the ownOptions. A number of zero means the default of the operating system, as in libpq.
@@ -93,9 +94,9 @@ func (o options) readSettings(s *Settings) error {
 		}
 		return n
 	}
-	// In the package net of Go, zero means the default of that package, and a negative value means the default of the operating
-	// system.
-	probe := func(name string) int {
+	// keepAliveNumber returns the number of an option for TCP keep-alive. If the option is set to zero, keepAliveNumber returns
+	// -1: in Go's package net, a negative value means the default of the operating system, and zero means the package's default.
+	keepAliveNumber := func(name string) int {
 		n := max(number(name), 0)
 		if o[name] != "" && n == 0 {
 			return -1
@@ -104,9 +105,9 @@ func (o options) readSettings(s *Settings) error {
 	}
 	s.KeepAlive = net.KeepAliveConfig{
 		Enable:   o["keepalives"] == "" || number("keepalives") != 0,
-		Idle:     time.Duration(probe("keepalives_idle")) * time.Second,
-		Interval: time.Duration(probe("keepalives_interval")) * time.Second,
-		Count:    probe("keepalives_count"),
+		Idle:     time.Duration(keepAliveNumber("keepalives_idle")) * time.Second,
+		Interval: time.Duration(keepAliveNumber("keepalives_interval")) * time.Second,
+		Count:    keepAliveNumber("keepalives_count"),
 	}
 	number("tcp_user_timeout") // this call only checks the form of the value, because limitedConn sets a deadline for each read and each write
 	switch o["pgbouncer"] {

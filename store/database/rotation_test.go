@@ -190,7 +190,7 @@ func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 	}
 	c.cut(t, "sidecar")
 	expectFails("with a password file that others may read", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
-	if _, err := database.DSN("host=h passfile=" + passfile); err == nil || !strings.Contains(err.Error(), "has the mode 0640: make it 0600") {
+	if _, err := database.DSN("host=h passfile=" + passfile); err == nil || !strings.Contains(err.Error(), "has the mode 0640: change the mode to 0600") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.Chmod(passfile, 0o600); err != nil {

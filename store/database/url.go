@@ -36,7 +36,7 @@ const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
 // does: the URL, the service, the environment, the default of lib/pq. lib/pq alone would use the service before the URL.
 func Parse(databaseURL string) (Settings, error) {
 	if strings.TrimSpace(databaseURL) == "" {
-		return Settings{}, errors.New("no database URL is given; it looks like " + urlForm)
+		return Settings{}, errors.New("no database URL is given: write one in the form " + urlForm)
 	}
 	o, err := readDatabaseURL(databaseURL)
 	if err != nil {
@@ -49,8 +49,8 @@ func Parse(databaseURL string) (Settings, error) {
 		return Settings{}, err
 	}
 	var s Settings
-	foreign := o.takeForeign()
-	if err := foreign.readSettings(&s); err != nil {
+	nonDriver := o.takeNonDriverOptions()
+	if err := nonDriver.readSettings(&s); err != nil {
 		return Settings{}, err
 	}
 	o["service"] = "" // addService has already added the options of the service
@@ -58,7 +58,7 @@ func Parse(databaseURL string) (Settings, error) {
 	if err != nil {
 		return Settings{}, configError(err)
 	}
-	if err := foreign.check(config.SSLMode); err != nil {
+	if err := nonDriver.check(config.SSLMode); err != nil {
 		return Settings{}, err
 	}
 	// If the first host is a socket, lib/pq uses no TLS for any host.
@@ -123,7 +123,7 @@ func (o options) checkPassfile() error {
 		return nil
 	}
 	if err == nil && info.Mode().Perm()&0o167 != 0 { // lib/pq intends 0o177, but checks this mask
-		return fmt.Errorf("the passfile %s of the database URL has the mode %#o: make it 0600, because the driver ignores a file with this mode", file, info.Mode().Perm())
+		return fmt.Errorf("the driver ignores the passfile %s of the database URL, because the file has the mode %#o: change the mode to 0600", file, info.Mode().Perm())
 	}
 	f, err := os.Open(file)
 	if err != nil {

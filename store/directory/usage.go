@@ -16,14 +16,15 @@ import (
 
 const (
 	// minNoteInterval is the minimum time between two notes (recorded uses) of a token. It is one second longer than the minute
-	// that the database requires. With exactly one minute, jitter could make the database ignore every second write.
+	// that the database requires. With exactly one minute, a write may arrive slightly too early, and the database ignores it. This
+	// could happen to every other write.
 	minNoteInterval = 61 * time.Second
 
 	maxPending = 65_536 // maximum number of tokens in usage.pending, which then needs about 10 MB
 
 	usageBatch   = 100             // maximum number of tokens in a transaction. Until its end, the transaction locks one row for each token.
 	usageTimeout = 2 * time.Second // time limit of one transaction
-	upkeepPause  = time.Minute     // time between two calls of keep_up
+	upkeepPause  = time.Minute     // time between two calls of the SQL function keep_up, which deletes old rows
 )
 
 // usage records which tokens are used, and writes the uses to the database in batches. In the database, last_used_at may be up to

@@ -6,7 +6,8 @@ import (
 )
 
 // One sidecar verifies the schema at each of its readings. After this sidecar stops, the other sidecar takes over before its own
-// lease expires. A sidecar that takes over reads twice in a row, but verifies only once.
+// lease expires. A sidecar that takes over verifies the schema, and then reads the log again at once. For this second
+// reading, it does not verify the schema again.
 func TestOneSidecarVerifiesTheSchema(t *testing.T) {
 	const interval, bound = 2 * time.Second, 7 * time.Second
 	for offset := 10 * time.Millisecond; offset < interval; offset += 10 * time.Millisecond {

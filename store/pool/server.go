@@ -18,15 +18,15 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// server identifies a Postgres server from its last start until its next start.
+// server identifies one run of a Postgres server. After a restart, the value is different.
 type server struct {
 	Started  int64  `db:"started"`
 	Timeline string `db:"timeline"`
 	System   int64  `db:"system"` // the cluster's identifier; 0 if this login has no privilege to read it
 }
 
-// timelineMemory is the time that must pass after a server with a newer timeline was last seen, before a server with an older
-// timeline is accepted. After this time, the older timeline most likely means that a backup was restored.
+// timelineMemory is the time for which a server of the same cluster with an older timeline is not accepted, counted from the time
+// when the current server was last seen. Later, the older timeline most likely means that a backup was restored.
 const timelineMemory = time.Minute
 
 // Servers decides which server is the current one. After a failover, old connections may stay open, so look-ups, the change feed
@@ -176,7 +176,9 @@ func identify(ctx context.Context, db sqlx.QueryerContext) (found server, err er
 
 // Watch opens a new connection from time to time, for a directory without a change feed. It returns when the context ends.
 func (s *Servers) Watch(ctx context.Context) {
-	const interval = 30 * time.Second // without a cache, the number of sidecars is unknown, so the interval cannot depend on this number
+	// The change feed counts the sidecars. It derives the interval between its new connections from their number. Without a change
+	// feed, the number is unknown, so this interval is constant.
+	const interval = 30 * time.Second
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {

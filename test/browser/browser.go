@@ -60,8 +60,8 @@ func Start(ctx context.Context) (*Browser, error) {
 	if err != nil {
 		return nil, err
 	}
-	// chromedp creates and removes the profile, and kills every process that uses it. As root, chromedp disables Chromium's
-	// sandbox, which does not work for root. It communicates over a pipe, so no port is opened.
+	// chromedp creates and removes the profile, and kills every process that uses it. If root runs the tests, chromedp disables
+	// Chromium's sandbox, because the sandbox does not work for root. chromedp communicates over a pipe, so no port is opened.
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(binary),
 		// Names under localhost are separate sites, and need no resolver.

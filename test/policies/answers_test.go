@@ -35,9 +35,9 @@ func TestDeclaredAnswers(t *testing.T) {
 	}
 
 	for query, want := range map[string]struct {
-		status                         int
-		code, reason, message          string
-		retryAfter, challenge, further string
+		status                        int
+		code, reason, message         string
+		retryAfter, challenge, inBody string // inBody: text that the body must contain
 	}{
 		"plan":  {402, "PAYMENT_REQUIRED", "plan_too_small", "Your plan does not include this.", "", "", ""},
 		"quota": {429, "RATE_LIMITED", "quota", "Too many requests.", "30", "", ""},
@@ -55,7 +55,7 @@ func TestDeclaredAnswers(t *testing.T) {
 		r := send(query)
 		e := denialOf(t, r)
 		if r.Status != want.status || e.Code != want.code || e.Reason != want.reason || want.message != "" && e.Message != want.message || e.DecisionID == "" ||
-			r.Header.Get("Retry-After") != want.retryAfter || r.Header.Get("WWW-Authenticate") != want.challenge || !strings.Contains(r.Body, want.further) {
+			r.Header.Get("Retry-After") != want.retryAfter || r.Header.Get("WWW-Authenticate") != want.challenge || !strings.Contains(r.Body, want.inBody) {
 			t.Errorf("%s: got %d %v %s", query, r.Status, r.Header, r.Body)
 		}
 		if s.Live.Count() != before {
