@@ -1,5 +1,6 @@
 // Package answers tests the answer to each kind of request, through a real Envoy and in process. matrix_test.go sends a
-// request to every route in the tables of both APIs. The files in ../cases test the sentences of the API documents.
+// request to every route in the tables of both APIs. The files in ../cases test the sentences of the API documents of
+// VelaFlows and Velocity.
 package answers
 
 import (
