@@ -33,7 +33,7 @@ func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
 
 // Digest is the SHA-256 hash of a whole credential, including the prefix. Only the digest is stored (see "Workspace API Keys" in
-// the document velocity). The digest needs no salt and no key stretching, because a key has too much entropy to be guessed.
+// Velocity's API document). The digest needs no salt and no key stretching, because a key has too much entropy to be guessed.
 type Digest [sha256.Size]byte
 
 // Digest returns the SHA-256 hash of the credential.

@@ -13,15 +13,14 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Code is the error code for the client: a code of the API documents, REQUEST_TOO_LARGE, UNAVAILABLE, or a code that an API
-// declares.
+// Code is the error code for the client. It is one of the constants below, or a code that an API declares in its denials.
 type Code string
 
 // The codes of a denial.
 const (
-	CodeUnauthorized          Code = "UNAUTHORIZED"            // HTTP status 401; see "Error Responses" in the document velaflows
-	CodeForbidden             Code = "FORBIDDEN"               // HTTP status 403; see "Error Responses" in the document velaflows
-	CodeWorkspaceAccessDenied Code = "WORKSPACE_ACCESS_DENIED" // HTTP status 403; see "Error Responses" in the document velaflows
+	CodeUnauthorized          Code = "UNAUTHORIZED"            // HTTP status 401; see "Error Responses" in VelaFlows' API document
+	CodeForbidden             Code = "FORBIDDEN"               // HTTP status 403; see "Error Responses" in VelaFlows' API document
+	CodeWorkspaceAccessDenied Code = "WORKSPACE_ACCESS_DENIED" // HTTP status 403; see "Error Responses" in VelaFlows' API document
 	CodeRequestTooLarge       Code = "REQUEST_TOO_LARGE"       // HTTP status 431; the request's headers are too large for a check
 	CodeUnavailable           Code = "UNAVAILABLE"             // HTTP status 503; no decision is possible
 )
@@ -97,8 +96,9 @@ var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
 // TooLarge is the decision for a request that exceeds an adapter's size limit.
 var TooLarge = Decision{Code: CodeRequestTooLarge, Reason: ReasonTooLarge}
 
-// validate returns an error if the decision is inconsistent. It also returns an error if the pair of code and reason is neither
-// built in nor declared by the API, or if the API does not declare a header.
+// validate returns an error if the decision is inconsistent. It also returns an error if the decision sets a header that is not in
+// the API's upstream_headers. The pair of code and reason must be built in, or the API must declare the pair. The caller writes
+// "the policy's decision is invalid: " before the error. In the errors, "it" and "its" refer to the decision.
 func (d *Decision) validate(api *API) error {
 	if d.RetryAfter < 0 || d.RetryAfter > int(maxRetryAfter.Seconds()) {
 		return fmt.Errorf("its retry_after is %d, not 1 to %d seconds", d.RetryAfter, int(maxRetryAfter.Seconds()))
@@ -169,8 +169,8 @@ func ValidScope(s string) bool {
 // Answer is a decision, with the data that the PEP (policy enforcement point, such as Envoy) needs to enforce the decision.
 type Answer struct {
 	Decision
-	// ID identifies this decision in the answer, the logs and the headers for the upstream: 26 random base32 characters, from
-	// [NewID].
+	// ID identifies this decision in the response to the PEP, in the logs, and in the headers for the upstream. It has 26 random
+	// base32 characters, from [NewID].
 	ID string
 	// API is the name of the request's API; empty: the API is unknown.
 	API string
@@ -193,7 +193,8 @@ type Answer struct {
 	// is bounded. Detail may contain the name of a credential's algorithm. For a credential that the issuer signed, Detail may
 	// contain the claims iss and aud.
 	Detail string
-	// Cache is the source of the look-up; empty: there was no look-up.
+	// Cache says where the result of the look-up came from, such as the cache or the database. It is empty if there was
+	// no look-up, or if the look-up failed.
 	Cache CacheResult
 }
 

@@ -6,6 +6,7 @@
 // session tokens. An [API] configures its requests and the credentials that the API accepts. The package does not depend on
 // Envoy, Postgres or Rego: the packages for Envoy, Postgres and Rego are adapters, and import authz.
 //
-// To follow one request, read [Authorizer.Check] from top to bottom. Some comments cite a heading of the document velaflows or of
-// the document velocity. Each of these documents describes an API for which keywicket has policies.
+// To follow one request, read [Authorizer.Check] from top to bottom. Some comments cite a heading of the API document of
+// VelaFlows or Velocity. VelaFlows and Velocity are two products for whose APIs keywicket has policies. Their API documents are
+// not in this repository.
 package authz

@@ -5,7 +5,7 @@ import "strings"
 // Kind is the kind of a principal's credential.
 type Kind string
 
-// The kinds of credentials in the two API documents.
+// The kinds of credentials in the API documents of VelaFlows and Velocity.
 const (
 	KindWorkspaceToken Kind = "workspace_token" // VelaFlows: prefix sk_live_ or sk_test_
 	KindWorkspaceKey   Kind = "workspace_key"   // Velocity: prefix vel_

@@ -58,10 +58,12 @@ func (f Fields) Values(name string) (values []string) {
 // Input is the data of a check that a policy can read. It contains no secret. Data that the policy's [PolicyNeeds] does not request may
 // be missing.
 type Input struct {
-	API      string
-	Time     time.Time // time of the check
-	Method   string
-	Path     string // the decoded segments, each after a /; empty if servers may read the path differently
+	API    string
+	Time   time.Time // time of the check
+	Method string
+	// Path contains the decoded segments, each after a /. It is empty if another server could decode the path to other segments
+	// than keywicket; see [target.Segments].
+	Path     string
 	RawQuery string // the text after the first ?, as it was sent
 	Query    map[string][]string
 	Header   map[string][]string // only the configured allowed_headers
@@ -74,8 +76,8 @@ type Input struct {
 	Source    Source
 }
 
-// Segments returns the decoded segments of the path. If servers may read the path differently, it returns nil. A segment contains
-// no slash.
+// Segments returns the decoded segments of the path. If the field Path is empty, the method returns nil. A
+// segment contains no slash.
 func (in Input) Segments() []string {
 	if in.Path == "" {
 		return nil

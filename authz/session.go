@@ -52,8 +52,8 @@ const (
 // factor.
 const AAL2 = "aal2"
 
-// SessionFormat describes the session JWTs that an API accepts (see "Session Tokens" in the document velocity). Without an issuer,
-// the API accepts no session JWTs.
+// SessionFormat describes the session JWTs that an API accepts (see "Session Tokens" in Velocity's API document). Without an
+// issuer, the API accepts no session JWTs.
 type SessionFormat struct {
 	// Issuer is the required value of the claim iss.
 	Issuer string `yaml:"issuer"`

@@ -22,7 +22,7 @@ const (
 )
 
 // ValidWorkspaceID reports whether s has the form of a workspace id: 24 lower-case hex digits, a MongoDB ObjectId (see "Finding
-// Your Workspace ID" in the document velaflows).
+// Your Workspace ID" in VelaFlows' API document).
 func ValidWorkspaceID(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {

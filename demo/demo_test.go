@@ -156,7 +156,7 @@ func printIsComplete(t *testing.T, d *demo.Demo) {
 			t.Errorf("there is no key %q", key)
 		}
 	}
-	for _, example := range []string{ // the API documents' example keys
+	for _, example := range []string{ // the example keys in the API documents of VelaFlows and Velocity
 		"sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0", "vel_your_api_key_here", "velu_your_personal_key_here",
 	} {
 		if !strings.Contains(text, example) {

@@ -11,7 +11,8 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// The workspaces of the demo. Acme's id and the last two slugs come from the examples of the API documents.
+// The workspaces of the demo. Acme's id and the last two slugs come from the examples in the API documents of VelaFlows and
+// Velocity.
 const (
 	Acme       = "64f1a2b3c4d5e6f7a8b9c0d1"
 	acmeSlug   = "acme"
@@ -44,8 +45,8 @@ var (
 	writeScopes = append([]string{"issues:write", "projects:write", "documents:write"}, readScopes...)
 )
 
-// keys are the credentials of the demo. Three of them are the example keys of the API documents. The demo imports them, as a
-// product imports its existing keys.
+// keys are the credentials of the demo. Three of them are the example keys in the API documents of VelaFlows and
+// Velocity. The demo imports them, as a product imports its existing keys.
 var keys = []key{
 	{name: "dashboard", format: skLive, api: "velaflows", workspace: acmeSlug,
 		scopes:   []string{"inbox:read", "crm:read", "contacts:read", "analytics:read"},

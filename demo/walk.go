@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The demo's app and its authorization request come from the example in the API document. Only the redirect URI differs. The
+// The demo's app and its authorization request come from the example in Velocity's API document. Only the redirect URI differs. The
 // verifier is the example of RFC 7636, appendix B.
 const (
 	clientID  = "your_client_id"

@@ -21,11 +21,11 @@ type Request struct {
 	Path   string // as a client sends it
 
 	TokenID string   // id of the token that the request has; it may be an app's access token
-	User    string   // id or email of a user: the request has a session of this user; if the API requires a second factor, the session has it
+	User    string   // id or email of a user: the request has a session of this user; if the API requires a second factor, the session has a second factor
 	Scopes  []string // scopes of a simulated token; if one of them is a user-level scope, the token belongs to a user with the role owner
 
 	Workspace string // id or slug; empty: the request has no workspace header
-	API       string // empty: the API of TokenID, the API that accepts sessions for User, or the API that has the Scopes
+	API       string // empty: with TokenID, the token's API; with User, the API that accepts sessions; with Scopes, the API that has these scopes
 }
 
 // Explanation is a decision, its source, and the fix.

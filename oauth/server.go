@@ -58,14 +58,15 @@ type Server struct {
 	config  Config
 	secure  bool // the issuer's URL is https, so cookies have the attribute Secure
 	origins *http.CrossOriginProtection
-	grants  *issuer.Issuer
-	log     *slog.Logger
+	// grants creates and revokes grants, codes and tokens in the database. The field Issuer of the configuration is only a URL.
+	grants *issuer.Issuer
+	log    *slog.Logger
 
 	addresses, clients *limits
 }
 
-// NewServer validates the configuration, and returns a server that stores its grants in the database. The error for an invalid
-// configuration contains the name of the setting.
+// NewServer validates the configuration, and returns a server. The server uses the parameter grants to store grants, codes and
+// tokens. The error for an invalid configuration contains the name of the setting.
 func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):

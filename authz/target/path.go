@@ -14,7 +14,8 @@ import (
 // valid in a URL if they are escaped. But a server that decodes a path too early, or twice, interprets them as syntax. The zero
 // value permits no special character.
 type Parameters struct {
-	// MayHold lists the characters that the decoded text may contain.
+	// MayHold lists the special characters that the decoded text of a parameter may contain. Ordinary characters need no
+	// permission.
 	MayHold []string `yaml:"may_hold" json:"may_hold"`
 	// RawSemicolon permits a semicolon that is not escaped. MayHold must then contain ";" too. RawSemicolon is a separate setting
 	// because some servers truncate a segment at a raw semicolon.
@@ -54,7 +55,8 @@ var (
 	ErrPathEscape    = errors.New("the path has an escaped slash, backslash or control character, is escaped twice, or does not decode to UTF-8")
 )
 
-// NotPermittedError is the error for a character that [Parameters] does not permit: "#", "%", "?", ";", or [ErrRawSemicolon].
+// NotPermittedError is the error for a character that [Parameters] does not permit. Its value is the character. For a semicolon
+// that is not escaped, the value is [ErrRawSemicolon].
 type NotPermittedError string
 
 // ErrRawSemicolon is the error for a semicolon that is not escaped.
@@ -65,10 +67,11 @@ func (c NotPermittedError) Error() string {
 }
 
 // Segments returns the decoded segments of a raw path: it splits the path at its slashes and decodes each segment once (RFC 3986,
-// section 2.4). Every spelling of a path has the same segments. Policies compare the segments.
+// section 2.4). If two valid paths differ only in their escapes, they have the same segments. Policies
+// compare the segments.
 //
-// A path with a trailing slash has a last segment "". If servers may read a path differently, Segments returns an error, and no
-// route matches the path. Such a path has one of these properties:
+// A path with a trailing slash has a last segment "". If some server could decode a path to other segments, Segments returns an
+// error, and no route matches the path. Such a path has one of these properties:
 //
 //   - it does not start with one slash, or has an empty segment or a dot segment;
 //   - it has a character that RFC 3986's pchar does not allow;

@@ -13,10 +13,10 @@ type explainCommand struct {
 	Method    string   `arg:"" help:"HTTP method, such as GET."`
 	Path      string   `arg:"" help:"Path, as a client sends it."`
 	TokenID   string   `help:"Id of the token that the request has. For an app's access token, copy the id from the decision log." name:"token-id" xor:"who" required:"" placeholder:"ID"`
-	User      string   `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the session has it." xor:"who" required:"" placeholder:"U"`
+	User      string   `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the simulated session has a second factor." xor:"who" required:"" placeholder:"U"`
 	Scope     []string `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" required:"" placeholder:"SCOPE"`
 	Workspace string   `help:"Workspace of the request: id or slug." placeholder:"W"`
-	API       string   `help:"API of the request. Default: the API of the token, the API that accepts sessions, or the API that has the scopes." name:"api" placeholder:"NAME"`
+	API       string   `help:"API of the request. Default: with --token-id, the token's API; with --user, the API that accepts sessions; with --scope, the API that has the scopes." name:"api" placeholder:"NAME"`
 
 	PoliciesDir string `help:"Folder of policies. Default: the built-in policies." name:"policies-dir" placeholder:"DIR"`
 }

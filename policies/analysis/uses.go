@@ -14,8 +14,8 @@ import (
 	"github.com/keywicket/keywicket/policies/fault"
 )
 
-// Use is a denial or a header in the rules, which the configuration must declare. If the code or the reason depends on the
-// input, the field is empty.
+// Use is one denial or one header in the rules. The configuration must declare each use, unless the use is built in. If the code
+// or the reason depends on the input, the field is empty.
 type Use struct {
 	Code   authz.Code
 	Reason authz.Reason
@@ -24,10 +24,11 @@ type Use struct {
 	Line   int
 }
 
-// Uses are the denials and headers in the rules that the decision depends on. The list is incomplete, because some denials and
-// headers depend on the input. A denial is an object with the keys code and reason: an element of data.keywicket.deny, or a
-// decision, which also has the key allow. A call of a function counts as a denial if the function builds such an object from
-// its arguments. A header is a key of the object `headers`, which is a part of a decision or of data.keywicket.
+// Uses lists denials and headers. They come from the rules on which the decision depends. The list is incomplete, because some
+// denials and headers depend on the input. A denial is an object with the keys code and reason: an element of
+// data.keywicket.deny, or a decision, which also has the key allow. A call of a function counts as a denial if the function
+// builds such an object from its arguments. A header is a key of the object `headers`, which is a part of a decision or of
+// data.keywicket.
 type Uses []Use
 
 // CheckDeclared returns an error with a line for each use that is neither built in nor declared by one of the APIs.
@@ -69,7 +70,7 @@ func (u Use) description() string {
 	return "a denial with " + strings.Join(parts, " and ")
 }
 
-// UsesOf finds the uses in the rules that the decision depends on. An unknown key of a decision, or of a denial in
+// UsesOf finds the uses in the rules on which the decision depends. An unknown key of a decision, or of a denial in
 // data.keywicket.deny, is an error.
 func UsesOf(compiler *ast.Compiler) (Uses, error) {
 	f := useFinder{compiler: compiler, denials: make(map[*ast.Rule][]denial)}

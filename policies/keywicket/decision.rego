@@ -167,7 +167,7 @@ allowed := {
 }
 
 # METADATA
-# description: The decision that denies the request, with a code from the API documents and a reason.
+# description: The decision that denies the request with this code and this reason.
 denied(code, reason) := {
 	"allow": false,
 	"code": code,

@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/policies/fault"
 )
 
-// facts are the data of a policy other than the tables. The file facts/NAME/data.yaml is data.facts.NAME, as in `opa test` and `opa
-// test -b`.
+// facts contains the additional data of a policy: the data files below facts/. The tables are not part of it. The file
+// facts/NAME/data.yaml is data.facts.NAME, as in `opa test` and `opa test -b`.
 type facts struct {
 	merged map[string]any // its single top-level key is "facts"
 	files  []factsFile

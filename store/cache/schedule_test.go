@@ -9,9 +9,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// op is the operation of a step. A reading is a query for the change log. If an operation needs a load, a transaction or a reading,
-// it uses one that is in progress. In the list below, "(b)" stands after the effect that the operation has if the field `b` of the
-// step is not 0.
+// op is the operation of a step. A load is a call of the method Load of cache.Source. A reading is a poll of the change log,
+// with its reply. If an operation needs a load, a transaction or a reading, it uses one that is in progress. In the list
+// below, some operations have two effects. If the step's field b is not 0, the operation has the effect before "(b)",
+// otherwise the other effect.
 type op string
 
 const (
@@ -28,8 +29,8 @@ const (
 	clean        op = "clean"    // the log is cleaned immediately (b), or by a transaction that stays open
 	bypass       op = "bypass"   // a transaction that bypasses the triggers makes a change and commits
 	disable      op = "disable"  // the triggers are disabled, or enabled if they are disabled
-	restore      op = "restore"  // another server replaces the server, and has not received the last commits
-	poll         op = "poll"     // a reading of the log is sent; its execution and its reply follow immediately (b), or later
+	restore      op = "restore"  // a failover: a new server replaces the old server, and the last commits may be lost
+	poll         op = "poll"     // the cache begins a reading; the database executes it and replies immediately (b), or in later steps
 	read         op = "read"     // the database executes a reading
 	reply        op = "reply"    // a reply arrives, and extends the lease, or does not extend it (b)
 	drop         op = "drop"     // a reading, or its reply, is lost
@@ -39,7 +40,9 @@ const (
 )
 
 type step struct {
-	op   op
+	op op
+	// a selects the object of the operation, such as a look-up, a change, a load or a reading. For restore, a is the number of lost
+	// commits. If b is not 0, it selects the effect before "(b)". For pass, b also selects the duration.
 	a, b int
 }
 
@@ -121,8 +124,8 @@ var topics = []topic{
 }
 
 // phrases are sequences of steps that often occur together. The most frequent sequences come first, because rapid prefers the
-// first elements of a list. Each long sequence leads to a situation in which a protection is needed that other schedules rarely
-// need.
+// first elements of a list. Each long sequence leads to a rare situation. In this situation, the cache returns a wrong answer if
+// one of its safety mechanisms is missing.
 var phrases = [][]step{
 	{{op: startLookup, b: 1}},
 	{{op: poll, b: 1}},

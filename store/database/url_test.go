@@ -168,7 +168,7 @@ func TestEveryPasswordReachesTheServer(t *testing.T) {
 	})
 }
 
-func TestMisleadingURLIsRefused(t *testing.T) {
+func TestInvalidURLIsRefused(t *testing.T) {
 	for given, want := range map[string]string{
 		"postgres://u:geheim@h1:5432,h2:heim/db":                      "cannot be parsed",
 		"postgres://u:geheim@ge<heim/db":                              "cannot be parsed",
@@ -203,7 +203,7 @@ func TestMisleadingURLIsRefused(t *testing.T) {
 	}
 }
 
-func TestMisleadingEnvironmentIsRefused(t *testing.T) {
+func TestInvalidEnvironmentIsRefused(t *testing.T) {
 	for entry, want := range map[string]string{
 		"PGHOST=h1,h2":           "unset the variable",
 		"PGPORT=1,2":             "unset the variable",
@@ -331,7 +331,7 @@ func TestOptionsOfOtherDrivers(t *testing.T) {
 }
 
 // If the server has no TLS, every function that connects returns an error with a remedy.
-func TestMissingTLSIsReportedForEveryHost(t *testing.T) {
+func TestMissingTLSIsReportedByEveryFunction(t *testing.T) {
 	databaseURL := storetest.WithOption(storetest.EmptyDatabase(t), "sslmode", "")
 	d := storetest.Must(directory.Open(directory.Config{URL: databaseURL, LookupTimeout: 10 * time.Second, NoCache: true}, nil))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })

@@ -206,7 +206,7 @@ func TestColumnTypesMayChange(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.Directory(t, nil)
-	f.OccupyConnections(t, d)()
+	f.OccupyConnections(t, d)() // open eight connections, and leave them idle in the pool
 	for _, kind := range []string{"varchar(63)", "text"} {
 		f.Exec(t, `ALTER TABLE keywicket.workspaces ALTER COLUMN slug TYPE `+kind)
 		var wg sync.WaitGroup

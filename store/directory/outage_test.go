@@ -21,7 +21,7 @@ func TestLookupsSucceedAfterARestart(t *testing.T) {
 	for name, concurrent := range map[string]int{"sequential": 1, "concurrent": 32} {
 		t.Run(name, func(t *testing.T) {
 			d := f.Directory(t, nil)
-			f.OccupyConnections(t, d)()
+			f.OccupyConnections(t, d)() // open eight connections, and leave them idle in the pool
 			storetest.StopServer(t)()
 			var wg sync.WaitGroup
 			for range concurrent {
@@ -44,7 +44,7 @@ func TestLookupsSucceedAfterAConnectionReset(t *testing.T) {
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
 	d := f.Directory(t, func(c *directory.Config) { c.URL = p.URL(c.URL) })
-	f.OccupyConnections(t, d)()
+	f.OccupyConnections(t, d)() // open eight connections, and leave them idle in the pool
 	p.FaultOnOpenConnections(storetest.Reset)
 	for range 20 {
 		if got, err := d.Lookup(t.Context(), storetest.Lookup(key)); err != nil || got.Denial != "" {

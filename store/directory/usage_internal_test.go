@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// newUsage returns a usage that has no database and never writes.
+// newUsage returns a value of the type usage for tests. This value has no database and never writes.
 func newUsage(clock func() time.Time) *usage {
 	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), notes: newNotes(), pending: map[string]time.Duration{}}
 }
@@ -61,8 +61,8 @@ func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
 	}
 }
 
-// Even if there are many tokens, each token is noted at its first use. If a token is used twice at the same time, only one use is
-// noted.
+// Each token is noted at its first use. If a token is used twice at the same time, usually only one use is noted. With 100,000
+// tokens, some notes are overwritten, so a few tokens are noted again too early.
 func TestManyTokensAreNoted(t *testing.T) {
 	s := newNotes()
 	const n = 100_000

@@ -19,25 +19,26 @@ import (
 
 const (
 	// After a connection is lost, the feed connects again soon. After each failed attempt, the pause before the next attempt grows,
-	// up to maxReconnect. With many sidecars, the longest pause is reconnectShare times the number of sidecars. So all sidecars
-	// together make at most one attempt per reconnectShare.
-	minReconnect   = 50 * time.Millisecond
-	maxReconnect   = 2 * time.Second
-	reconnectShare = 20 * time.Millisecond
+	// up to maxReconnect. With many sidecars, the longest pause is reconnectPerSidecar times the number of sidecars. So, on
+	// average, all sidecars together make at most one attempt per reconnectPerSidecar.
+	minReconnect        = 50 * time.Millisecond
+	maxReconnect        = 2 * time.Second
+	reconnectPerSidecar = 20 * time.Millisecond
 	// From time to time, a sidecar opens a new connection to detect that the configured address leads to another server. A single
 	// sidecar opens one connection per second. Several sidecars together open one connection per 500 ms, because a connection costs
 	// Postgres up to 25 ms of CPU time. The first sidecar that reaches another server notifies the other sidecars. The other
 	// sidecars then connect at random times, on average one sidecar per 5 ms.
-	minFreshInterval = time.Second
-	freshShare       = 500 * time.Millisecond
-	probeShare       = 5 * time.Millisecond
+	minNewConnectionInterval = time.Second
+	newConnectionPerSidecar  = 500 * time.Millisecond
+	probePerSidecar          = 5 * time.Millisecond
 	// maxPollInterval ensures that even a sidecar with a long staleness bound reads the rows of the log before they are deleted.
 	maxPollInterval = 5 * time.Second
 )
 
 var errNotLogged = errors.New("the database does not write all changes to its log. `keywicket migrate up` creates the triggers. " +
-	"To enable a disabled trigger, run ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_… (ENABLE REPLICA for tell_row). The tables " +
-	"must have no parent tables and no child tables. The table keywicket.changes must have no rules and no row-level security")
+	"To enable a disabled trigger, run ALTER TABLE keywicket.TABLE ENABLE ALWAYS TRIGGER NAME. For the trigger tell_row, write " +
+	"ENABLE REPLICA TRIGGER tell_row instead. The tables must have no parent tables and no child tables. The table " +
+	"keywicket.changes must have no rules and no row-level security")
 
 // Feed reads the change log and applies its changes to the cache.
 type Feed struct {
@@ -90,7 +91,8 @@ func Start(c Config, target *cache.Cache, s *pool.Servers, sidecars *atomic.Int6
 	return f, nil
 }
 
-// connect opens the connections on which the method run reads the log, one after the other.
+// connect opens one connection at a time, on which the method run reads the log. When run needs a new connection, connect opens
+// the next one.
 func (f *Feed) connect(ctx context.Context) {
 	wait := minReconnect
 	for ctx.Err() == nil {
@@ -108,7 +110,7 @@ func (f *Feed) connect(ctx context.Context) {
 			f.setTrouble(fmt.Errorf("read the change log: %w", err))
 		}
 		// All sidecars may lose their connections at the same time, so limit how often all sidecars together try to connect.
-		longest := max(maxReconnect, time.Duration(f.sidecars.Load())*reconnectShare)
+		longest := max(maxReconnect, time.Duration(f.sidecars.Load())*reconnectPerSidecar)
 		if time.Since(started) > longest {
 			wait = minReconnect
 		}
@@ -129,7 +131,7 @@ func (f *Feed) watch(ctx context.Context) {
 			return
 		case <-f.reconnect:
 			return
-		case <-time.After(max(minFreshInterval, time.Duration(f.sidecars.Load())*freshShare)):
+		case <-time.After(max(minNewConnectionInterval, time.Duration(f.sidecars.Load())*newConnectionPerSidecar)):
 			_ = f.servers.Probe(ctx) // ignore the error, because the next reading reports it
 		case <-f.probeNow:
 			// Wait for a random time, so that the sidecars do not connect at the same time.
@@ -137,7 +139,7 @@ func (f *Feed) watch(ctx context.Context) {
 			case <-ctx.Done():
 			case <-f.reconnect:
 				return
-			case <-time.After(rand.N(time.Duration(f.sidecars.Load()+1) * probeShare)):
+			case <-time.After(rand.N(time.Duration(f.sidecars.Load()+1) * probePerSidecar)):
 				_ = f.servers.Probe(ctx)
 			}
 		}

@@ -16,8 +16,8 @@ import (
 )
 
 // The matrix checks every combination of a route, a credential and a state of the workspace header, in process and through
-// Envoy. probe.expect computes the expected outcome from the sentences of the API documents, without the policy. The comments
-// in probe.expect quote these sentences.
+// Envoy. probe.expect computes the expected outcome from the sentences of the API documents of VelaFlows and Velocity, without
+// the policy. The comments in probe.expect quote these sentences.
 
 // probe is one request of the matrix.
 type probe struct {

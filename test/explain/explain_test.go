@@ -49,6 +49,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	}
 	eve := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "eve@example.com")
 	withoutMembers, nonexistent := harness.CreateWorkspace(t, s), registry.Workspace{ID: "nowhere", Slug: "nowhere"}
+	// The name of this token starts with - and contains a quote. So a printed command must quote the name.
 	personalOf := func(user registry.User, scopes string) harness.Token {
 		return harness.Keywicket[harness.Token](t, s, "token", "create", "--prefix", "velu_", "--user", user.ID, "--name=-'s", "--scope", scopes)
 	}

@@ -48,7 +48,7 @@ func TestDocsShowTheFigures(t *testing.T) {
 
 func table(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| sidecars | bound | hints | Postgres, cores | only `SELECT 1`: cores | CPU per poll | polls/s | connections per sidecar | delay of a change: p50, p99 | only LISTEN: p99 | missed | Postgres, cores, with 3 changes/s |\n")
+	b.WriteString("| sidecars | bound | hints | Postgres, cores | comparison: Postgres, cores, only `SELECT 1` | CPU per poll | polls/s | connections per sidecar | delay of a change: p50, p99 | comparison: p99, only LISTEN | missed changes | Postgres, cores, with 3 changes/s |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range all {
 		hints, bare := "off", ""
@@ -72,7 +72,7 @@ func table(all []figure) string {
 // pooledTable returns the table of fleets with some sidecars behind a pooler.
 func pooledTable(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| sidecars | behind PgBouncer | connections of PgBouncer | connections per other sidecar | Postgres, cores | PgBouncer, cores | delay behind PgBouncer: p50, p99 | delay for others: p50, p99 | missed |\n")
+	b.WriteString("| sidecars | behind PgBouncer | connections of PgBouncer | connections per other sidecar | Postgres, cores | PgBouncer, cores | delay behind PgBouncer: p50, p99 | delay for others: p50, p99 | missed changes |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range all {
 		fmt.Fprintf(&b, "| %d | %d | %d | %.1f | %.2f | %.2f | %.0f ms, %.0f ms | %.0f ms, %.0f ms | %d |\n", m.Sidecars, m.Pooled,

@@ -167,8 +167,9 @@ func (s *decodedStack) sendSpellings(t *testing.T, api string, python *pythonUps
 	return trials
 }
 
-// Every spelling of a path gets the outcome that its decoded segments have in the table. For an allowed request, upstreams
-// in two languages read the same segments, and these segments belong to a route that the token may use.
+// A path may be written with different escapes. Each form of the path gets the outcome that its decoded segments have in the
+// table. For an allowed request, upstreams in two languages read the same segments, and these segments belong to a route that
+// the token may use.
 func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 	harness.SkipIfShort(t)
 	_, config := newTestPolicy(t)

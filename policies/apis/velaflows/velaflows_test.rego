@@ -1,10 +1,12 @@
-# Tests of some rows of the VelaFlows table. test/answers/routes_test.go compares the whole table with the product's table.
+# Tests of some rows of the VelaFlows table. test/answers/routes_test.go compares the whole table with the routes in
+# test/product, which come from the API document of VelaFlows.
 package velaflows_test
 
 import data.apis.velaflows
 import data.keywicket
 import data.keywicket.fixture
 
+# fixture.by adds the principal to the request, and fixture.at adds the workspace.
 allows(line, scopes) if {
 	request := fixture.by(fixture.anonymous("velaflows", line), fixture.workspace_token(scopes))
 	keywicket.decision.allow with input as fixture.at(request, fixture.granted)

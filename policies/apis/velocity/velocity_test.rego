@@ -1,10 +1,12 @@
-# Tests of some rows of the Velocity table. test/answers/routes_test.go compares the whole table with the product's table.
+# Tests of some rows of the Velocity table. test/answers/routes_test.go compares the whole table with the routes in
+# test/product, which come from the API document of Velocity.
 package velocity_test
 
 import data.apis.velocity
 import data.keywicket
 import data.keywicket.fixture
 
+# fixture.by adds the principal to the request, and fixture.at adds the workspace.
 allows(line, principal, workspace) if {
 	request := fixture.by(fixture.anonymous("velocity", line), principal)
 	keywicket.decision.allow with input as fixture.at(request, workspace)
