@@ -57,15 +57,21 @@ func (s *Server) readRequest(a authorization, query url.Values) (authorization, 
 	if len(query["state"]) == 1 {
 		a.state = query.Get("state")
 	}
-	for name, values := range query {
-		if len(values) > 1 {
-			return a, invalidRequest("a parameter occurs twice")
+	for _, name := range []string{"response_type", "scope", "state", "code_challenge", "code_challenge_method", "request", "request_uri"} {
+		if len(query[name]) > 1 {
+			return a, invalidRequest(name + " occurs twice")
 		}
-		if (name == "request" || name == "request_uri") && values[0] != "" {
+	}
+	for _, name := range []string{"request", "request_uri"} {
+		if query.Get(name) != "" {
 			return a, &refusal{Code: name + "_not_supported"} // OpenID Connect Core, section 3.1.2.6
 		}
 	}
-	if query.Get("response_type") != "code" {
+	switch query.Get("response_type") {
+	case "code":
+	case "":
+		return a, invalidRequest("response_type is missing")
+	default:
 		return a, &refusal{Code: "unsupported_response_type", Description: "response_type must be code"}
 	}
 	a.challenge = query.Get("code_challenge")

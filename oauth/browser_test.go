@@ -81,7 +81,7 @@ func (b *browser) do(t *testing.T, method, query string, body url.Values, header
 	defer func() { _ = reply.Body.Close() }()
 	for _, c := range reply.Cookies() {
 		b.cookies[c.Name] = c.Value
-		if !c.HttpOnly || !c.Secure || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || !strings.HasPrefix(c.Name, "__Host-") {
+		if !c.HttpOnly || !c.Secure || c.SameSite != http.SameSiteLaxMode || c.Path != "/" || !strings.HasPrefix(c.Name, "__Host-") {
 			t.Errorf("the cookie has wrong attributes: %+v", c)
 		}
 	}

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"net/url"
@@ -56,22 +57,28 @@ func (c client) limitKey() string {
 	return c.ID
 }
 
+// credentials returns the app's id and secret. The secret is empty if the app sends no secret, or an empty secret.
 func credentials(r *http.Request, p parameters) (id string, secret authz.Secret, err error) {
+	bodyID, errID := p.optional("client_id")
+	bodySecret, errSecret := p.optional("client_secret")
+	if err := cmp.Or(errID, errSecret); err != nil {
+		return "", "", err
+	}
 	if len(r.Header.Values("Authorization")) == 0 {
 		id, err = p.required("client_id")
-		return id, authz.Secret(p["client_secret"]), err
+		return id, authz.Secret(bodySecret), err
 	}
 	name, password, ok := r.BasicAuth()
 	if !ok || len(r.Header.Values("Authorization")) > 1 {
 		return "", "", invalidClient()
 	}
 	// RFC 6749, section 2.3.1: the id and the secret are encoded like form values before they are joined.
-	id, errID := url.QueryUnescape(name)
-	password, errSecret := url.QueryUnescape(password)
-	if errID != nil || errSecret != nil || id == "" || password == "" {
+	id, errID = url.QueryUnescape(name)
+	password, errSecret = url.QueryUnescape(password)
+	if errID != nil || errSecret != nil || id == "" {
 		return "", "", invalidClient()
 	}
-	if p["client_secret"] != "" || p["client_id"] != "" && p["client_id"] != id {
+	if bodySecret != "" || bodyID != "" && bodyID != id {
 		return "", "", invalidRequest("the app authenticates in two ways: use only one")
 	}
 	return id, authz.Secret(password), nil

@@ -42,8 +42,12 @@ type pageData struct {
 // page of another origin can submit the form but cannot read the cookie. A page of a sibling host cannot set the cookie:
 // browsers accept a name with the prefix "__Host-" only from the host itself and only over https. See RFC 6265bis, section
 // 4.1.3.2.
+//
+// With SameSite=Lax, the browser sends the cookie when a link or a redirect of another site opens the page. So every tab reuses the
+// proof of the first tab. Browsers do not send such a cookie with a form from another site (RFC 6265bis, section 5.6.7.1). With
+// SameSite=Strict, each tab that another site opens would get a new proof, and the form of the earlier tab would become invalid.
 func (s *Server) proofCookie(proof string) *http.Cookie {
-	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: s.secure, MaxAge: 3600}
+	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure, MaxAge: 3600}
 	if s.secure {
 		c.Name = "__Host-" + c.Name
 	}

@@ -65,7 +65,8 @@ func TestUserApproves(t *testing.T) {
 	}
 }
 
-// If a user opens the page in several tabs, the form in each tab stays valid.
+// If a user opens the page in several tabs, the form in each tab stays valid. TestConsentPageInChromium opens the tabs from another
+// site.
 func TestConsentInTwoTabs(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
@@ -181,7 +182,8 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
 	for name, c := range map[string]struct{ query, want string }{
-		"no response type":                                  {i.request("response_type", ""), "unsupported_response_type"},
+		"no response type":                                  {i.request("response_type", ""), "invalid_request"},
+		"the response type code twice":                      {i.request() + "&response_type=code", "invalid_request"},
 		"the response type token":                           {i.request("response_type", "token"), "unsupported_response_type"},
 		"the response types code and id_token":              {i.request("response_type", "code id_token"), "unsupported_response_type"},
 		"no challenge":                                      {i.request("code_challenge", ""), "invalid_request"},
@@ -189,14 +191,14 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 		"the challenge method plain":                        {i.request("code_challenge_method", "plain"), "invalid_request"},
 		"a short challenge":                                 {i.request("code_challenge", challenge[1:]), "invalid_request"},
 		"a challenge with +, which base64url does not have": {i.request("code_challenge", challenge[1:]+"+"), "invalid_request"},
-		"no scope":                                          {i.request("scope", ""), "invalid_scope"},
-		"an unknown scope":                                  {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
-		"the scope workspace:admin":                         {i.request("scope", "workspace:admin"), "invalid_scope"},
-		"the scope admin":                                   {i.request("scope", "admin"), "invalid_scope"},
-		"a scope with a capital letter":                     {i.request("scope", "Issues:read"), "invalid_scope"},
-		"a scope twice":                                     {i.request() + "&scope=issues:read", "invalid_request"},
-		"a request object":                                  {i.request("request", "x"), "request_not_supported"},
-		"the URI of a request object":                       {i.request("request_uri", "https://planner.example/r"), "request_uri_not_supported"},
+		"no scope":                      {i.request("scope", ""), "invalid_scope"},
+		"an unknown scope":              {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
+		"the scope workspace:admin":     {i.request("scope", "workspace:admin"), "invalid_scope"},
+		"the scope admin":               {i.request("scope", "admin"), "invalid_scope"},
+		"a scope with a capital letter": {i.request("scope", "Issues:read"), "invalid_scope"},
+		"a scope twice":                 {i.request() + "&scope=issues:read", "invalid_request"},
+		"a request object":              {i.request("request", "x"), "request_not_supported"},
+		"the URI of a request object":   {i.request("request_uri", "https://planner.example/r"), "request_uri_not_supported"},
 	} {
 		q := expectRedirect(t, b.do(t, "GET", c.query, nil))
 		if q.Get("error") != c.want || q.Get("code") != "" || c.want == "invalid_request" && q.Get("error_description") == "" {

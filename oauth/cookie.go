@@ -42,8 +42,9 @@ func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 	return authz.Secret(value), strings.Count(value, ".") == 2
 }
 
-// cookieValue returns the value of the cookie. If the value is split into several cookies, cookieValue joins them. If several
-// cookies have the same name, cookieValue uses the first one.
+// cookieValue returns the value of the cookie. If the value is split into several cookies, cookieValue joins them. An empty cookie
+// counts as absent, as in the function combineChunks of @supabase/ssr. If several cookies have the same name, cookieValue uses the
+// first one.
 func cookieValue(r *http.Request, name string) (string, bool) {
 	values := make(map[string]string)
 	for _, c := range r.Cookies() {
@@ -51,13 +52,13 @@ func cookieValue(r *http.Request, name string) (string, bool) {
 			values[c.Name] = c.Value
 		}
 	}
-	if value, ok := values[name]; ok {
+	if value := values[name]; value != "" {
 		return value, true
 	}
 	var whole strings.Builder
 	for n := 0; ; n++ {
-		value, ok := values[fmt.Sprintf("%s.%d", name, n)]
-		if !ok {
+		value := values[fmt.Sprintf("%s.%d", name, n)]
+		if value == "" {
 			return whole.String(), n > 0
 		}
 		whole.WriteString(value)

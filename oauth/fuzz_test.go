@@ -13,8 +13,7 @@ import (
 var errorDescription = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	`the body must be application/x-www-form-urlencoded or application/json`, `the body is too long`, `the body is not a valid form`,
 	`the body is not a JSON object, or a name in it occurs twice`,
-	`a parameter is not (?:a string|UTF-8)`, `a parameter occurs twice`, `a parameter has control characters`,
-	`(?:grant_type|client_id|code|redirect_uri|code_verifier|refresh_token) is missing`,
+	`(?:grant_type|client_id|client_secret|code|redirect_uri|code_verifier|refresh_token|scope) (?:is missing|is not a string|is not UTF-8|occurs twice|has control characters)`,
 	`grant_type must be authorization_code or refresh_token`,
 	`the app is unknown, or its secret is wrong or missing`,
 	`the code or token is unknown, expired, used, revoked, or not for this request`,
@@ -41,7 +40,7 @@ func FuzzTokenRequest(f *testing.F) {
 	}
 	for _, body := range []string{
 		`{"grant_type": "authorization_code", "client_id": "PUBLIC", "code": "c", "redirect_uri": "https://planner.example/cb", "code_verifier": "` + verifier + `"}`,
-		`{"grant_type": "refresh_token", "client_id": "CONFIDENTIAL", "client_secret": "SECRET", "refresh_token": "r", "scope": null}`,
+		`{"grant_type": "refresh_token", "client_id": "CONFIDENTIAL", "client_secret": "SECRET", "refresh_token": "r", "scope": null, "expires_in": 3600}`,
 		`{"grant_type": "refresh_token", "grant_type": "refresh_token"}`, `{"grant_type": {"$ne": ""}}`, `{"grant_type": "\u0000"}`, `[]`, `{}`, `{`, `{} {}`, "\ufeff{}",
 	} {
 		f.Add(jsonType+"; charset=utf-8", []byte(body))

@@ -106,7 +106,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
 	mux.HandleFunc("GET "+consentPath, s.withAddressLimit(s.consent))
 	mux.HandleFunc("POST "+consentPath, s.withAddressLimit(s.decide))
-	return mux
+	return withSemicolons(mux)
 }
 
 // appEndpoint returns the handler of an endpoint for apps. The handler limits the requests of each address, and writes the

@@ -88,11 +88,15 @@ func (s *Server) refresh(r *http.Request, p parameters, c client) (issuer.TokenP
 	if err != nil {
 		return issuer.TokenPair{}, err
 	}
+	scope, err := p.optional("scope")
+	if err != nil {
+		return issuer.TokenPair{}, err
+	}
 	return s.grants.Refresh(r.Context(), authz.Secret(token), s.config.Format, func(granted issuer.RefreshGrant) ([]string, error) {
 		if granted.Client != c.ID {
 			return nil, invalidGrant()
 		}
-		requested := scopesIn(p["scope"])
+		requested := scopesIn(scope)
 		if len(requested) == 0 {
 			return granted.Scopes, nil
 		}

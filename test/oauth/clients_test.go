@@ -31,6 +31,7 @@ func TestGoClient(t *testing.T) {
 		style oauth2.AuthStyle
 	}{
 		"default":               {harness.App{ID: harness.RegisterApp(t, d.Stack).ID}, oauth2.AuthStyleInParams},
+		"default, Basic":        {harness.App{ID: harness.RegisterApp(t, d.Stack).ID}, oauth2.AuthStyleInHeader}, // with an empty secret
 		"default, with secret":  {harness.RegisterApp(t, d.Stack), oauth2.AuthStyleInParams},
 		"confidential, Basic":   {harness.RegisterApp(t, d.Stack, "--confidential"), oauth2.AuthStyleInHeader},
 		"confidential, in form": {harness.RegisterApp(t, d.Stack, "--confidential"), oauth2.AuthStyleInParams},

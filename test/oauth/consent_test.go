@@ -118,6 +118,28 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Error("a grant was created")
 		}
 	})
+	// This is the usual case: a link or a redirect of an app's site opens the page. The browser then sends only cookies that are not
+	// SameSite=Strict.
+	t.Run("in two tabs, opened from another site", func(t *testing.T) {
+		signedIn := c.openSignedIn(t, ada, c.requestURL())
+		signedIn.SetCookie("keywicket_consent", "", c.Velocity) // as in a browser that has not shown the page yet
+		open := func() *browser.Page {
+			p := signedIn.Tab()
+			p.Visit(c.servePage(t, "planner.localhost", `<!doctype html><title>x</title><a href="`+html.EscapeString(strings.Replace(c.requestURL(), "random_state", "random_state;", 1))+`">Log in</a>`))
+			if status := p.ClickAndLoad("a"); status != http.StatusOK || !strings.Contains(p.Text("main"), "Allow Planner") {
+				t.Fatalf("%d at %s: %s", status, p.URL(), p.Text("body"))
+			}
+			return p
+		}
+		for _, p := range []*browser.Page{open(), open(), open()} {
+			p.Check(box(1))
+			status := p.ClickAndLoad(allow)
+			at, err := url.Parse(p.URL())
+			if err != nil || status != http.StatusOK || at.Query().Get("code") == "" || at.Query().Get("state") != "random_state;" {
+				t.Errorf("%d at %s: %s", status, p.URL(), p.Text("body"))
+			}
+		}
+	})
 	t.Run("with only the keyboard", func(t *testing.T) {
 		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Press("\t \t\t\t") // the first box, the second, Deny, Allow
