@@ -21,8 +21,8 @@ demo-once: build .tools/envoy ## Run the demo, send its requests, and stop
 	@bin/keywicket demo --once
 
 .PHONY: build
-build: ## Build bin/keywicket
-	go build -o bin/keywicket ./cmd/keywicket
+build: ## Build bin/keywicket; in a git checkout, with the commit in its version
+	go build $(shell git status --porcelain > /dev/null 2>&1 && echo -buildvcs=true) -o bin/keywicket ./cmd/keywicket
 
 .PHONY: test
 test: test-policies test-go ## Run the tests, except those that take minutes

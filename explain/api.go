@@ -23,7 +23,7 @@ func (x *Explainer) session(ctx context.Context, c Request) (registry.Token, err
 	}
 	switch {
 	case len(candidates) == 0:
-		return registry.Token{}, errors.New("no matching API has sessions or tokens for users")
+		return registry.Token{}, UndefinedError{errors.New("no matching API has sessions or tokens for users")}
 	case len(candidates) > 1:
 		return registry.Token{}, RequestError{fmt.Errorf("%s have sessions or tokens for users: give --api", strings.Join(candidates, " and "))}
 	}
@@ -49,7 +49,7 @@ func (x *Explainer) apiOf(scopes []string) (string, error) {
 			}
 		}
 		if len(owners) == 0 {
-			return "", fmt.Errorf("no API has the scope %q; %s", scope, scopeLists(names, tables))
+			return "", UndefinedError{fmt.Errorf("no API has the scope %q; %s", scope, scopeLists(names, tables))}
 		}
 		places = append(places, scope+verb+strings.Join(owners, " and "))
 		verb = " of "

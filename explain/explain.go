@@ -80,6 +80,11 @@ type RequestError struct{ error }
 
 func (e RequestError) Unwrap() error { return e.error }
 
+// UndefinedError is the error for a request with an API or a scope that the configuration and its policies do not define.
+type UndefinedError struct{ error }
+
+func (e UndefinedError) Unwrap() error { return e.error }
+
 // Config is the part of the configuration that decisions depend on.
 type Config struct {
 	APIs           map[string]authz.API
@@ -100,8 +105,8 @@ func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 }
 
 // Explain runs the request through the code of a check. Three things differ from a real check: the look-up finds the token by
-// its id, the rules of the policy are not optimised, and there is no gRPC server. The error is a [RequestError], a
-// [database.ErrNotFound] for an unknown token or user, or another error.
+// its id, the rules of the policy are not optimised, and there is no gRPC server. The error is a [RequestError], an
+// [UndefinedError], a [database.ErrNotFound] for an unknown token or user, or another error.
 func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error) {
 	senders := 0
 	for _, given := range []bool{r.TokenID != "", r.User != "", r.Scopes != nil} {

@@ -67,7 +67,7 @@ func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error
 	}
 	api, ok := x.cfg.APIs[m.api]
 	if !ok {
-		return nil, fmt.Errorf("no API %q: give --api with one of these values: %s", m.api, strings.Join(slices.Sorted(maps.Keys(x.cfg.APIs)), ", "))
+		return nil, UndefinedError{fmt.Errorf("no API %q: give --api with one of these values: %s", m.api, strings.Join(slices.Sorted(maps.Keys(x.cfg.APIs)), ", "))}
 	}
 	if m.registry == nil {
 		return m, m.simulatePrincipal(api, c.Scopes)
@@ -107,8 +107,8 @@ func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	for _, scope := range scopes {
 		level, ok := t.Scope(scope)
 		if !ok {
-			return fmt.Errorf("%q is not a scope of %s; scopes are %s", scope, m.api,
-				strings.Join(t.ScopeNames(table.LevelWorkspace, table.LevelUser), ", "))
+			return UndefinedError{fmt.Errorf("%q is not a scope of %s; scopes are %s", scope, m.api,
+				strings.Join(t.ScopeNames(table.LevelWorkspace, table.LevelUser), ", "))}
 		}
 		ofUser = ofUser || level == table.LevelUser
 	}

@@ -40,6 +40,9 @@ func (c *explainCommand) Run(s *invocation, cfg config.Config) error {
 	if errors.As(err, &explain.RequestError{}) {
 		return usageError{err}
 	}
+	if errors.As(err, &explain.UndefinedError{}) {
+		return undefinedError{err}
+	}
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,9 @@ type commands struct {
 // usageError is an error in the command line. The exit status is 2.
 type usageError struct{ error }
 
+// undefinedError is the error for a prefix, an API, a scope or a role that the configuration and its policies do not define.
+type undefinedError struct{ error }
+
 // maskKeys shortens each key in the text to its visible prefix: see [mask.Keys].
 func (s *invocation) maskKeys(text string) string {
 	cfg, err := s.loadConfig()
@@ -98,12 +101,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		panic(err) // the struct tags of commands are invalid
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(joinNumbers(args))
 	if exitCode >= 0 {
 		return exitCode
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "keywicket: %s (run keywicket --help for the commands)\n", mask.Arguments(err.Error(), args))
+		fmt.Fprintf(stderr, "keywicket: %s (run %s)\n", mask.Arguments(parserWords.Replace(err.Error()), args), helpFor(err))
 		return 2
 	}
 	s := &invocation{
@@ -118,6 +121,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	err = errors.Join(parsed.Run(s), s.close())
 	if err == nil {
 		return 0
+	}
+	if errors.As(err, &undefinedError{}) && s.configFile == "" {
+		err = fmt.Errorf("%w (no configuration file was read: if it is defined in one, name the file with --config FILE or KEYWICKET_CONFIG)", err)
 	}
 	lines := []string{strings.ReplaceAll(err.Error(), "\n", "; ")}
 	if errors.As(err, &config.PoliciesError{}) { // all other errors are printed as one line

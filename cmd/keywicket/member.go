@@ -32,7 +32,7 @@ func (c *memberSet) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 		return err
 	}
 	if !slices.Contains(roles, c.Role) {
-		return fmt.Errorf("no policy has the role %q; valid roles: %s", c.Role, strings.Join(roles, ", "))
+		return undefinedError{fmt.Errorf("no policy has the role %q; valid roles: %s", c.Role, strings.Join(roles, ", "))}
 	}
 	m, err := r.SetMember(s.ctx, c.Workspace, c.User, c.Role)
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 	"time"
 
@@ -20,6 +21,13 @@ type migrateUp struct{}
 func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
 	applied, err := schema.Migrate(s.ctx, db)
 	if err != nil {
+		return err
+	}
+	if len(applied) == 0 && !s.json {
+		all, err := schema.Status(s.ctx, db)
+		if err == nil {
+			fmt.Fprintf(s.stdout, "nothing to do: the database has all %d migrations of this version of keywicket\n", len(all))
+		}
 		return err
 	}
 	return printList(s, applied, []string{"APPLIED", "NAME", "TOOK"}, func(a schema.Applied) []string {

@@ -57,7 +57,7 @@ func (c *oauthAppCreate) api(cfg config.Config) (string, error) {
 	})
 	switch len(names) {
 	case 0:
-		return "", errors.New("no matching API has credentials of the kind oauth_token")
+		return "", undefinedError{errors.New("no matching API has credentials of the kind oauth_token")}
 	case 1:
 		return names[0], nil
 	}

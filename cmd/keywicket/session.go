@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/keywicket/keywicket/authz/mask"
 	"github.com/keywicket/keywicket/service/config"
@@ -39,5 +40,13 @@ func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config.Conf
 	if revoked.UserID != nil {
 		subject = [2]string{"sessions of", *revoked.UserID}
 	}
-	return c.printOne(s, r, revoked, subject, [2]string{"revoked", formatTime(&revoked.RevokedAt)})
+	err = c.printOne(s, r, revoked, subject, [2]string{"revoked", formatTime(&revoked.RevokedAt)})
+	switch {
+	case err != nil || s.json || c.User != "":
+	case revoked.Seen == nil:
+		fmt.Fprintln(s.stderr, "keywicket has no list of sessions, so the id was not verified: compare it with session_id in the decision log")
+	case !*revoked.Seen:
+		fmt.Fprintln(s.stderr, "Supabase Auth has no session with this id: the session has ended, or the id is wrong")
+	}
+	return err
 }

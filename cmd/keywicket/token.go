@@ -32,8 +32,8 @@ type tokenCreate struct {
 	Name      string   `help:"Name of the token, such as its purpose." required:"" placeholder:"NAME"`
 	Scope     []string `help:"Scopes to grant. Repeat the flag, or separate the scopes by commas." xor:"rights" placeholder:"SCOPE"`
 	Access    string   `help:"Access of a workspace key, instead of scopes: read or read-write." xor:"rights" placeholder:"ACCESS"`
-	ExpiresIn string   `help:"Lifetime, such as 90d or 12h. Default: no expiry." xor:"expiry" placeholder:"DURATION"`
-	ExpiresAt string   `help:"Expiry: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
+	ExpiresIn lifetime `help:"Lifetime, such as 90d or 12h. Default: no expiry." xor:"expiry" placeholder:"DURATION"`
+	ExpiresAt *instant `help:"Expiry: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
 	newAttributes
 }
 
@@ -79,7 +79,7 @@ func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config.Config
 	return nil
 }
 
-// newToken returns the token that the flags describe. It validates what the database cannot validate: kind, scopes and times.
+// newToken returns the token that the flags describe. It validates what the database cannot validate: the kind and the scopes.
 func (c *tokenCreate) newToken(cfg config.Config) (registry.NewToken, error) {
 	var n registry.NewToken
 	api, format, err := findFormat(cfg, c.Prefix, c.API)
@@ -102,7 +102,11 @@ func (c *tokenCreate) newToken(cfg config.Config) (registry.NewToken, error) {
 	if n.Scopes, err = c.scopes(valid, t, format.Kind); err != nil {
 		return n, err
 	}
-	return n, c.expiry(&n)
+	if c.ExpiresIn > 0 {
+		n.ExpiresIn = (*time.Duration)(&c.ExpiresIn)
+	}
+	n.ExpiresAt = (*time.Time)(c.ExpiresAt)
+	return n, nil
 }
 
 // scopesFor returns the scopes that a token of the kind may have, and the API's table.
@@ -132,7 +136,7 @@ func findFormat(cfg config.Config, prefix, api string) (string, authz.Credential
 	}
 	switch len(names) {
 	case 0:
-		return "", found, fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", mask.Arguments(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", "))
+		return "", found, undefinedError{fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", mask.Arguments(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", "))}
 	case 1:
 		return names[0], found, nil
 	}
@@ -155,7 +159,7 @@ func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]
 	var scopes []string
 	for _, scope := range c.Scope {
 		if !slices.Contains(valid, scope) {
-			return nil, fmt.Errorf("%q is not a scope for this kind of token; scopes are %s", scope, strings.Join(valid, ", "))
+			return nil, undefinedError{fmt.Errorf("%q is not a scope for this kind of token; scopes are %s", scope, strings.Join(valid, ", "))}
 		}
 		if !slices.Contains(scopes, scope) {
 			scopes = append(scopes, scope)
@@ -180,60 +184,31 @@ func accessScopes(valid []string, t table.Table, access string) []string {
 	return scopes
 }
 
-func (c *tokenCreate) expiry(n *registry.NewToken) error {
-	if c.ExpiresIn != "" {
-		d, err := parseLifetime(c.ExpiresIn)
-		if err != nil {
-			return usageError{fmt.Errorf("--expires-in: %q is not a lifetime, such as 90d or 12h", c.ExpiresIn)}
-		}
-		n.ExpiresIn = &d
-	}
-	if c.ExpiresAt != "" {
-		t, err := time.Parse(time.RFC3339, c.ExpiresAt)
-		if err != nil {
-			return usageError{fmt.Errorf("--expires-at: %q is not an RFC 3339 time, such as 2030-01-31T12:00:00Z", c.ExpiresAt)}
-		}
-		n.ExpiresAt = &t
-	}
-	return nil
-}
-
-// parseLifetime parses the syntax of [time.ParseDuration], and whole days such as 90d.
-func parseLifetime(text string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 16)
-		return time.Duration(n) * 24 * time.Hour, err
-	}
-	return time.ParseDuration(text)
-}
-
 type tokenList struct {
 	Workspace string `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
 	User      string `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
 	Prefix    string `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
-	Limit     int    `help:"Maximum number of tokens." default:"100" placeholder:"N"`
+	Limit     count  `help:"Maximum number of tokens." default:"100" placeholder:"N"`
 	After     string `help:"Id of the last token of the previous page." placeholder:"ID"`
 }
 
 func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
-	if c.Limit < 1 {
-		return usageError{fmt.Errorf("--limit: %d is less than 1", c.Limit)}
-	}
 	f := registry.TokenFilter{Workspace: c.Workspace, User: c.User, After: c.After}
 	if c.Prefix != "" {
 		var err error
 		if f.Prefix, err = mask.Start(cfg.APIs, c.Prefix); err != nil {
-			return err
+			return undefinedError{err}
 		}
 	}
-	f.Limit = c.Limit + 1 // one more token shows whether there is a next page
+	limit := int(c.Limit)
+	f.Limit = limit + 1 // one more token shows whether there is a next page
 	page, err := r.Tokens(s.ctx, f)
 	if err != nil {
 		return err
 	}
-	more := len(page) > c.Limit
+	more := len(page) > limit
 	if more {
-		page = page[:c.Limit]
+		page = page[:limit]
 	}
 	titles := []string{"ID", "PREFIX", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "STATUS"}
 	err = printList(s, page, titles, func(t registry.Token) []string {
@@ -253,7 +228,7 @@ func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 func (c *tokenList) command() string {
 	words := []string{"keywicket token list"}
 	for _, f := range [][2]string{
-		{"--workspace", c.Workspace}, {"--user", c.User}, {"--prefix", c.Prefix}, {"--limit", strconv.Itoa(c.Limit)},
+		{"--workspace", c.Workspace}, {"--user", c.User}, {"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))},
 		{"--after", c.After},
 	} {
 		if f[1] != "" {

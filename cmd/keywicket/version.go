@@ -12,7 +12,11 @@ func (versionCommand) Run(s *invocation) error {
 		Version string `json:"version"`
 		Go      string `json:"go"`
 	}{version(), runtime.Version()}
-	return printOne(s, v, [2]string{"keywicket", v.Version}, [2]string{"go", v.Go})
+	shown := v.Version
+	if shown == "(devel)" || shown == "unknown" {
+		shown += ": the build recorded no version; make build in a git checkout records it"
+	}
+	return printOne(s, v, [2]string{"keywicket", shown}, [2]string{"go", v.Go})
 }
 
 // version returns the version of the module that the Go toolchain writes into the binary: a tag, a commit, or (devel). Without

@@ -9,6 +9,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
@@ -151,7 +152,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 	}
 
 	for _, id := range []string{
-		"", " ", " s", "s\n", "{s}", "session_id=s", "s\x00", "\xff", strings.Repeat("s", 256), f.Ada.ID, "Ada@example.com",
+		"", " ", " s", "s\n", "{s}", "session_id=s", "s\x00", "\xff", "s\ufffd", strings.Repeat("s", 256), f.Ada.ID, "Ada@example.com",
 		"eyJhbGciOiJFUzI1NiJ9.e30.c2ln",
 	} {
 		if _, err := f.RevokeSession(t.Context(), id); !errors.Is(err, database.ErrInvalid) {
@@ -160,5 +161,61 @@ func TestSessionsAreRevoked(t *testing.T) {
 	}
 	if _, err := f.RevokeUserSessions(t.Context(), "nobody@example.com"); !errors.Is(err, database.ErrNotFound) {
 		t.Errorf("%v", err)
+	}
+}
+
+// An id that belongs to another object is refused: no session can have it. The error names the command for the object.
+func TestTheIdOfAnotherObjectIsNoSession(t *testing.T) {
+	f := storetest.NewFixture(t)
+	token, _ := f.UserToken(t, "admin")
+	app, _, err := f.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "app", RedirectURIs: []string{"https://app.example/cb"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant := storetest.Value[string](t, f.DB, `INSERT INTO keywicket.oauth_grants (app_id, user_id, scopes) VALUES ($1, $2, '{admin}') RETURNING id`, app.ID, f.Ada.ID)
+	access := storetest.Value[string](t, f.DB, `INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at)
+		VALUES (sha256('a'), $1, '{admin}', now() + interval '1 hour') RETURNING id`, grant)
+	for id, want := range map[string]string{
+		token.ID: "token revoke", app.ID: "oauth-app revoke", grant: "grant revoke", access: "an app's access token",
+		f.Acme.ID: "a workspace", "acme": "a workspace", f.Ada.ID: "--user",
+	} {
+		if _, err := f.RevokeSession(t.Context(), id); !errors.Is(err, database.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", id, err, want)
+		}
+	}
+	if got := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.revoked_sessions`); got != 0 {
+		t.Errorf("%d revocations", got)
+	}
+}
+
+// If the schema keywicket is in Supabase's own database, RevokeSession reports whether Supabase Auth has the session.
+func TestAnUnknownSessionIsReported(t *testing.T) {
+	f := storetest.NewFixture(t)
+	seen := func(id string) *bool {
+		t.Helper()
+		return storetest.Must(f.RevokeSession(t.Context(), id)).Seen
+	}
+	const known, unknown = "9f8e7d6c-1111-2222-3333-444455556666", "00000000-1111-2222-3333-444455556666"
+	if got := seen(known); got != nil {
+		t.Errorf("without a list of sessions: %v", *got)
+	}
+	f.Exec(t, `CREATE SCHEMA auth; CREATE TABLE auth.sessions (id uuid PRIMARY KEY); INSERT INTO auth.sessions VALUES ('`+known+`')`)
+	for id, want := range map[string]bool{known: true, unknown: false, "no-uuid": false, strings.ToUpper(known): false} {
+		if got := seen(id); got == nil || *got != want {
+			t.Errorf("%s: %v, want %v", id, got, want)
+		}
+	}
+	// A row-level policy hides rows from this login, so the answer is not known.
+	f.Exec(t, `ALTER TABLE auth.sessions ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY`)
+	f.Exec(t, `CREATE ROLE keywicket_list LOGIN; GRANT USAGE ON SCHEMA keywicket, auth TO keywicket_list;
+		GRANT SELECT ON ALL TABLES IN SCHEMA keywicket TO keywicket_list; GRANT INSERT ON keywicket.revoked_sessions TO keywicket_list`)
+	defer f.Exec(t, `DROP OWNED BY keywicket_list; DROP ROLE keywicket_list`)
+	r := storetest.Must(registry.Open(t.Context(), storetest.WithOption(f.URL, "role", "keywicket_list")))
+	defer func() { _ = r.Close() }()
+	for _, grant := range []string{"SELECT 1", "GRANT SELECT ON auth.sessions TO keywicket_list"} {
+		f.Exec(t, grant)
+		if got := storetest.Must(r.RevokeSession(t.Context(), known)).Seen; got != nil {
+			t.Errorf("after %s: %v", grant, *got)
+		}
 	}
 }

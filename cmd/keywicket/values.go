@@ -1,0 +1,100 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// count is the value of a flag that takes a number of at least 1.
+type count int
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (c *count) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a whole number of at least 1", text)
+	}
+	if n < 1 {
+		return fmt.Errorf("%d is less than 1", n)
+	}
+	*c = count(n)
+	return nil
+}
+
+// lifetime is the value of a flag that takes a positive duration: the syntax of [time.ParseDuration], or whole days such as 90d.
+type lifetime time.Duration
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (l *lifetime) UnmarshalText(text []byte) error {
+	d, err := time.ParseDuration(string(text))
+	if days, ok := strings.CutSuffix(string(text), "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16)
+		d = time.Duration(n) * 24 * time.Hour //nolint:gosec // n has 16 bits
+	}
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%q is not a lifetime: write a positive duration, such as 90d or 12h", text)
+	}
+	*l = lifetime(d)
+	return nil
+}
+
+// instant is the value of a flag that takes an RFC 3339 time.
+type instant time.Time
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (i *instant) UnmarshalText(text []byte) error {
+	t, err := time.Parse(time.RFC3339, string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not an RFC 3339 time, such as 2030-01-31T12:00:00Z", text)
+	}
+	*i = instant(t)
+	return nil
+}
+
+var (
+	longFlag       = regexp.MustCompile(`^--[a-z][a-z-]*$`)
+	negativeNumber = regexp.MustCompile(`^-\.?[0-9]`)
+)
+
+// joinNumbers writes a flag and a negative number as one argument: --limit -5 becomes --limit=-5. Otherwise, kong reads -5 as a
+// flag, and does not pass it to the type that validates the value.
+func joinNumbers(args []string) []string {
+	var joined []string
+	for i, arg := range args {
+		if arg == "--" {
+			return append(joined, args[i:]...)
+		}
+		if i > 0 && negativeNumber.MatchString(arg) && longFlag.MatchString(args[i-1]) {
+			joined[len(joined)-1] += "=" + arg
+			continue
+		}
+		joined = append(joined, arg)
+	}
+	return joined
+}
+
+// parserWords replaces parts of kong's messages that name the internals of kong.
+var parserWords = strings.NewReplacer(
+	"expected value value", "expected a value",
+	`but got "EOL" (<EOL>)`, "but nothing follows",
+	`must be one of "",`, "must be one of ", // the empty value means that the flag is not given
+)
+
+// helpFor returns the command that prints the help for an error of the parser.
+func helpFor(err error) string {
+	if e, ok := errors.AsType[*kong.ParseError](err); ok {
+		if node := e.Context.Selected(); node != nil && node.Leaf() {
+			return node.FullPath() + " --help for its flags"
+		} else if node != nil {
+			return node.FullPath() + " --help for its commands"
+		}
+	}
+	return "keywicket --help for the commands"
+}
