@@ -122,6 +122,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err == nil {
 		return 0
 	}
+	if url, urlErr := s.configuredDatabaseURL(); urlErr == nil {
+		err = database.AddLoginRemedy(s.ctx, url, err)
+	}
 	if errors.As(err, &undefinedError{}) && s.configFile == "" {
 		err = fmt.Errorf("%w (no configuration file was read: if it is defined in one, name the file with --config FILE or KEYWICKET_CONFIG)", err)
 	}

@@ -1,0 +1,48 @@
+package database
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+)
+
+// AddLoginRemedy adds a remedy to an error that Postgres returns because the login of the database URL lacks a right. A frequent
+// cause is that an operator's command uses the database URL of a sidecar. For any other error, and if the database does not answer,
+// AddLoginRemedy returns err unchanged.
+func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
+	if pq.As(err, pqerror.InsufficientPrivilege) == nil {
+		return err
+	}
+	db, openErr := Open(databaseURL)
+	if openErr != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	var found struct {
+		Login string `db:"login"`
+		Role  string `db:"role"`  // sidecar, issuer, or empty
+		Owner string `db:"owner"` // owner of the schema keywicket; empty: there is no schema
+	}
+	queryErr := DoWithTimeout(ctx, 5*time.Second, func(ctx context.Context) error {
+		return db.GetContext(ctx, &found, `
+			SELECT current_user AS login,
+			       COALESCE((SELECT max(substr(rolname, 11)) FROM pg_roles
+			                 WHERE rolname IN ('keywicket_sidecar', 'keywicket_issuer') AND pg_has_role(oid, 'MEMBER')), '') AS role,
+			       COALESCE((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'keywicket'), '') AS owner`)
+	})
+	if queryErr != nil {
+		return err
+	}
+	cause := "does not have this right"
+	if found.Role != "" {
+		cause = fmt.Sprintf("has the role keywicket_%s, which is only for the %s", found.Role, found.Role)
+	}
+	remedy := "use a login that may create a schema in this database"
+	if found.Owner != "" {
+		remedy = fmt.Sprintf("use a login for operators, such as %s, the owner of the schema keywicket", found.Owner)
+	}
+	return fmt.Errorf("%w (the login %s %s: %s)", err, found.Login, cause, remedy)
+}
