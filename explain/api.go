@@ -68,6 +68,35 @@ func (x *Explainer) apiOf(scopes []string) (string, error) {
 	return "", RequestError{fmt.Errorf("%s: %s", strings.Join(places, ", "), advice)}
 }
 
+// apiOfRoute returns the API that has a route for the request. If several APIs or none have such a route, it returns the default
+// API, or an error.
+func (x *Explainer) apiOfRoute(ctx context.Context, c Request) (string, error) {
+	all := slices.Sorted(maps.Keys(x.cfg.APIs))
+	var names []string
+	for _, name := range all {
+		m := simulation{explainer: x.policies, cfg: x.cfg, api: name, method: c.Method, path: c.Path, anonymous: true}
+		if err := m.check(ctx); err != nil {
+			return "", err
+		}
+		if m.explanation.Route != "" {
+			names = append(names, name)
+		}
+	}
+	candidates := names
+	if len(names) == 0 {
+		candidates = all
+	}
+	switch {
+	case len(candidates) == 1:
+		return candidates[0], nil
+	case slices.Contains(candidates, x.cfg.DefaultAPI):
+		return x.cfg.DefaultAPI, nil
+	case len(names) == 0:
+		return "", RequestError{fmt.Errorf("no API has this route: give --api with one of these values: %s", strings.Join(all, ", "))}
+	}
+	return "", RequestError{fmt.Errorf("%s have this route: give --api", strings.Join(names, " and "))}
+}
+
 // scopeLists lists the scopes of each API, for error messages.
 func scopeLists(apis []string, tables map[string]table.Table) string {
 	var list []string

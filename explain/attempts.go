@@ -144,6 +144,8 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 		invalid := func(scope string) bool { return !slices.Contains(validScopes, scope) }
 		switch {
 		case slices.ContainsFunc(m.needed(), invalid):
+		case m.anonymous:
+			list = append(list, newAttempt(p).step(costCredential, "send a token: "+m.createCommand(f, p, ownWorkspace)))
 		case m.hasFormat(f):
 			if valid && len(m.missing()) == 0 {
 				continue
@@ -184,7 +186,7 @@ func (m *simulation) hasFormat(f authz.CredentialFormat) bool {
 
 // createCommand returns the command that creates a token for the principal. Unknown values are placeholders in capitals.
 func (m *simulation) createCommand(f authz.CredentialFormat, p authz.Principal, ownWorkspace authz.Membership) string {
-	words := []string{"keywicket token create --prefix", f.Prefix}
+	words := []string{m.command("token create"), "--prefix", f.Prefix}
 	apisWithPrefix := 0
 	for _, api := range m.cfg.APIs {
 		if _, ok := api.Format(f.Prefix); ok {
@@ -208,6 +210,14 @@ func (m *simulation) createCommand(f authz.CredentialFormat, p authz.Principal, 
 		words = append(words, "--expires-in", lifetime(m.token.ExpiresAt.Sub(m.token.CreatedAt)))
 	}
 	return strings.Join(words, " ")
+}
+
+// command returns the beginning of a command, with the configuration file that the user of explain gave.
+func (m *simulation) command(name string) string {
+	if m.cfg.ConfigFile == "" {
+		return "keywicket " + name
+	}
+	return "keywicket " + name + " --config " + shell.Quote(m.cfg.ConfigFile)
 }
 
 // lifetime formats a duration in whole days, at least one.
@@ -292,7 +302,7 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 	})
 	for _, role := range byReach {
 		if m.reach(roles[role]) > m.reach(roles[a.workspace.Role]) {
-			b := a.step(costRole, fmt.Sprintf("keywicket member set --workspace %s --user %s --role %s",
+			b := a.step(costRole, fmt.Sprintf("%s --workspace %s --user %s --role %s", m.command("member set"),
 				nameOf(a.workspace), userOf(a.principal), shell.Quote(role)))
 			b.workspace.Role = role
 			list = append(list, b)

@@ -15,7 +15,8 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// Request is the request to explain. Exactly one of TokenID, User and Scopes is set. This field identifies the sender.
+// Request is the request to explain. At most one of TokenID, User and Scopes is set. This field identifies the sender. If none is
+// set, the request has no credential.
 type Request struct {
 	Method string // such as GET
 	Path   string // as a client sends it
@@ -25,7 +26,7 @@ type Request struct {
 	Scopes  []string // scopes of a simulated token; if one of them is a user-level scope, the token belongs to a user with the role owner
 
 	Workspace string // id or slug; empty: the request has no workspace header
-	API       string // empty: with TokenID, the token's API; with User, the API that accepts sessions; with Scopes, the API that has these scopes
+	API       string // empty: with TokenID, the token's API; with User, the API that accepts sessions; with Scopes, the API that has these scopes; otherwise, the API that has the route
 }
 
 // Explanation is a decision, its source, and the fix.
@@ -90,6 +91,7 @@ type Config struct {
 	APIs           map[string]authz.API
 	DefaultAPI     string   // for scopes that several APIs have; may be empty
 	AllowedHeaders []string // request headers that policies may read
+	ConfigFile     string   // file that the commands of a fix name with --config; empty: they name no file
 }
 
 // Explainer explains requests.
@@ -99,7 +101,7 @@ type Explainer struct {
 	registry *registry.Registry
 }
 
-// New returns an explainer. r may be nil: such an explainer explains only requests with simulated tokens.
+// New returns an explainer. r may be nil: such an explainer explains only requests with simulated tokens or without a credential.
 func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 	return &Explainer{cfg: cfg, policies: p, registry: r}
 }
@@ -115,9 +117,9 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 		}
 	}
 	switch {
-	case senders != 1:
-		return Explanation{}, RequestError{errors.New("give a token's id, or a user, or scopes")}
-	case r.Scopes == nil && x.registry == nil:
+	case senders > 1:
+		return Explanation{}, RequestError{errors.New("give only one of a token's id, a user, and scopes")}
+	case (r.TokenID != "" || r.User != "") && x.registry == nil:
 		return Explanation{}, errors.New("explain: without a registry, only simulated tokens can be explained")
 	}
 	m, err := x.simulate(ctx, r)

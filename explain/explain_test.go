@@ -76,6 +76,40 @@ func TestExplanation(t *testing.T) {
 	}
 }
 
+// A request without a credential gets the decision that a client gets, and the fix is a token with the scopes of the route.
+func TestExplainWithoutACredential(t *testing.T) {
+	cfg, err := config.Load("", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := explainer(t, explain.Config{APIs: cfg.APIs, ConfigFile: "my shop.yaml"}, policies.Config{})
+	for line, want := range map[string]struct {
+		request     explain.Request
+		reason, fix string
+	}{
+		"GET /healthz":           {explain.Request{API: "velocity"}, "", ""},
+		"GET /api/v1/tags":       {explain.Request{}, "missing", "send a token: keywicket token create --config 'my shop.yaml' --prefix sk_live_ --workspace W --name=NAME --scope tags:read; then send the header x-workspace-id: W"},
+		"GET /api/issues":        {explain.Request{Workspace: "acme"}, "missing", "send a token: keywicket token create --config 'my shop.yaml' --prefix vel_ --workspace acme --name=NAME --scope issues:read"},
+		"GET /api/user":          {explain.Request{}, "missing", "send a token: keywicket token create --config 'my shop.yaml' --prefix velu_ --user U --name=NAME --scope user:read"},
+		"GET /api/v1/tags/a/b/c": {explain.Request{API: "velaflows"}, "missing", "send a token: .* --scope SCOPE; then .*; then add the row "},
+	} {
+		r := want.request
+		r.Method, r.Path, _ = strings.Cut(line, " ")
+		e, err := x.Explain(t.Context(), r)
+		if err != nil {
+			t.Errorf("%s: %v", line, err)
+			continue
+		}
+		reason := ""
+		if e.Reason != nil {
+			reason = *e.Reason
+		}
+		if reason != want.reason || e.Allow != (reason == "") || len(e.Held) != 0 || !regexp.MustCompile("^"+want.fix).MatchString(e.Fix) {
+			t.Errorf("%s: got %+v", line, e)
+		}
+	}
+}
+
 // All spellings of a path have the same explanation and the same proposed row. A parameter may contain characters such as # only if
 // the table lists them. If the table does not list them, the fix contains the key to set in the table.
 func TestExplainedPaths(t *testing.T) {
@@ -111,15 +145,17 @@ func TestExplainRefuses(t *testing.T) {
 		`"issues:read" is not a scope of velaflows`:                                         {Scopes: []string{"issues:read"}, API: "velaflows"},
 		`no API "vela": give --api with one of these values: velaflows, velocity`:           {Scopes: []string{"issues:read"}, API: "vela"},
 		`inbox:read is a scope of velaflows, issues:read of velocity: give --api, and scop`: {Scopes: []string{"inbox:read", "issues:read"}},
-		`give a token's id, or a user, or scopes`:                                           {},
-		`give a token's id, or a user, or scopes `:                                          {User: "ada", TokenID: "1"},
+		`give only one of a token's id, a user, and scopes`:                                 {User: "ada", TokenID: "1"},
+		`no API has this route: give --api with one of these values: velaflows, velocity`:   {Method: "GET", Path: "/nothing"},
+		`velaflows and velocity have this route: give --api`:                                {Method: "GET", Path: "/healthz"},
+		`no API "vela": give --api with one of these values: velaflows`:                     {Method: "GET", Path: "/healthz", API: "vela"},
 		`without a registry, only simulated tokens`:                                         {User: "ada"},
 	} {
 		_, err := x.Explain(t.Context(), r)
 		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(want)) {
 			t.Errorf("got %v, want %q", err, want)
 		}
-		incomplete := strings.HasPrefix(want, "give ") || strings.HasPrefix(want, "inbox")
+		incomplete := strings.HasPrefix(want, "give ") || strings.Contains(want, ": give --api") && !strings.HasPrefix(want, "no API \"")
 		if errors.As(err, &explain.RequestError{}) != incomplete {
 			t.Errorf("%v: its type is %T", err, err)
 		}

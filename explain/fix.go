@@ -74,7 +74,7 @@ func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	case m.explanation.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
 		// The user is no longer a member of the only granted workspace.
 		w, err := m.registry.Workspace(ctx, m.granted[0])
-		return fmt.Sprintf("keywicket member set --workspace %s --user %s --role ROLE", w.Slug, userOf(m.principal())), err
+		return fmt.Sprintf("%s --workspace %s --user %s --role ROLE", m.command("member set"), w.Slug, userOf(m.principal())), err
 	}
 	step := "the user has to consent again, in the app"
 	if missing := m.missing(); len(missing) > 0 {

@@ -27,8 +27,9 @@ type simulation struct {
 	api             string
 	method          string
 	path            string
-	registry        *registry.Registry // nil if the token is simulated
-	token           registry.Token     // zero value if the token is simulated
+	anonymous       bool               // the request has no credential
+	registry        *registry.Registry // nil if the token is simulated, or if there is no credential
+	token           registry.Token     // zero value if the token is simulated, or if there is no credential
 	user            registry.User      // user of the token; zero value for a workspace's token
 	granted         []string           // ids of the granted workspaces, for an app's access token
 	lookupResult    authz.LookupResult // result of the look-up of a simulated token
@@ -41,12 +42,13 @@ type simulation struct {
 	explanation policies.Explanation
 }
 
-// simulate returns the simulation of a request. It uses the database unless the token is simulated.
+// simulate returns the simulation of a request. It uses the database only for a real token or user.
 func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error) {
 	m := &simulation{explainer: x.policies, cfg: x.cfg, api: c.API, method: c.Method, path: c.Path, workspace: c.Workspace}
-	if c.Scopes == nil {
+	if c.TokenID != "" || c.User != "" {
 		m.registry = x.registry
 	}
+	m.anonymous = m.registry == nil && c.Scopes == nil
 	var err error
 	switch {
 	case c.TokenID != "":
@@ -56,6 +58,8 @@ func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error
 		}
 	case c.User != "":
 		m.token, err = x.session(ctx, c)
+	case m.api == "" && m.anonymous:
+		m.api, err = x.apiOfRoute(ctx, c)
 	case m.api == "":
 		m.api, err = x.apiOf(c.Scopes)
 	}
@@ -100,7 +104,7 @@ const (
 )
 
 // simulatePrincipal sets the result of the look-up: a workspace's credential, or a user's credential if one of the scopes is a
-// user-level scope.
+// user-level scope. Without a credential, there is no principal.
 func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	t := m.explainer.Tables()[m.api]
 	ofUser := false
@@ -114,10 +118,14 @@ func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	}
 	formats := api.OperatorFormats()
 	i := slices.IndexFunc(formats, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() == ofUser })
-	if i < 0 {
+	switch {
+	case m.anonymous:
+		m.format = api.Credentials[0] // any format of the API: an attempt with a token sends a key of this format
+	case i < 0:
 		return fmt.Errorf("%s has no kind of token that can have these scopes", m.api)
+	default:
+		m.format = formats[i]
 	}
-	m.format = formats[i]
 	own := authz.Membership{ID: placeholderID, Slug: placeholderSlug}
 	switch { // the simulated principal belongs to the workspace of the request
 	case authz.ValidWorkspaceID(m.workspace):
@@ -132,6 +140,9 @@ func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	if ofUser {
 		m.lookupResult.Principal.UserID = simulatedID
 		m.lookupResult.Workspace.Role = "owner"
+	}
+	if m.anonymous {
+		m.lookupResult.Principal = authz.Principal{}
 	}
 	switch {
 	case m.workspace != "":
@@ -153,7 +164,10 @@ func reference(api authz.API, id, slug string) string {
 
 // check runs the request through the authorizer. The result is in m.input and m.explanation.
 func (m *simulation) check(ctx context.Context) error {
-	header := authz.Fields{{Name: authz.AuthorizationHeader, Value: "Bearer " + m.format.NewKey().Reveal()}}
+	var header authz.Fields
+	if !m.anonymous {
+		header = authz.Fields{{Name: authz.AuthorizationHeader, Value: "Bearer " + m.format.NewKey().Reveal()}}
+	}
 	if m.workspace != "" {
 		header = append(header, authz.HeaderValue{Name: m.cfg.APIs[m.api].Workspace.Header, Value: m.workspace})
 	}

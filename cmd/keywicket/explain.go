@@ -12,11 +12,11 @@ import (
 type explainCommand struct {
 	Method    string   `arg:"" help:"HTTP method, such as GET."`
 	Path      string   `arg:"" help:"Path, as a client sends it."`
-	TokenID   string   `help:"Id of the token that the request has. For an app's access token, copy the id from the decision log." name:"token-id" xor:"who" required:"" placeholder:"ID"`
-	User      string   `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the simulated session has a second factor." xor:"who" required:"" placeholder:"U"`
-	Scope     []string `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" required:"" placeholder:"SCOPE"`
+	TokenID   nonEmpty `help:"Id of the token that the request has. For an app's access token, copy the id from the decision log. Without --token-id, --user and --scope, the request has no credential." name:"token-id" xor:"who" placeholder:"ID"`
+	User      nonEmpty `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the simulated session has a second factor." xor:"who" placeholder:"U"`
+	Scope     []string `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" placeholder:"SCOPE"`
 	Workspace string   `help:"Workspace of the request: id or slug." placeholder:"W"`
-	API       string   `help:"API of the request. Default: with --token-id, the token's API; with --user, the API that accepts sessions; with --scope, the API that has the scopes." name:"api" placeholder:"NAME"`
+	API       string   `help:"API of the request. Default: with --token-id, the token's API; with --user, the API that accepts sessions; with --scope, the API that has the scopes; otherwise, the API that has the route." name:"api" placeholder:"NAME"`
 
 	PoliciesDir string `help:"Folder of policies. Default: the built-in policies." name:"policies-dir" placeholder:"DIR"`
 }
@@ -27,15 +27,17 @@ func (c *explainCommand) Run(s *invocation, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	var registry *registry.Registry // nil for a simulated token, which needs no database
-	if c.Scope == nil {
+	var registry *registry.Registry // nil if neither a token nor a user is looked up in the database
+	if c.TokenID != "" || c.User != "" {
 		if registry, err = s.openRegistry(); err != nil {
 			return err
 		}
 	}
-	explainer := explain.New(explain.Config{APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders}, policies, registry)
+	explainer := explain.New(explain.Config{
+		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, ConfigFile: s.configFlag,
+	}, policies, registry)
 	e, err := explainer.Explain(s.ctx, explain.Request{
-		Method: c.Method, Path: c.Path, TokenID: c.TokenID, User: c.User, Scopes: c.Scope, Workspace: c.Workspace, API: c.API,
+		Method: c.Method, Path: c.Path, TokenID: string(c.TokenID), User: string(c.User), Scopes: c.Scope, Workspace: c.Workspace, API: c.API,
 	})
 	if errors.As(err, &explain.RequestError{}) {
 		return usageError{err}

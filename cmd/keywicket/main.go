@@ -76,6 +76,7 @@ type invocation struct {
 	stdout, stderr io.Writer
 	environ        []string
 	configFile     string
+	configFlag     string // the value of --config, for the commands that keywicket proposes
 	databaseURL    string
 	json           bool
 
@@ -111,7 +112,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	}
 	s := &invocation{
 		ctx: ctx, stdout: stdout, stderr: stderr, environ: environ,
-		configFile: cmp.Or(c.Config, variable(environ, "KEYWICKET_CONFIG")), databaseURL: c.DatabaseURL, json: c.Output == "json",
+		configFile: cmp.Or(c.Config, variable(environ, "KEYWICKET_CONFIG")), configFlag: c.Config, databaseURL: c.DatabaseURL, json: c.Output == "json",
 	}
 	for _, provider := range []any{s.loadConfig, s.openDatabase, s.openRegistry} {
 		if err := parsed.BindSingletonProvider(provider); err != nil {

@@ -219,16 +219,16 @@ func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 	})
 	if err == nil && more {
 		c.Prefix, c.After = f.Prefix, page[len(page)-1].ID
-		fmt.Fprintln(s.stderr, "There are more tokens: "+c.command())
+		fmt.Fprintln(s.stderr, "There are more tokens: "+c.command(s))
 	}
 	return err
 }
 
 // command returns the command line of `keywicket token list` with the flags in c.
-func (c *tokenList) command() string {
+func (c *tokenList) command(s *invocation) string {
 	words := []string{"keywicket token list"}
 	for _, f := range [][2]string{
-		{"--workspace", c.Workspace}, {"--user", c.User}, {"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))},
+		{"--config", s.configFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))},
 		{"--after", c.After},
 	} {
 		if f[1] != "" {

@@ -27,6 +27,18 @@ func (c *count) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// nonEmpty is the value of a flag whose absence has another meaning than the empty text, such as an unset variable of a shell.
+type nonEmpty string
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (n *nonEmpty) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("the value is empty")
+	}
+	*n = nonEmpty(text)
+	return nil
+}
+
 // lifetime is the value of a flag that takes a positive duration: the syntax of [time.ParseDuration], or whole days such as 90d.
 type lifetime time.Duration
 

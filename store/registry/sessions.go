@@ -2,6 +2,8 @@ package registry
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -29,12 +31,8 @@ func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSession
 	if !isSessionID(id) {
 		return RevokedSessions{}, database.NewRefusal(database.ErrInvalid, "the session id is not valid: give the value of the claim session_id in a token of the session")
 	}
-	var other []string
-	if err := r.db.SelectContext(ctx, &other, otherObject, id); err != nil {
-		return RevokedSessions{}, fmt.Errorf("check the session id: %w", err)
-	}
-	if len(other) > 0 {
-		return RevokedSessions{}, database.NewRefusal(database.ErrInvalid, "%s", other[0])
+	if err := r.refuseOtherObject(ctx, id); err != nil {
+		return RevokedSessions{}, err
 	}
 	seen, err := r.seen(ctx, id)
 	if err != nil {
@@ -52,15 +50,29 @@ func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSession
 	return revoked, database.ConfirmRow(revoked.SessionID != nil && *revoked.SessionID == id, "revoke the session")
 }
 
-// otherObject returns a message if the id belongs to an object that is not a session.
+// otherObject returns $1 and a message if $1 identifies an object that is not a session.
 const otherObject = `
-SELECT id || ' is a user: use --user to revoke all of the user''s sessions' FROM keywicket.users WHERE id = $1 OR lower(email) = lower($1)
-UNION ALL SELECT id || ' is the id of a token, not of a session: use keywicket token revoke' FROM keywicket.tokens WHERE id = $1
-UNION ALL SELECT id || ' is the id of an app''s access token, not of a session: use keywicket grant revoke ' || grant_id
+SELECT $1, id || ' is a user: use --user to revoke all of the user''s sessions' FROM keywicket.users WHERE id = $1 OR lower(email) = lower($1)
+UNION ALL SELECT $1, id || ' is the id of a token, not of a session: use keywicket token revoke' FROM keywicket.tokens WHERE id = $1
+UNION ALL SELECT $1, id || ' is the id of an app''s access token, not of a session: use keywicket grant revoke ' || grant_id
 	FROM keywicket.oauth_access_tokens WHERE id = $1
-UNION ALL SELECT id || ' is the id of a grant, not of a session: use keywicket grant revoke' FROM keywicket.oauth_grants WHERE id = $1
-UNION ALL SELECT id || ' is the id of an app, not of a session: use keywicket oauth-app revoke' FROM keywicket.oauth_apps WHERE id = $1
-UNION ALL SELECT $1 || ' is a workspace, not a session: give the value of the claim session_id' FROM keywicket.workspaces WHERE id = $1 OR slug = $1`
+UNION ALL SELECT $1, id || ' is the id of a grant, not of a session: use keywicket grant revoke' FROM keywicket.oauth_grants WHERE id = $1
+UNION ALL SELECT $1, id || ' is the id of an app, not of a session: use keywicket oauth-app revoke' FROM keywicket.oauth_apps WHERE id = $1
+UNION ALL SELECT $1, $1 || ' is a workspace, not a session: give the value of the claim session_id' FROM keywicket.workspaces WHERE id = $1 OR slug = $1`
+
+// refuseOtherObject returns an error if the id belongs to an object that is not a session.
+func (r *Registry) refuseOtherObject(ctx context.Context, id string) error {
+	var asked, message string
+	switch err := r.db.QueryRowxContext(ctx, otherObject, id).Scan(&asked, &message); {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("check the session id: %w", err)
+	case asked != id:
+		return database.ConfirmRow(false, "check the session id")
+	}
+	return database.NewRefusal(database.ErrInvalid, "%s", message)
+}
 
 var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
