@@ -5,18 +5,19 @@ import (
 	"io"
 
 	"github.com/keywicket/keywicket/explain"
+	"github.com/keywicket/keywicket/internal/commandline"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
 type explainCommand struct {
-	Method    string   `arg:"" help:"HTTP method, such as GET."`
-	Path      string   `arg:"" help:"Path, as a client sends it."`
-	TokenID   nonEmpty `help:"Id of the token that the request has. For an app's access token, copy the id from the decision log. Without --token-id, --user and --scope, the request has no credential." name:"token-id" xor:"who" placeholder:"ID"`
-	User      nonEmpty `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the simulated session has a second factor." xor:"who" placeholder:"U"`
-	Scope     []string `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" placeholder:"SCOPE"`
-	Workspace string   `help:"Workspace of the request: id or slug." placeholder:"W"`
-	API       string   `help:"API of the request. Default: with --token-id, the token's API; with --user, the API that accepts sessions; with --scope, the API that has the scopes; otherwise, the API that has the route." name:"api" placeholder:"NAME"`
+	Method    string               `arg:"" help:"HTTP method, such as GET."`
+	Path      string               `arg:"" help:"Path, as a client sends it."`
+	TokenID   commandline.NonEmpty `help:"Id of the token that the request has. For an app's access token, copy the id from the decision log. Without --token-id, --user and --scope, the request has no credential." name:"token-id" xor:"who" placeholder:"ID"`
+	User      commandline.NonEmpty `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the simulated session has a second factor." xor:"who" placeholder:"U"`
+	Scope     []string             `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" placeholder:"SCOPE"`
+	Workspace string               `help:"Workspace of the request: id or slug." placeholder:"W"`
+	API       string               `help:"API of the request. Default: with --token-id, the token's API; with --user, the API that accepts sessions; with --scope, the API that has the scopes; otherwise, the API that has the route." name:"api" placeholder:"NAME"`
 
 	PoliciesDir string `help:"Folder of policies. Default: the built-in policies." name:"policies-dir" placeholder:"DIR"`
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/internal/commandline"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
@@ -102,12 +103,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		panic(err) // the struct tags of commands are invalid
 	}
-	parsed, err := parser.Parse(joinNumbers(args))
+	parsed, err := parser.Parse(commandline.JoinNumbers(args))
 	if exitCode >= 0 {
 		return exitCode
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "keywicket: %s (run %s)\n", mask.Arguments(parserWords.Replace(err.Error()), args), helpFor(err))
+		fmt.Fprintf(stderr, "keywicket: %s\n", mask.Arguments(commandline.Message(err), args))
 		return 2
 	}
 	s := &invocation{

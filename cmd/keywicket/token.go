@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/internal/commandline"
 	"github.com/keywicket/keywicket/internal/shell"
 	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/service/config"
@@ -25,15 +26,15 @@ type tokenCommand struct {
 }
 
 type tokenCreate struct {
-	Prefix    string   `help:"Prefix that identifies the kind of token: sk_live_, sk_test_, vel_, velu_, or a configured prefix." required:"" placeholder:"PREFIX"`
-	API       string   `help:"The API. Required if several APIs have this prefix." name:"api" placeholder:"NAME"`
-	Workspace string   `help:"Workspace of the token: id or slug." xor:"owner" placeholder:"W"`
-	User      string   `help:"User of the token: id or email." xor:"owner" placeholder:"U"`
-	Name      string   `help:"Name of the token, such as its purpose." required:"" placeholder:"NAME"`
-	Scope     []string `help:"Scopes to grant. Repeat the flag, or separate the scopes by commas." xor:"rights" placeholder:"SCOPE"`
-	Access    string   `help:"Access of a workspace key, instead of scopes: read or read-write." xor:"rights" placeholder:"ACCESS"`
-	ExpiresIn lifetime `help:"Lifetime, such as 90d or 12h. Default: no expiry." xor:"expiry" placeholder:"DURATION"`
-	ExpiresAt *instant `help:"Expiry: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
+	Prefix    string               `help:"Prefix that identifies the kind of token: sk_live_, sk_test_, vel_, velu_, or a configured prefix." required:"" placeholder:"PREFIX"`
+	API       string               `help:"The API. Required if several APIs have this prefix." name:"api" placeholder:"NAME"`
+	Workspace string               `help:"Workspace of the token: id or slug." xor:"owner" placeholder:"W"`
+	User      string               `help:"User of the token: id or email." xor:"owner" placeholder:"U"`
+	Name      string               `help:"Name of the token, such as its purpose." required:"" placeholder:"NAME"`
+	Scope     []string             `help:"Scopes to grant. Repeat the flag, or separate the scopes by commas." xor:"rights" placeholder:"SCOPE"`
+	Access    string               `help:"Access of a workspace key, instead of scopes: read or read-write." xor:"rights" placeholder:"ACCESS"`
+	ExpiresIn commandline.Lifetime `help:"Lifetime, such as 90d or 12h. Default: no expiry." xor:"expiry" placeholder:"DURATION"`
+	ExpiresAt *commandline.Instant `help:"Expiry: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
 	newAttributes
 }
 
@@ -185,11 +186,11 @@ func accessScopes(valid []string, t table.Table, access string) []string {
 }
 
 type tokenList struct {
-	Workspace string `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
-	User      string `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
-	Prefix    string `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
-	Limit     count  `help:"Maximum number of tokens." default:"100" placeholder:"N"`
-	After     string `help:"Id of the last token of the previous page." placeholder:"ID"`
+	Workspace string            `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
+	User      string            `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
+	Prefix    string            `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
+	Limit     commandline.Count `help:"Maximum number of tokens." default:"100" placeholder:"N"`
+	After     string            `help:"Id of the last token of the previous page." placeholder:"ID"`
 }
 
 func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) error {

@@ -1,4 +1,5 @@
-package main
+// Package commandline contains types for the values of flags, and corrections to the messages of kong, the parser of the command line.
+package commandline
 
 import (
 	"errors"
@@ -11,11 +12,11 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// count is the value of a flag that takes a number of at least 1.
-type count int
+// Count is the value of a flag that takes a number of at least 1.
+type Count int
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
-func (c *count) UnmarshalText(text []byte) error {
+func (c *Count) UnmarshalText(text []byte) error {
 	n, err := strconv.Atoi(string(text))
 	if err != nil {
 		return fmt.Errorf("%q is not a whole number of at least 1", text)
@@ -23,50 +24,50 @@ func (c *count) UnmarshalText(text []byte) error {
 	if n < 1 {
 		return fmt.Errorf("%d is less than 1", n)
 	}
-	*c = count(n)
+	*c = Count(n)
 	return nil
 }
 
-// nonEmpty is the value of a flag whose absence has another meaning than the empty text, such as an unset variable of a shell.
-type nonEmpty string
+// NonEmpty is the value of a flag whose absence has another meaning than the empty text, such as an unset variable of a shell.
+type NonEmpty string
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
-func (n *nonEmpty) UnmarshalText(text []byte) error {
+func (n *NonEmpty) UnmarshalText(text []byte) error {
 	if len(text) == 0 {
 		return errors.New("the value is empty")
 	}
-	*n = nonEmpty(text)
+	*n = NonEmpty(text)
 	return nil
 }
 
-// lifetime is the value of a flag that takes a positive duration: the syntax of [time.ParseDuration], or whole days such as 90d.
-type lifetime time.Duration
+// Lifetime is the value of a flag that takes a positive duration: the syntax of [time.ParseDuration], or whole days such as 90d.
+type Lifetime time.Duration
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
-func (l *lifetime) UnmarshalText(text []byte) error {
+func (l *Lifetime) UnmarshalText(text []byte) error {
 	d, err := time.ParseDuration(string(text))
 	if days, ok := strings.CutSuffix(string(text), "d"); ok {
 		var n uint64
 		n, err = strconv.ParseUint(days, 10, 16)
-		d = time.Duration(n) * 24 * time.Hour //nolint:gosec // n has 16 bits
+		d = time.Duration(n) * 24 * time.Hour
 	}
 	if err != nil || d <= 0 {
 		return fmt.Errorf("%q is not a lifetime: write a positive duration, such as 90d or 12h", text)
 	}
-	*l = lifetime(d)
+	*l = Lifetime(d)
 	return nil
 }
 
-// instant is the value of a flag that takes an RFC 3339 time.
-type instant time.Time
+// Instant is the value of a flag that takes an RFC 3339 time.
+type Instant time.Time
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
-func (i *instant) UnmarshalText(text []byte) error {
+func (i *Instant) UnmarshalText(text []byte) error {
 	t, err := time.Parse(time.RFC3339, string(text))
 	if err != nil {
 		return fmt.Errorf("%q is not an RFC 3339 time, such as 2030-01-31T12:00:00Z", text)
 	}
-	*i = instant(t)
+	*i = Instant(t)
 	return nil
 }
 
@@ -75,9 +76,9 @@ var (
 	negativeNumber = regexp.MustCompile(`^-\.?[0-9]`)
 )
 
-// joinNumbers writes a flag and a negative number as one argument: --limit -5 becomes --limit=-5. Otherwise, kong reads -5 as a
+// JoinNumbers writes a flag and a negative number as one argument: --limit -5 becomes --limit=-5. Otherwise, kong reads -5 as a
 // flag, and does not pass it to the type that validates the value.
-func joinNumbers(args []string) []string {
+func JoinNumbers(args []string) []string {
 	var joined []string
 	for i, arg := range args {
 		if arg == "--" {
@@ -99,14 +100,15 @@ var parserWords = strings.NewReplacer(
 	`must be one of "",`, "must be one of ", // the empty value means that the flag is not given
 )
 
-// helpFor returns the command that prints the help for an error of the parser.
-func helpFor(err error) string {
-	if e, ok := errors.AsType[*kong.ParseError](err); ok {
-		if node := e.Context.Selected(); node != nil && node.Leaf() {
-			return node.FullPath() + " --help for its flags"
-		} else if node != nil {
-			return node.FullPath() + " --help for its commands"
+// Message returns the message of an error of the parser, and the command that prints the help for it.
+func Message(err error) string {
+	help := "keywicket --help for the commands"
+	if e, ok := errors.AsType[*kong.ParseError](err); ok && e.Context.Selected() != nil {
+		node := e.Context.Selected()
+		help = node.FullPath() + " --help for its commands"
+		if node.Leaf() {
+			help = node.FullPath() + " --help for its flags"
 		}
 	}
-	return "keywicket --help for the commands"
+	return fmt.Sprintf("%s (run %s)", parserWords.Replace(err.Error()), help)
 }
