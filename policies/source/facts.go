@@ -29,14 +29,8 @@ type factsFile struct {
 	document map[string]any // its single top-level key is "facts"
 }
 
-// isFacts reports whether a file is below facts/ and has a name that `opa test -b` reads as data.
-func isFacts(file string) bool {
-	switch path.Base(file) {
-	case "data.yaml", "data.yml", "data.json":
-		return strings.HasPrefix(file, "facts/")
-	}
-	return false
-}
+// isFacts reports whether a data file is below facts/.
+func isFacts(file string) bool { return strings.HasPrefix(file, "facts/") }
 
 // add merges a file with the files that were added before. It merges only objects. Like OPA, it refuses two files that set the
 // same key.
