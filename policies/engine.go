@@ -73,6 +73,7 @@ type policy struct {
 	readingWithRow document.Reading
 	earlierRoute   bool     // keywicket/route.rego is from an earlier version
 	unsafeNots     []string // warnings about negations in rules
+	emptyTests     []string // warnings about tests without cases
 	query          *query
 
 	parameters map[string]target.Parameters // the special characters that each API's table permits in a {parameter}
@@ -114,7 +115,7 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Test(ctx); err != nil {
+	if p.emptyTests, err = s.Test(ctx); err != nil {
 		return nil, err
 	}
 	return &Engine{
@@ -162,10 +163,10 @@ func newPolicy(
 
 func newSemaphore() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
-// Warnings returns warnings about negations that may be undefined, tables that are not safe with every server, and slow rules. Each
+// Warnings returns warnings about negations that may be undefined, tests without cases, tables that are not safe with every server, and slow rules. Each
 // warning names a file.
 func (p *policy) Warnings() []string {
-	all := slices.Clone(p.unsafeNots)
+	all := slices.Concat(p.unsafeNots, p.emptyTests)
 	if p.index == nil {
 		all = append(all, document.RouteFile+": the file is not the shipped file, or another rule changes a definition that the file contains or reads, so decisions take longer as tables grow")
 	}

@@ -1,8 +1,8 @@
 // Package folder reads the files of a policy folder.
 //
 // It reads the files that `opa test -b --ignore '.*'` reads, and ignores all others. It also follows symbolic links, because
-// Kubernetes mounts a ConfigMap as links. It refuses a link that leads out of the folder, for two reasons: rules must not read
-// other files of the sidecar, and without the file that the link names, a rule that denies could be missing.
+// Kubernetes mounts a ConfigMap as links. It refuses a link that leads out of the folder, because rules must not read other files
+// of the sidecar. It does not ignore such a link, because a rule that denies could then be missing.
 package folder
 
 import (
@@ -59,7 +59,7 @@ func Open(dir string) (Folder, error) {
 	if err != nil {
 		return Folder{}, unreadable(err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	r := reader{files: root.FS(), dir: dir}
 	r.read(".", ".", nil)
 	return r.folder, r.faults.Err()

@@ -74,7 +74,7 @@ func readFacts(name string, text []byte) (any, error) {
 		case errors.As(err, &syntax):
 			end = syntax.Offset
 		}
-		return nil, fault.Errors{{Line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), Text: err.Error()}}
+		return nil, fault.Errors{{Line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), Text: fault.OneLine(err.Error())}}
 	}
 	if err := util.Unmarshal(text, &value); err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package source_test
 
 import (
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,8 +31,8 @@ test_closed if {
 }
 `
 
-// mountConfigMap moves the content of a folder to where Kubernetes puts the keys of a ConfigMap, a Secret or a projected volume:
-// into a folder with the time, which ..data links to. The volume itself contains a link for each first part of a path.
+// mountConfigMap moves the content of a folder to where Kubernetes puts the keys of a ConfigMap. The files are in a folder named
+// by the time, and ..data links to this folder. The volume itself contains a link for each first part of a path.
 func mountConfigMap(t *testing.T, volume, version string) {
 	t.Helper()
 	entries, err := os.ReadDir(volume)
@@ -234,17 +233,17 @@ func TestLinkedFolder(t *testing.T) {
 	}
 }
 
-// TestUnreadableFolders tests the errors for folders that cannot be read.
-func TestUnreadableFolders(t *testing.T) {
+// TestFolderThatIsNone tests the errors for a folder that does not exist, is a file, or has no policy.
+func TestFolderThatIsNone(t *testing.T) {
 	dir := policyOf(t, "")
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ dir, want string }{
-		"missing":        {"nowhere", "the folder does not exist: create it, or correct its name"},
-		"a file":         {"file", "this is not a folder: name the folder that contains keywicket/ and apis/"},
-		"below a file":   {"file/below", "this is not a folder: name the folder that contains keywicket/ and apis/"},
-		"without a rule": {"facts", "there is no apis/NAME/data.yaml\nthere is no Rego file"},
+		"missing":          {"nowhere", "the folder does not exist: create it, or correct its name"},
+		"a file":           {"file", "this is not a folder: name the folder that contains keywicket/ and apis/"},
+		"below a file":     {"file/below", "this is not a folder: name the folder that contains keywicket/ and apis/"},
+		"without a policy": {"facts", "there is no apis/NAME/data.yaml\nthere is no Rego file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.MkdirAll(filepath.Join(dir, "facts"), 0o755); err != nil {
@@ -255,45 +254,5 @@ func TestUnreadableFolders(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
-	}
-	for name, want := range map[string]string{
-		".":                   "the folder cannot be read: permission denied",
-		"keywicket":           "keywicket: the folder cannot be read: permission denied",
-		"apis":                "apis: the folder cannot be read: permission denied",
-		"keywicket/own.rego":  "keywicket/own.rego: the file cannot be read: permission denied",
-		"apis/zoo/data.yaml":  "apis/zoo/data.yaml: the file cannot be read: permission denied",
-		"facts/closed/a.json": passes,
-	} {
-		t.Run("no permission for "+name, func(t *testing.T) {
-			dir := policyOf(t, ownRules)
-			policytest.Write(t, dir, "facts/closed/a.json", "")
-			makeReadable(t, filepath.Dir(dir))
-			if err := os.Chmod(filepath.Join(dir, name), 0); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = os.Chmod(filepath.Join(dir, name), 0o700) }) //nolint:gosec // lets the test remove the folder
-			withoutPrivileges(t)
-			_, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
-			if got := errorText(err); got != want {
-				t.Errorf("got %q, want %q", got, want)
-			}
-		})
-	}
-}
-
-// makeReadable lets every user read a folder.
-func makeReadable(t *testing.T, dir string) {
-	t.Helper()
-	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if entry.IsDir() {
-			return os.Chmod(name, 0o755) //nolint:gosec // the purpose of makeReadable
-		}
-		return os.Chmod(name, 0o644) //nolint:gosec // the purpose of makeReadable
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
