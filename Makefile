@@ -29,10 +29,10 @@ test: test-policies test-go ## Run the tests, except those that take minutes
 
 .PHONY: test-policies
 test-policies: ## Check, format-check and test the Rego policies with the standard opa program; the tests must cover every line
-	$(OPA) check --strict policies
+	$(OPA) check -b --strict policies
 	@unformatted=$$($(OPA) fmt --list policies) && test -z "$$unformatted" || { echo "run: make fmt — $$unformatted"; exit 1; }
-	$(OPA) test policies
-	$(OPA) test policies --coverage --threshold 100 > /dev/null
+	$(OPA) test -b policies
+	$(OPA) test -b policies --coverage --threshold 100 > /dev/null
 
 # The programs that `make` downloads for the tests.
 TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/util"
@@ -18,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/race"
 	"github.com/keywicket/keywicket/internal/sample"
+	"github.com/keywicket/keywicket/policies/folder"
 	"github.com/keywicket/keywicket/policies/route"
-	"github.com/keywicket/keywicket/policies/source"
 	"github.com/keywicket/keywicket/policies/table"
 )
 
@@ -100,7 +99,7 @@ func randomTable(r *rand.Rand, n int) (table map[string]any, rows []map[string]a
 
 // parse parses a table.
 func parse(text []byte) (table.Table, error) {
-	tables, err := table.Read(fstest.MapFS{"apis/zoo/data.yaml": {Data: text}})
+	tables, err := table.Read(folder.Folder{Files: []folder.File{{Name: "apis/zoo/data.yaml", Text: text}}})
 	return tables["zoo"], err
 }
 
@@ -157,7 +156,7 @@ func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 func TestIndexAgreesWithRego(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +211,7 @@ func FuzzPattern(f *testing.F) {
 		f.Add("/"+pattern, "/"+pathSegments[i%len(pathSegments)])
 		f.Add("/x/"+pattern+"/y", "/x/a.b/y")
 	}
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		f.Fatal(err)
 	}

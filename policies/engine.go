@@ -3,9 +3,7 @@ package policies
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"runtime"
 	"slices"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/policies/analysis"
 	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/folder"
 	"github.com/keywicket/keywicket/policies/source"
 	"github.com/keywicket/keywicket/policies/table"
 )
@@ -28,18 +27,19 @@ type Config struct {
 	Dir string `yaml:"dir"`
 }
 
-// FS returns the policy's files.
-func (c Config) FS() fs.FS {
+// Folder reads the policy's files.
+func (c Config) Folder() (folder.Folder, error) {
 	if c.Dir == "" {
-		return Builtin
+		return folder.Read(Builtin)
 	}
-	return os.DirFS(c.Dir)
+	return folder.Open(c.Dir)
 }
 
 // Engine decides requests by a policy. It is safe for concurrent use.
 type Engine struct {
 	policy
-	hash string
+	hash    string
+	ignored []string
 	// Each semaphore admits as many evaluations as there are processors. Further evaluations wait in the order of arrival. Without
 	// this limit, thousands of concurrent evaluations would share the processors, and all of them would finish too late.
 	// Evaluations after a look-up have their own semaphore, so a flood of requests without a look-up cannot delay these
@@ -73,6 +73,7 @@ type policy struct {
 	readingWithRow document.Reading
 	earlierRoute   bool     // keywicket/route.rego is from an earlier version
 	unsafeNots     []string // warnings about negations in rules
+	emptyTests     []string // warnings about tests without cases
 	query          *query
 
 	parameters map[string]target.Parameters // the special characters that each API's table permits in a {parameter}
@@ -102,7 +103,11 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 			err = ctx.Err() // an interruption is not a fault of the policy
 		}
 	}()
-	tables, s, err := source.Open(ctx, c.FS())
+	files, err := c.Folder()
+	if err != nil {
+		return nil, err
+	}
+	tables, s, err := source.Open(ctx, files)
 	if err != nil {
 		return nil, err
 	}
@@ -110,10 +115,13 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Test(ctx); err != nil {
+	if p.emptyTests, err = s.Test(ctx); err != nil {
 		return nil, err
 	}
-	return &Engine{policy: p, hash: s.Hash(), beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {}}, nil
+	return &Engine{
+		policy: p, hash: files.Hash(), ignored: files.Ignored,
+		beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {},
+	}, nil
 }
 
 // newPolicy compiles the rules. If the policy finds the rows with the shipped route.rego, newPolicy prepares the query with the
@@ -155,10 +163,10 @@ func newPolicy(
 
 func newSemaphore() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
-// Warnings returns warnings about negations that may be undefined, tables that are not safe with every server, and slow rules. Each
+// Warnings returns warnings about negations that may be undefined, tests without cases, tables that are not safe with every server, and slow rules. Each
 // warning names a file.
 func (p *policy) Warnings() []string {
-	all := slices.Clone(p.unsafeNots)
+	all := slices.Concat(p.unsafeNots, p.emptyTests)
 	if p.index == nil {
 		all = append(all, document.RouteFile+": the file is not the shipped file, or another rule changes a definition that the file contains or reads, so decisions take longer as tables grow")
 	}
@@ -176,6 +184,9 @@ func (p *policy) Warnings() []string {
 // Hash returns twelve hexadecimal digits that identify the content of all loaded files, tests included. Two sidecars with the
 // same hash make the same decisions.
 func (e *Engine) Hash() string { return e.hash }
+
+// Ignored returns the names of the files and folders that are not part of the policy.
+func (e *Engine) Ignored() []string { return e.ignored }
 
 // Decide implements authz.Policy. An undefined decision and an error of a built-in function are errors. The caller must not
 // modify the slices and maps of the decision, because later callers may receive the same remembered decision.

@@ -101,8 +101,8 @@ func TestPolicyIsRefused(t *testing.T) {
 		}, `routes: write each row directly into the list`},
 		"not YAML": {func(t *testing.T, dir string) { policytest.Edit(t, dir, table, "routes:", "routes") }, table + `:33: could not find`},
 		"data elsewhere": {func(t *testing.T, dir string) {
-			policytest.Write(t, dir, "apis/velaflows/more.json", "{}")
-		}, `apis/velaflows/more.json: unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json`},
+			policytest.Write(t, dir, "apis/velaflows/data.json", "{}")
+		}, `apis/velaflows/data.json: unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json`},
 		"does not compile": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "keywicket/decision.rego", "permitted\n", "permited\n")
 		}, `permited is unsafe`},

@@ -32,7 +32,11 @@ type Explanation struct {
 
 // LoadExplainer reads a policy. It does not run the tests: an author may need explanations of a policy whose tests fail.
 func LoadExplainer(ctx context.Context, c Config) (*Explainer, error) {
-	tables, s, err := source.Open(ctx, c.FS())
+	files, err := c.Folder()
+	if err != nil {
+		return nil, err
+	}
+	tables, s, err := source.Open(ctx, files)
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ var extraConditions = []string{
 // set a header, so a decision shows which conditions are true.
 func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) source.Source {
 	t.Helper()
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +304,7 @@ func TestDecisionsThatAreNotRemembered(t *testing.T) {
 		`data.helper.late`:                                  "time.now_ns",
 		`input.request.method == "NONE"`:                    "",
 	} {
-		s, err := source.Read(Builtin)
+		s, err := readSource(Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -420,7 +420,7 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 
 // Concurrent callers each get the decision for their own values.
 func TestMemoryConcurrently(t *testing.T) {
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

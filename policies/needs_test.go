@@ -44,7 +44,7 @@ many_needs := [{"a:read", sprintf("%d", [i])} | some i in numbers.range(1, 65)]
 // withHeaderIf returns the shipped policy and a rule that sets a header if the condition is true.
 func withHeaderIf(t testing.TB, table map[string]any, condition string) source.Source {
 	t.Helper()
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

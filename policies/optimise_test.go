@@ -85,7 +85,7 @@ func bothEngines(t testing.TB, s source.Source) (plain, withIndex *Engine) {
 func TestIndexAgreesWithRegoOnShippedTables(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestEarlierPolicyDecidesTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := source.Read(Config{Dir: "../test/testdata/earlier-policies"}.FS())
+	s, err := readSource(Config{Dir: "../test/testdata/earlier-policies"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,11 @@ func TestEarlierPolicyDecidesTheSame(t *testing.T) {
 
 func compareDecisions(t *testing.T, a, b *Engine) {
 	t.Helper()
-	tables, err := table.Read(Builtin)
+	files, err := Config{}.Folder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := table.Read(files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +195,7 @@ func policyWithRoutes(n int) source.Source {
 		}
 		routes[i] = map[string]any{"method": "GET", "path": path, "scopes": []any{"zoo:read"}}
 	}
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		panic(err)
 	}
@@ -286,7 +290,7 @@ func BenchmarkLoad(b *testing.B) {
 
 // With the index, other rules can still use the definitions of keywicket/route.rego.
 func TestIndexKeepsTheOtherRules(t *testing.T) {
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

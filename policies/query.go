@@ -2,6 +2,7 @@ package policies
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -10,6 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/keywicket/keywicket/policies/fault"
 	"github.com/keywicket/keywicket/policies/source"
 )
 
@@ -97,6 +99,14 @@ func (q *query) find(ctx context.Context, input ast.Value, cached *rowCache, tra
 		result = r[resultVar]
 		return nil
 	})
+	var inRule *topdown.Error
+	if errors.As(err, &inRule) { // without OPA's name for the kind of error
+		told := fault.Fault{Text: fault.OneLine(inRule.Message)}
+		if at := inRule.Location; at != nil {
+			told.File, told.Line = at.File, at.Row
+		}
+		err = fault.Errors{told}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ import (
 // withRules returns the built-in policy with additional rules.
 func withRules(t *testing.T, rules string) source.Source {
 	t.Helper()
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err == nil {
 		s.Rules["keywicket/extra.rego"], err = ast.ParseModule("keywicket/extra.rego", "package keywicket\n\nimport future.keywords.not\n\n"+rules)
 	}
@@ -245,7 +245,7 @@ headers["y"] := "1" if quick_at_first`
 
 // Concurrent evaluations on one row make the right decisions.
 func TestRowCacheConcurrently(t *testing.T) {
-	s, err := source.Read(Builtin)
+	s, err := readSource(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

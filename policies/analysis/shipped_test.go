@@ -45,7 +45,11 @@ func TestIndexReplacesOnlyTheShippedFile(t *testing.T) {
 		"a rule that adds to rows":               {decision, "public if", "rows[\"zoo\"] := [] if input.api == \"zoo\"\n\npublic if", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := source.Read(policies.Builtin)
+			files, err := policies.Config{}.Folder()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := source.Read(files)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -95,6 +95,9 @@ func (f *Errors) AddFile(file string, err error) {
 		}
 	case errors.As(err, &regoError):
 		added := Fault{File: file, Text: OneLine(regoError.Message)}
+		if m := lineOfYAML.FindStringSubmatch(added.Text); m != nil {
+			added.Text = m[2] // its line number counts from the start of a comment, which is not useful
+		}
 		if regoError.Location != nil {
 			added.File, added.Line = cmp.Or(regoError.Location.File, file), regoError.Location.Row
 		}
@@ -112,13 +115,17 @@ func (f *Errors) AddFile(file string, err error) {
 }
 
 // lineOfYAML matches the line number at the start of an error of the YAML decoder.
-var lineOfYAML = regexp.MustCompile(`^(?:yaml: )?line ([0-9]+): (.+)$`)
+var lineOfYAML = regexp.MustCompile(`^line ([0-9]+): (.+)$`)
 
-// OneLine returns the first line of a text. The other lines are details.
+// OneLine returns the first line of a text, without the names of OPA's and its libraries' parts at the start. The other lines are
+// details.
 func OneLine(text string) string {
 	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
-	return strings.TrimSuffix(first, ":")
+	return strings.TrimSuffix(prefixes.ReplaceAllString(first, ""), ":")
 }
+
+// prefixes matches the names that OPA and its libraries put before an error.
+var prefixes = regexp.MustCompile(`^(?:(?:yaml|json|error|rego|bundle|(?:rego|eval|storage)_[a-z_]+|[0-9]+ errors? occurred): )+`)
 
 // LineOf returns the line of the key or list item that the keys lead to. If a key is missing, LineOf returns the line of the last
 // key that exists, or 0.

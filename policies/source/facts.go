@@ -29,14 +29,8 @@ type factsFile struct {
 	document map[string]any // its single top-level key is "facts"
 }
 
-// isFacts reports whether a file is below facts/ and has a name that `opa test -b` reads as data.
-func isFacts(file string) bool {
-	switch path.Base(file) {
-	case "data.yaml", "data.yml", "data.json":
-		return strings.HasPrefix(file, "facts/")
-	}
-	return false
-}
+// isFacts reports whether a data file is below facts/.
+func isFacts(file string) bool { return strings.HasPrefix(file, "facts/") }
 
 // add merges a file with the files that were added before. It merges only objects. Like OPA, it refuses two files that set the
 // same key.
@@ -80,7 +74,7 @@ func readFacts(name string, text []byte) (any, error) {
 		case errors.As(err, &syntax):
 			end = syntax.Offset
 		}
-		return nil, fault.Errors{{Line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), Text: err.Error()}}
+		return nil, fault.Errors{{Line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), Text: fault.OneLine(err.Error())}}
 	}
 	if err := util.Unmarshal(text, &value); err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 
 func TestHashCoversEveryFile(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, policies.Config{}.FS()); err != nil {
+	if err := os.CopyFS(dir, policies.Builtin); err != nil {
 		t.Fatal(err)
 	}
 	hash := func() string {

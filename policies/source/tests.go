@@ -7,7 +7,6 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -15,8 +14,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
 	"github.com/open-policy-agent/opa/v1/topdown"
-
-	"github.com/keywicket/keywicket/policies/fault"
 )
 
 // testTimeout is the limit for each of a policy's tests. OPA's default of 5 s is too short on a busy machine: the sidecar would
@@ -24,40 +21,35 @@ import (
 const testTimeout = time.Minute
 
 // Test runs the policy's tests as `opa test` does, with the same result for each test, even if a built-in function fails within
-// a test. Test skips tests whose names start with todo_.
-func (s Source) Test(ctx context.Context) error {
-	var all fault.Errors
-	err := s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), everyTest, func(r *tester.Result) {
-		if !r.Pass() && !r.Skip {
-			all = append(all, fault.Fault{File: r.Location.File, Line: r.Location.Row, Text: failure(r)})
+// a test. Test skips tests whose names start with todo_. It returns a warning for each test that has no cases, because such a
+// test passes without testing anything.
+func (s Source) Test(ctx context.Context) (warnings []string, err error) {
+	var failed []*tester.Result
+	err = s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), everyTest, nil, func(r *tester.Result) {
+		switch {
+		case !r.Pass() && !r.Skip:
+			failed = append(failed, r)
+		case r.Pass() && len(r.SubResults) == 0 && s.hasCases(r.Location):
+			warnings = append(warnings, fmt.Sprintf("%s:%d: the test %s has no cases, so it tests nothing", r.Location.File, r.Location.Row, r.Name))
 		}
 	})
-	if err != nil {
-		return err
+	if err == nil && len(failed) > 0 {
+		err = s.describe(ctx, failed)
 	}
-	return all.Err()
+	slices.Sort(warnings)
+	return warnings, err
 }
 
-// failure describes the result of a failed test, with the failed cases if the test has cases.
-func failure(r *tester.Result) string {
-	var cases []string
-	for name, result := range r.SubResults.Iter {
-		if result.Fail && len(result.SubResults) == 0 {
-			cases = append(cases, fmt.Sprintf("%q", strings.Join(name, "/")))
+// hasCases reports whether the test at a location has a case for each value of a variable: test_a[case].
+func (s Source) hasCases(at *ast.Location) bool {
+	for _, modules := range []map[string]*ast.Module{s.Rules, s.Tests} {
+		if module, ok := modules[at.File]; ok {
+			return slices.ContainsFunc(module.Rules, func(rule *ast.Rule) bool {
+				return rule.Location.Row == at.Row && rule.Head.DocKind() == ast.PartialObjectDoc
+			})
 		}
 	}
-	var evaluation *topdown.Error
-	switch {
-	case topdown.IsCancel(r.Error):
-		return fmt.Sprintf("the test %s takes more than %v", r.Name, testTimeout)
-	case errors.As(r.Error, &evaluation):
-		return fmt.Sprintf("the test %s fails: %s", r.Name, fault.OneLine(evaluation.Message))
-	case r.Error != nil:
-		return fmt.Sprintf("the test %s fails: %s", r.Name, fault.OneLine(r.Error.Error()))
-	case len(cases) > 0:
-		return fmt.Sprintf("the test %s fails for %s", r.Name, strings.Join(cases, ", "))
-	}
-	return fmt.Sprintf("the test %s fails", r.Name)
+	return false
 }
 
 // Patterns for the names of tests.
@@ -81,7 +73,7 @@ func (s Source) compile(ctx context.Context) error {
 			compiler.WithStageAfterID(ast.StageRewriteLocalVars, sandbox(&all))
 		}
 		before := slices.Clone(all)
-		err := s.run(ctx, compiler, noTest, nil)
+		err := s.run(ctx, compiler, noTest, nil, nil)
 		if err == nil {
 			break
 		}
@@ -90,7 +82,7 @@ func (s Source) compile(ctx context.Context) error {
 			return err
 		}
 		for _, e := range found {
-			if !slices.ContainsFunc(before, func(other *ast.Error) bool { return s.ruleAt(other) == s.ruleAt(e) }) {
+			if !slices.ContainsFunc(before, func(other *ast.Error) bool { return s.ruleAt(other.Location) == s.ruleAt(e.Location) }) {
 				all = append(all, e)
 			}
 		}
@@ -101,29 +93,37 @@ func (s Source) compile(ctx context.Context) error {
 	return all
 }
 
-// ruleAt returns the file and the first line of the rule that has the error.
-func (s Source) ruleAt(e *ast.Error) (place struct {
+// place is a line of a file.
+type place struct {
 	file string
 	line int
-}) {
-	if e.Location == nil {
-		return place
+}
+
+func placeOf(at *ast.Location) place { return place{at.File, at.Row} }
+
+// ruleAt returns the file and the first line of the rule at a location.
+func (s Source) ruleAt(at *ast.Location) place {
+	if at == nil {
+		return place{}
 	}
-	place.file = e.Location.File
+	rule := place{file: at.File}
 	for _, modules := range []map[string]*ast.Module{s.Rules, s.Tests} {
-		if module, ok := modules[place.file]; ok {
-			for _, rule := range module.Rules {
-				if line := rule.Location.Row; line <= e.Location.Row {
-					place.line = max(place.line, line)
+		if module, ok := modules[rule.file]; ok {
+			for _, other := range module.Rules {
+				if line := other.Location.Row; line <= at.Row {
+					rule.line = max(rule.line, line)
 				}
 			}
 		}
 	}
-	return place
+	return rule
 }
 
-// run compiles rules and tests with the settings of `opa test`, and runs the tests whose names match the pattern.
-func (s Source) run(ctx context.Context, compiler *ast.Compiler, names string, each func(*tester.Result)) error {
+// run compiles rules and tests with the settings of `opa test`, and runs the tests whose names match the pattern. If there is a
+// tracer, run runs one test at a time.
+func (s Source) run(
+	ctx context.Context, compiler *ast.Compiler, names string, tracer topdown.QueryTracer, each func(*tester.Result),
+) error {
 	store := inmem.NewFromObject(s.Data)
 	txn, err := store.NewTransaction(ctx)
 	if err != nil {
@@ -134,8 +134,12 @@ func (s Source) run(ctx context.Context, compiler *ast.Compiler, names string, e
 		WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0: no limit
 	modules := maps.Clone(s.Rules)
 	maps.Copy(modules, s.Tests)
-	results, err := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
-		SetTimeout(testTimeout).SetParallel(runtime.GOMAXPROCS(0)).Filter(names).RunTests(ctx, txn)
+	runner := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
+		SetTimeout(testTimeout).SetParallel(runtime.GOMAXPROCS(0)).Filter(names)
+	if tracer != nil {
+		runner.SetParallel(1).SetCoverageQueryTracer(tracer)
+	}
+	results, err := runner.RunTests(ctx, txn)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 func TestFailureOfASlowTest(t *testing.T) {
-	got := failure(&tester.Result{Name: "test_a", Error: &topdown.Error{Code: topdown.CancelErr, Message: "caller cancelled query execution"}})
+	got := failure(&tester.Result{Name: "test_a", Error: &topdown.Error{Code: topdown.CancelErr, Message: "caller cancelled query execution"}}, nil)
 	if got != "the test test_a takes more than 1m0s" {
 		t.Errorf("got %q", got)
 	}

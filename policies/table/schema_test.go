@@ -8,13 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/util"
 
 	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/folder"
 	"github.com/keywicket/keywicket/policies/source"
 	"github.com/keywicket/keywicket/policies/table"
 )
@@ -125,7 +125,7 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 		"implies, with a blank":                  {catalogue + "implies: {a b: [a]}\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, refused := table.Read(fstest.MapFS{"apis/zoo/data.yaml": {Data: []byte(c.table)}})
+			_, refused := table.Read(folder.Folder{Files: []folder.File{{Name: "apis/zoo/data.yaml", Text: []byte(c.table)}}})
 			valid, why := conforms(t, c.table)
 			if valid != c.valid || (refused == nil) != c.valid {
 				t.Errorf("valid by the schema: %v, %v\nrefused by the loader: %v", valid, why, refused)
@@ -165,7 +165,11 @@ func TestShippedTablesNameTheirSchema(t *testing.T) {
 			}
 		}
 	}
-	s, err := source.Read(os.DirFS(dir))
+	files, err := folder.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := source.Read(files)
 	if err != nil || len(s.Data) != 1 {
 		t.Errorf("the schema was read as data: %v, %v", s.Data, err)
 	}

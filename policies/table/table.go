@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"reflect"
 	"regexp"
@@ -19,6 +18,7 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/strictyaml"
 	"github.com/keywicket/keywicket/policies/fault"
+	"github.com/keywicket/keywicket/policies/folder"
 	"github.com/keywicket/keywicket/policies/route"
 )
 
@@ -99,44 +99,20 @@ func (r Route) path() string {
 // level returns the route's level. If the row has no level, it returns LevelWorkspace.
 func (r Route) level() Level { return cmp.Or(r.Level, LevelWorkspace) }
 
-// Readable returns an error if the folder cannot be read. Callers check this first, because all other errors would be
-// consequences of this error.
-func Readable(policy fs.FS) error {
-	_, err := fs.Stat(policy, ".")
-	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
-		err = pathError.Err // the error without its path, which is only "."
-	}
-	if err != nil {
-		return fmt.Errorf("the folder cannot be read: %w", err)
-	}
-	return nil
-}
-
-// Read reads and checks the tables of all APIs under apis/, and returns them by the name of the API. The error has a line for
-// each problem.
-func Read(policy fs.FS) (map[string]Table, error) {
-	if err := Readable(policy); err != nil {
-		return nil, err
-	}
-	files, err := fs.Glob(policy, "apis/*/data.yaml")
-	if err != nil {
-		return nil, err
-	}
-	if len(files) == 0 {
-		return nil, errors.New("there is no apis/NAME/data.yaml")
-	}
+// Read checks the tables of all APIs under apis/, and returns them by the name of the API. The error has a line for each problem.
+func Read(policy folder.Folder) (map[string]Table, error) {
 	var all fault.Errors
-	tables := make(map[string]Table, len(files))
-	for _, file := range files {
-		text, err := fs.ReadFile(policy, file)
-		if err != nil {
-			all.AddFile(file, err)
+	tables := make(map[string]Table)
+	for _, file := range policy.Files {
+		if isTable, _ := path.Match("apis/*/data.yaml", file.Name); !isTable {
 			continue
 		}
-		table, err := parseTable(text)
-		all.AddFile(file, err)
-		tables[path.Base(path.Dir(file))] = table
+		table, err := parseTable(file.Text)
+		all.AddFile(file.Name, err)
+		tables[path.Base(path.Dir(file.Name))] = table
+	}
+	if len(tables) == 0 {
+		return nil, errors.New("there is no apis/NAME/data.yaml")
 	}
 	return tables, all.Err()
 }

@@ -55,7 +55,7 @@ func (c *Config) Explainer(ctx context.Context) (*policies.Explainer, error) {
 
 // Tables loads the tables of the policies, and checks that each API has a table. It returns the tables by the name of their API.
 func (c *Config) Tables() (map[string]table.Table, error) {
-	tables, err := table.Read(c.Policies.FS())
+	tables, err := c.tables()
 	if err == nil {
 		err = c.checkTables(tables)
 	}
@@ -65,9 +65,17 @@ func (c *Config) Tables() (map[string]table.Table, error) {
 	return tables, nil
 }
 
+func (c *Config) tables() (map[string]table.Table, error) {
+	files, err := c.Policies.Folder()
+	if err != nil {
+		return nil, err
+	}
+	return table.Read(files)
+}
+
 // Roles returns the names of the roles in all tables of the policies, sorted.
 func (c *Config) Roles() ([]string, error) {
-	tables, err := table.Read(c.Policies.FS())
+	tables, err := c.tables()
 	if err != nil {
 		return nil, PoliciesError{c.Policies.Dir, err}
 	}

@@ -44,6 +44,9 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	for _, warning := range slices.Concat(cfg.Warnings(), engine.Warnings()) {
 		log.Warn("configuration", "warning", warning)
 	}
+	for _, name := range engine.Ignored() {
+		log.Debug("ignored in the policy folder: not part of a policy", "name", name)
+	}
 	sessionBytes := cfg.SessionBytes()
 	directory, err := directory.Open(directory.Config{
 		URL:                url,

@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/keywicket/keywicket/policies/folder"
 	"github.com/keywicket/keywicket/policies/route"
 	"github.com/keywicket/keywicket/policies/table"
 )
@@ -140,7 +140,11 @@ func TestLoad(t *testing.T) {
 // A generated table contains every kind of route in routeTemplates, and each request matches its own route.
 func TestGeneratedRoutes(t *testing.T) {
 	dir, endpoints := generatePolicies(t, 20)
-	tables, err := table.Read(os.DirFS(dir))
+	files, err := folder.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := table.Read(files)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -97,7 +97,11 @@ func newSetup(t testing.TB, binary string) *setup {
 	}
 	t.Cleanup(func() { _ = w.server.Close() })
 	w.storeTokens(t, w.server.URL("postgres"))
-	tables, err := table.Read(policies.Builtin)
+	files, err := policies.Config{}.Folder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := table.Read(files)
 	if err != nil {
 		t.Fatal(err)
 	}

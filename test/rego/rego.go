@@ -21,14 +21,14 @@ func CopyBuiltin(t testing.TB) string {
 	return dir
 }
 
-// RunTests runs the tests in the policy folder with `opa test`.
+// RunTests runs the tests in the policy folder with `opa test -b`.
 func RunTests(t testing.TB, dir string) error {
 	t.Helper()
 	opa, err := program.OPA()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), opa, "test", dir).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), opa, "test", "-b", dir).CombinedOutput()
 	t.Logf("opa test: %s", out)
 	return err
 }
