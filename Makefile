@@ -48,12 +48,12 @@ test-race: $(TEST_PROGRAMS) ## Run the Go tests of `make test` with the race det
 	go test -race -short -count=1 -timeout 20m ./...
 
 # Packages whose tests start Envoy, a browser or many processes, or wait a long time.
-SLOW_PACKAGES := /test/|/demo|/deploy/|/store/(database|directory|feed|pool|registry|tokenimport)|/tools/
+SLOW_PACKAGES := /test/|/cmd/|/demo|/deploy/|/oauth|/store/(database|directory|feed|issuer|pool|registry|schema|tokenimport)|/tools/
 
 .PHONY: test-fast
 test-fast: ## Run the Go tests that need neither Envoy nor a browser, except the slow ones
 	go test -short -p 4 -skip "^($$(tools/matching-tests 'race[.]Skip[(]' | cut -d ' ' -f 2 | paste -s -d '|'))$$" \
-	  $$(go list ./... | grep -vE '$(SLOW_PACKAGES)')
+	  $$(go list ./session ./envoy ./... | grep -vE '$(SLOW_PACKAGES)')
 
 .PHONY: test-long
 test-long: $(TEST_PROGRAMS) ## Run the tests that take minutes and that `make test` leaves out
