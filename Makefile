@@ -47,11 +47,11 @@ test-go: $(TEST_PROGRAMS) ## Run the Go tests, with a real Envoy, Postgres, PgBo
 test-race: $(TEST_PROGRAMS) ## Run the Go tests of `make test` with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
 
-# Packages whose tests start Envoy, a browser or many processes, or wait a long time.
+# Packages whose tests start Envoy, a browser, many databases or many processes, or wait a long time.
 SLOW_PACKAGES := /test/|/cmd/|/demo|/deploy/|/oauth|/store/(database|directory|feed|issuer|pool|registry|schema|tokenimport)|/tools/
 
 .PHONY: test-fast
-test-fast: ## Run the Go tests that need neither Envoy nor a browser, except the slow ones
+test-fast: ## Run the quick Go tests, which need neither Envoy nor a browser
 	go test -short -p 4 -skip "^($$(tools/matching-tests 'race[.]Skip[(]' | cut -d ' ' -f 2 | paste -s -d '|'))$$" \
 	  $$(go list ./session ./envoy ./... | grep -vE '$(SLOW_PACKAGES)')
 
