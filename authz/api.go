@@ -61,8 +61,8 @@ type CredentialFormat struct {
 	Prefix string `yaml:"prefix"`
 	// Environment is the environment of keys with this prefix. Default: live.
 	Environment Environment `yaml:"environment"`
-	// VisiblePrefix is the number of characters at the start of a key that may be shown. The number includes the prefix. Default and maximum:
-	// the length of the prefix plus 8.
+	// VisiblePrefix is the number of characters at the start of a key that may be shown. The number includes the prefix. Default
+	// and maximum: the length of the prefix plus 8.
 	VisiblePrefix int `yaml:"visible_prefix"`
 	// BodyLength is the length of the part after the prefix, including the checksum. BodyLength applies only to keys that keywicket
 	// creates. Default and minimum: 38 characters.

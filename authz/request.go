@@ -55,8 +55,8 @@ func (f Fields) Values(name string) (values []string) {
 	return values
 }
 
-// Input is the data of a check that a policy can read. It contains no secret. Data that the policy's [PolicyNeeds] does not request may
-// be missing.
+// Input is the data of a check that a policy can read. It contains no secret. Data that the policy's [PolicyNeeds] does not request
+// may be missing.
 type Input struct {
 	API    string
 	Time   time.Time // time of the check

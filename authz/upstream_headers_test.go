@@ -29,20 +29,23 @@ func TestInvalidUpstreamHeaderIsRefused(t *testing.T) {
 	}
 }
 
+// setUpstreamHeader sets the only header that the policy of an API may set for the upstream.
+func setUpstreamHeader(c authz.Config, api, header string) {
+	a := c.APIs[api]
+	a.UpstreamHeaders = []string{header}
+	c.APIs[api] = a
+}
+
 // An upstream may serve several APIs. So a header that the policy of one API may set is removed from requests to the other APIs.
 func TestHeaderOfAnotherAPIIsRemoved(t *testing.T) {
 	c := config()
-	velocity := c.APIs["velocity"]
-	velocity.UpstreamHeaders = []string{"x-plan"}
-	c.APIs["velocity"] = velocity
+	setUpstreamHeader(c, "velocity", "x-plan")
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, nil }}
 	got, err := newAuthorizer(t, c, &directory{}, p).Check(t.Context(), getRequest("velaflows", "/", nil))
 	if err != nil || !slices.Equal(got.UpstreamHeaders, []authz.HeaderValue{{Name: "x-plan"}}) {
 		t.Errorf("got %+v, %v", got.UpstreamHeaders, err)
 	}
-	velaflows := c.APIs["velaflows"]
-	velaflows.UpstreamHeaders = []string{velocity.Workspace.Header}
-	c.APIs["velaflows"] = velaflows
+	setUpstreamHeader(c, "velaflows", c.APIs["velocity"].Workspace.Header)
 	if _, err := authz.New(c, &directory{}, p); err == nil || !strings.Contains(err.Error(), "the workspace header of velocity") {
 		t.Errorf("got %v", err)
 	}
@@ -50,9 +53,7 @@ func TestHeaderOfAnotherAPIIsRemoved(t *testing.T) {
 
 func TestPublicRouteHasUpstreamHeaders(t *testing.T) {
 	c := config()
-	velocity := c.APIs["velocity"]
-	velocity.UpstreamHeaders = []string{"x-plan"}
-	c.APIs["velocity"] = velocity
+	setUpstreamHeader(c, "velocity", "x-plan")
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) {
 		return authz.Decision{Allow: true, Headers: map[string]string{"x-plan": "none"}}, nil
 	}}

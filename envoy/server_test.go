@@ -296,7 +296,8 @@ func TestSourceOfARequest(t *testing.T) {
 	}
 }
 
-// An undeclared header or denial leads to a 503. Only the log contains the cause. Neither the log nor the response contains the header's value.
+// An undeclared header or denial leads to a 503. Only the log contains the cause. Neither the log nor the response contains the
+// header's value.
 func TestUndeclaredAnswerIsADenied503(t *testing.T) {
 	for name, c := range map[string]struct {
 		decision authz.Decision

@@ -64,7 +64,8 @@ func (m *simulation) bannedStep(ctx context.Context) (string, error) {
 	return fmt.Sprintf("the user is banned until %s: wait, or set banned_until in keywicket.users to null", u.BannedUntil.UTC().Format(time.RFC3339)), nil
 }
 
-// consentStep returns the step for an app's access token that is not sufficient. In most cases only the app or the user can take this step.
+// consentStep returns the step for an app's access token that is not sufficient. In most cases only the app or the user can take
+// this step.
 func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	switch {
 	case m.explanation.Reason == authz.ReasonExpired:

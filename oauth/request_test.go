@@ -195,8 +195,8 @@ func TestSemicolonIsAnOrdinaryCharacter(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 2.3.1: an empty secret is no secret. Client libraries send the header "Basic" with an empty secret for an app that
-// needs none.
+// RFC 6749, section 2.3.1: an empty secret is no secret. Client libraries send the header "Basic" with an empty secret for an app
+// that needs none.
 func TestEmptySecretIsNoSecret(t *testing.T) {
 	i := newFixture(t)
 	header := basic(i.public.ID, "")

@@ -162,7 +162,7 @@ func TestIndexAgreesWithRego(t *testing.T) {
 	}
 	found := make(map[string]int)
 	decisions := make(map[bool]int)
-	for seed := range uint64(60 / sample.Part()) {
+	for seed := range uint64(60 / sample.Interval()) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		table, rows := randomTable(r, 30)
 		s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
@@ -195,11 +195,11 @@ func TestIndexAgreesWithRego(t *testing.T) {
 	}
 	t.Logf("found %v, allowed %v", found, decisions)
 	for _, form := range []string{"...}", "*", "}.", "{x}", "POST /a.B/", "none"} {
-		if found[form] < 20/sample.Part() {
+		if found[form] < 20/sample.Interval() {
 			t.Errorf("only %d decisions are on a row with %s: the comparison covers too little", found[form], form)
 		}
 	}
-	if min(decisions[true], decisions[false]) < 100/sample.Part() {
+	if min(decisions[true], decisions[false]) < 100/sample.Interval() {
 		t.Errorf("%v decisions: the comparison covers too little", decisions)
 	}
 }

@@ -163,8 +163,8 @@ func newPolicy(
 
 func newSemaphore() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
-// Warnings returns warnings about negations that may be undefined, tests without cases, tables that are not safe with every server, and slow rules. Each
-// warning names a file.
+// Warnings returns warnings about negations that may be undefined, tests without cases, tables that are not safe with every server,
+// and slow rules. Each warning names a file.
 func (p *policy) Warnings() []string {
 	all := slices.Concat(p.unsafeNots, p.emptyTests)
 	if p.index == nil {

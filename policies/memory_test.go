@@ -211,7 +211,7 @@ func TestRememberedDecisions(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)
 	hits := uint64(0)
-	seeds := 40 / sample.Part()
+	seeds := 40 / sample.Interval()
 	for seed := range uint64(seeds) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		table, rows := randomTable(r, 8)

@@ -159,7 +159,7 @@ func TestSharedDecisions(t *testing.T) {
 	race.Skip(t)
 	hits, decisions := uint64(0), 0
 	for i, condition := range slices.Concat(sharingConditions, otherConditions) {
-		for seed := range uint64(max(1, 2/sample.Part())) {
+		for seed := range uint64(max(1, 2/sample.Interval())) {
 			r := rand.New(rand.NewPCG(seed, uint64(i)))
 			table, rows := tableWithRole(r)
 			plain, engine := withMemory(t, withHeaderIf(t, table, strings.ReplaceAll(condition, "; ", "\n\t")))

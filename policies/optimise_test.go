@@ -128,7 +128,7 @@ func compareDecisions(t *testing.T, a, b *Engine) {
 	for _, api := range slices.Sorted(maps.Keys(tables)) {
 		for _, route := range tables[api].Routes {
 			for _, in := range inputs(api, tables[api], route) {
-				if tried++; tried%sample.Part() != 0 {
+				if tried++; tried%sample.Interval() != 0 {
 					continue
 				}
 				want, err1 := a.Decide(t.Context(), in)

@@ -331,7 +331,7 @@ func TestPartsOfTheInput(t *testing.T) {
 			{"in another package", fmt.Sprintf("v := data[[\"keywicket\"][0]].w\n\nw := %s", ref)},
 			{"in a rule with a default", fmt.Sprintf("default v := 0\n\nv := %s", ref)},
 		} {
-			if (i+int(p))%sample.Part() != 0 {
+			if (i+int(p))%sample.Interval() != 0 {
 				continue
 			}
 			_, indexed := bothEngines(t, withRules(t, "headers[\"x\"] := json.marshal(v)\n\n"+c.rules))

@@ -1,4 +1,4 @@
-// Package commandline contains types for the values of flags, and corrections to the messages of kong, the parser of the command line.
+// Package commandline contains types for the values of flags, and corrects the messages of kong, the parser of the command line.
 package commandline
 
 import (

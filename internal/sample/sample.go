@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Part returns 7 with -short, and 1 without it. A comparison runs one of every Part cases. 7 has no common factor with the numbers
-// of kinds, roles and paths, so the selected cases differ in all of these.
-func Part() int {
+// Interval returns 7 with -short, and 1 without it. A comparison runs one of every Interval cases. 7 has no common factor with the
+// numbers of kinds, roles and paths, so the selected cases differ in all of these.
+func Interval() int {
 	if testing.Short() {
 		return 7
 	}

@@ -149,7 +149,8 @@ func parseSegment(raw string) (segment, error) {
 	return s, nil
 }
 
-// nameError returns the error for an invalid parameter name. For the syntax of a known framework, the error says what to write instead.
+// nameError returns the error for an invalid parameter name. For the syntax of a known framework, the error says what to write
+// instead.
 func nameError(name string) error {
 	shown := "{" + name + "}"
 	if name != "" && strings.ContainsRune("?&;./#", rune(name[0])) && !strings.HasPrefix(name, "..") {

@@ -77,12 +77,8 @@ func TestKubernetesVolumes(t *testing.T) {
 			if passed, output := opaTest(t, dir); !passed {
 				t.Errorf("opa test --ignore '.*': %s", output)
 			}
-			engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if engine.Hash() != plain {
-				t.Errorf("the hash is %s; without links it is %s", engine.Hash(), plain)
+			if hash := policytest.Load(t, dir).Hash(); hash != plain {
+				t.Errorf("the hash is %s; without links it is %s", hash, plain)
 			}
 			explained, err := policytest.Explainer(t, dir).Explain(t.Context(), policytest.Input())
 			if err != nil || explained.Rule == "" {
@@ -131,10 +127,7 @@ func TestFilesThatAreNoPolicy(t *testing.T) {
 	if passed, output := opaTest(t, dir, "-b"); !passed {
 		t.Errorf("opa test -b --ignore '.*': %s", output)
 	}
-	engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
+	engine := policytest.Load(t, dir)
 	if engine.Hash() != plain {
 		t.Errorf("the hash is %s; without these files it is %s", engine.Hash(), plain)
 	}

@@ -79,8 +79,8 @@ func (i *Issuer) Ready(ctx context.Context) error {
 	return nil
 }
 
-// detachedContext returns a context that ends after three seconds, even if ctx ends earlier. The time limit of a connection is longer, so
-// lib/pq can cancel the query before the connection is closed.
+// detachedContext returns a context that ends after three seconds, even if ctx ends earlier. The time limit of a connection is
+// longer, so lib/pq can cancel the query before the connection is closed.
 func detachedContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 }

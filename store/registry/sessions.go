@@ -98,7 +98,8 @@ func (r *Registry) seen(ctx context.Context, id string) (*bool, error) {
 }
 
 // isSessionID reports whether the id has the form that the column's constraint requires. It also rejects tokens, ids that were
-// copied with surrounding text, and U+FFFD, which no accepted token contains in its session_id. Check the form here too, because Postgres logs a row that violates the constraint.
+// copied with surrounding text, and U+FFFD, which no accepted token contains in its session_id. Postgres checks the form again, but
+// logs a row that violates the constraint.
 func isSessionID(id string) bool {
 	return id != "" && !strings.ContainsRune(id, utf8.RuneError) && utf8.RuneCountInString(id) <= 255 && strings.TrimSpace(id) == id &&
 		strings.Count(id, ".") != 2 && !strings.ContainsAny(id, "{}=") && !strings.ContainsFunc(id, unicode.IsControl)

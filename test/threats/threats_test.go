@@ -39,8 +39,8 @@ func TestThreats(t *testing.T) {
 	}
 }
 
-// Row 35 of docs/security.md: checks that wait for the database do not delay other checks in Envoy, because the sidecar accepts as many
-// concurrent checks as Envoy sends.
+// Row 35 of docs/security.md: checks that wait for the database do not delay other checks in Envoy, because the sidecar accepts as
+// many concurrent checks as Envoy sends.
 func TestSidecarAcceptsWhatEnvoySends(t *testing.T) {
 	c := wire.DialHTTP2(t, deployment.Stack.Sidecar.GRPC)
 	defer func() { _ = c.Close() }()
