@@ -11,7 +11,6 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
 	"github.com/keywicket/keywicket/internal/commandline"
-	"github.com/keywicket/keywicket/internal/shell"
 	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/registry"
@@ -227,16 +226,10 @@ func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 
 // command returns the command line of `keywicket token list` with the flags in c.
 func (c *tokenList) command(s *invocation) string {
-	words := []string{"keywicket token list"}
-	for _, f := range [][2]string{
+	return commandLine("keywicket token list", [][2]string{
 		{"--config", s.configFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))},
 		{"--after", c.After},
-	} {
-		if f[1] != "" {
-			words = append(words, f[0], shell.Quote(f[1]))
-		}
-	}
-	return strings.Join(words, " ")
+	})
 }
 
 type tokenSet struct {
