@@ -21,8 +21,8 @@ type Entry struct {
 	At time.Time `db:"at" json:"at"` // the time of the change, not of the commit
 	// Login is the login that Postgres authenticated.
 	Login string `db:"login" json:"login"`
-	// The actor is the person or program for whom the login acted, according to the login's program. It is nil if the login acted
-	// for nobody else.
+	// The actor is the person or program that caused the change, according to the login's program. It is nil if the program named
+	// nobody.
 	ActorKind *string `db:"actor_kind" json:"actor_kind"`
 	ActorID   *string `db:"actor_id" json:"actor_id"`
 	// Action is one of create, change, revoke, restore, rotate, delete, import, truncate and expire.

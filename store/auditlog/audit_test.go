@@ -180,7 +180,7 @@ func TestImportHasOneEntry(t *testing.T) {
 	}
 }
 
-// TestActor tests that a program can name the actor for whom it acts.
+// TestActor tests that a program can name the actor of a change.
 func TestActor(t *testing.T) {
 	f := storetest.NewFixture(t)
 	before := last(t, f)
