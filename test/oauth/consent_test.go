@@ -45,13 +45,18 @@ func (c *consentStack) openSignedIn(t *testing.T, email, address string) *browse
 	if status := p.Visit(address); status != http.StatusOK || !strings.Contains(p.URL(), "/login?") {
 		t.Fatalf("without a sign-in the browser is at %s, %d", p.URL(), status)
 	}
-	var name string
-	p.Eval(`[...document.querySelectorAll("button")].findIndex(b => b.textContent === "Sign in as `+email+`") + 1 + ""`, &name)
-	p.ClickAndLoad(`p:nth-of-type(` + name + `) > button`)
+	signIn(p, email)
 	if p.URL() != address+"&returned=1" {
 		t.Fatalf("after the sign-in the browser is at %s", p.URL())
 	}
 	return p
+}
+
+// signIn signs the user in, on the demo's sign-in page.
+func signIn(p *browser.Page, email string) {
+	var name string
+	p.Eval(`[...document.querySelectorAll("button")].findIndex(b => b.textContent === "Sign in as `+email+`") + 1 + ""`, &name)
+	p.ClickAndLoad(`p:nth-of-type(` + name + `) > button`)
 }
 
 // appQuery returns the query that the app receives after the user has pressed a button.
