@@ -1,5 +1,5 @@
 # Each test checks one rule for access that the product's documents define.
-package keywicket_test
+package keywicket_decision_test
 
 import data.keywicket
 import data.keywicket.fixture

@@ -1,5 +1,5 @@
 # Tests of the rule `route`, which finds the row of a request.
-package keywicket_test
+package keywicket_route_test
 
 import data.keywicket
 import data.keywicket.fixture

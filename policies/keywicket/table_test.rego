@@ -1,6 +1,6 @@
 # The tables of the tests of decision.rego. The tests replace data.apis with these tables, so they do not depend on the tables
 # in apis/.
-package keywicket_test
+package keywicket_decision_test
 
 tables := {
 	# Only workspaces have credentials.

@@ -35,22 +35,29 @@ test_books if {
 }
 `
 
-// ownRule is a rule of a policy author, and ownRuleTest tests it.
+// ownRule is a rule of a policy author, and ownRuleTest tests it. Its package has the usual name, and its definitions have names
+// that the tests of the rules use too.
 const (
 	ownRule = `package keywicket
 
 deny contains {"code": "FORBIDDEN", "reason": "closed"} if input.principal.attributes.closed
 `
-	ownRuleTest = `package keywicket_own_test
+	ownRuleTest = `package keywicket_test
 
 import data.keywicket
 import data.keywicket.fixture
 
-test_closed if {
-	request := fixture.at(fixture.anonymous("library", "GET /books"), fixture.own)
-	reader := object.union(fixture.workspace_key(["books:read"]), {"attributes": {"closed": true}})
-	keywicket.decision.reason == "closed" with input as fixture.by(request, reader)
+tables := ["GET /books"]
+
+zoo := {"attributes": {"closed": true}}
+
+outcome(line, attributes) := decision.reason if {
+	request := fixture.at(fixture.anonymous("library", line), fixture.own)
+	reader := object.union(fixture.workspace_key(["books:read"]), attributes)
+	decision := keywicket.decision with input as fixture.by(request, reader)
 }
+
+test_closed if outcome(tables[0], zoo) == "closed"
 `
 )
 
