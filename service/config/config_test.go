@@ -92,7 +92,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		path := "apis." + strings.ToLower(api) + ".session."
 		maps.Copy(settings, map[string]string{
 			path + "issuer": "https://k", path + "audience": "a", path + "jwks_url": "https://l", path + "jwks_max_age": "2h0m0s",
-			path + "leeway": "3s", path + "anonymous": "true", path + "require_aal2": "enrolled",
+			path + "leeway": "3s", path + "shared_clock": "true", path + "anonymous": "true", path + "require_aal2": "enrolled",
 		})
 	}
 	before := settingsOf(t, issuers)
