@@ -74,8 +74,9 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 			}
 		}
 	}
-	first, err := token("the app gets tokens for the code", "200 issues:read issues:write", map[string]string{
-		"grant_type": "authorization_code", "code": code, "redirect_uri": callback, "client_id": clientID, "code_verifier": verifier})
+	exchange := map[string]string{
+		"grant_type": "authorization_code", "code": code, "redirect_uri": callback, "client_id": clientID, "code_verifier": verifier}
+	first, err := token("the app gets tokens for the code", "200 issues:read issues:write", exchange)
 	if err == nil {
 		err = call("GET /api/issues", "", "200 live", "the app acts for Ada in that workspace", first)
 	}
@@ -94,10 +95,10 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 		err = call("GET /api/issues", "", "200 live", "the new access token works", second)
 	}
 	if err == nil {
-		_, err = token("the old refresh token is used again", "400 invalid_grant", refresh)
+		_, err = token("the code is used a second time", "400 invalid_grant", exchange)
 	}
 	if err == nil {
-		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "the reuse has revoked the grant", second)
+		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "the second use has revoked the grant", second)
 	}
 	return err
 }

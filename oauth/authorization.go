@@ -45,7 +45,9 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 		return a, err
 	}
 	a.redirectURI = query.Get("redirect_uri")
-	if !slices.ContainsFunc(a.client.RedirectURIs, func(registered string) bool { return RedirectURIMatches(registered, a.redirectURI) }) {
+	if !slices.ContainsFunc(a.client.RedirectURIs, func(registered string) bool {
+		return RedirectURIMatches(registered, a.redirectURI, a.client.Development)
+	}) {
 		return a, &mistake{"The app has not registered its redirect_uri."}
 	}
 	return s.readRequest(a, query)

@@ -28,6 +28,7 @@ type pageData struct {
 	Mistake, SignIn string
 
 	App, Host       string
+	Development     bool // the app is in development
 	Email           string
 	User            string
 	AccountScopes   []Scope            // scopes of the user's account
@@ -246,7 +247,7 @@ func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authoriza
 	}
 	http.SetCookie(w, s.proofCookie(proof))
 	p := pageData{
-		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID,
+		App: a.client.Name, Host: destination(a.redirectURI), Development: a.client.Development, Email: user.Email, User: user.ID,
 		NoneChosen: noneChosen, Proof: proof,
 	}
 	for _, scope := range a.scopes {

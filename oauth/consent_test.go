@@ -65,6 +65,38 @@ func TestUserApproves(t *testing.T) {
 	}
 }
 
+// The consent page says that an app is in development. The redirect goes to the app's current port on localhost.
+func TestAppInDevelopment(t *testing.T) {
+	i := newFixture(t)
+	app, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{
+		API: "velocity", Name: "Draft", RedirectURIs: []string{"http://localhost:3000/cb"}, Development: true})
+	if err != nil || !app.Development {
+		t.Fatalf("%+v, %v", app, err)
+	}
+	b := i.adaBrowser()
+	request := i.request("client_id", app.ID, "redirect_uri", "http://localhost:5173/cb", "state", "")
+	p := b.do(t, "GET", request, nil)
+	if !strings.Contains(p.text, "This app is in development.") || !strings.Contains(p.text, "an app on this device (http://localhost:5173)") {
+		t.Error(p.text)
+	}
+	p = b.do(t, "POST", request, p.form("approve", i.acme.ID))
+	if p.location == nil || !strings.HasPrefix(p.location.String(), "http://localhost:5173/cb?code=") {
+		t.Fatalf("%d %v %s", p.status, p.location, p.text)
+	}
+	r := i.send(t, "/api/oauth/token", i.exchangeForm(t, app).withValue("code", p.location.Query().Get("code")).withValue("redirect_uri", "http://localhost:5173/cb"))
+	if r.status != http.StatusOK {
+		t.Errorf("%+v", r)
+	}
+	if p := b.do(t, "GET", i.request(), nil); strings.Contains(p.text, "in development") {
+		t.Errorf("another app: %s", p.text)
+	}
+	// Without the mark, the port on localhost must be the registered port.
+	must(i.db.Exec(`UPDATE keywicket.oauth_apps SET development = false`))
+	if p := b.do(t, "GET", request, nil); p.status != http.StatusBadRequest || p.location != nil {
+		t.Errorf("%d to %v", p.status, p.location)
+	}
+}
+
 // If a user opens the page in several tabs, the form in each tab stays valid. TestConsentPageInChromium opens the tabs from another
 // site.
 func TestConsentInTwoTabs(t *testing.T) {

@@ -21,8 +21,9 @@ type oauthAppCommand struct {
 
 type oauthAppCreate struct {
 	Name         string   `help:"The app's name on the consent page." required:"" placeholder:"NAME"`
-	RedirectURI  []string `help:"Redirect URI. Its scheme is https, or http on the host 127.0.0.1 or [::1], or the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
+	RedirectURI  []string `help:"Redirect URI. Its scheme is https, or http on the host 127.0.0.1 or [::1], or the app's own scheme. With --development, also http on localhost. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
 	Confidential bool     `help:"The app runs on a server that can keep a secret. It must authenticate with its secret."`
+	Development  bool     `help:"The app is in development: a redirect URI may be http://localhost, and the consent page says that the app is in development. Do not use it for an app that your users use (RFC 8252, section 8.3)."`
 	ID           string   `help:"The client id. Default: a generated id." name:"id" placeholder:"ID"`
 	API          string   `help:"The API of the app's access tokens. Required if several APIs have credentials of the kind oauth_token." name:"api" placeholder:"NAME"`
 }
@@ -39,11 +40,12 @@ func (c *oauthAppCreate) Run(s *invocation, r *registry.Registry, cfg config.Con
 		return err
 	}
 	for _, uri := range c.RedirectURI {
-		if err := oauth.CheckRedirectURI(uri); err != nil {
+		if err := oauth.CheckRedirectURI(uri, c.Development); err != nil {
 			return fmt.Errorf("--redirect-uri %q: %w", uri, err)
 		}
 	}
-	app, secret, err := r.CreateApp(s.ctx, registry.NewApp{ID: c.ID, API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Confidential: c.Confidential})
+	app, secret, err := r.CreateApp(s.ctx, registry.NewApp{
+		ID: c.ID, API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Confidential: c.Confidential, Development: c.Development})
 	if err != nil {
 		return err
 	}
@@ -71,6 +73,7 @@ func printApp(s *invocation, app registry.App, secret authz.Secret) error {
 		[2]string{"name", app.Name},
 		[2]string{"redirect URIs", strings.Join(app.RedirectURIs, " ")},
 		[2]string{"confidential", fmt.Sprint(app.Confidential)},
+		[2]string{"development", fmt.Sprint(app.Development)},
 	)
 	if err != nil {
 		return fmt.Errorf("the secret of %s was created, but cannot be shown: run keywicket oauth-app rotate-secret %s: %w", app.ID, app.ID, err)
@@ -88,8 +91,11 @@ func (c *oauthAppList) Run(s *invocation, r *registry.Registry) error {
 	if err != nil {
 		return err
 	}
-	return printList(s, apps, []string{"CLIENT ID", "NAME", "REDIRECT URIS", "CONFIDENTIAL", "CREATED", "STATUS"}, func(a registry.App) []string {
-		return []string{a.ID, a.Name, strings.Join(a.RedirectURIs, " "), fmt.Sprint(a.Confidential), formatTime(&a.CreatedAt), string(a.Status)}
+	return printList(s, apps, []string{"CLIENT ID", "NAME", "REDIRECT URIS", "CONFIDENTIAL", "DEVELOPMENT", "CREATED", "STATUS"}, func(a registry.App) []string {
+		return []string{
+			a.ID, a.Name, strings.Join(a.RedirectURIs, " "), fmt.Sprint(a.Confidential), fmt.Sprint(a.Development),
+			formatTime(&a.CreatedAt), string(a.Status),
+		}
 	})
 }
 

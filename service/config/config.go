@@ -91,6 +91,8 @@ type Issuer struct {
 
 	AddressLimit int `yaml:"address_limit"`
 	ClientLimit  int `yaml:"client_limit"`
+
+	ReuseWindow time.Duration `yaml:"reuse_window"`
 }
 
 // Log is the section "log" of the configuration file.

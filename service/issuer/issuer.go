@@ -118,7 +118,7 @@ func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{
 		Issuer: cfg.Issuer.URL, API: name, Sessions: cfg.APIs[name].Session, Cookie: cfg.Issuer.Cookie, SignInURL: cfg.Issuer.SignIn,
-		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit,
+		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit, ReuseWindow: cfg.Issuer.ReuseWindow,
 	}
 	tables, err := cfg.Tables()
 	if err != nil {
