@@ -113,12 +113,12 @@ func TestDemoWithAnAPIOfOnesOwn(t *testing.T) {
 	}
 	placesWork(t, text)
 	wantLines(t, tourOf(t, d), "The tour of the samples does not apply to your policies.", "ok zoo HEAD /photos/x/x ", "ok zoo GET /me zoo: user ",
-		"ok zoo POST /zoo.v1.Animals/List ", "403 FORBIDDEN no_route", "11 requests, every answer as your tables say\n")
+		"ok zoo POST /zoo.v1.Animals/List ", "403 FORBIDDEN no_route", "12 requests, every answer as your tables say\n")
 	var all bytes.Buffer
 	if err := d.Print(&all); err != nil {
 		t.Fatal(err)
 	}
-	wantLines(t, all.String(), "zoo: every scope  ", "curl -I http://", "token create --prefix zoo_ --workspace acme --name mine --scope 'animals:feed'\n")
+	wantLines(t, all.String(), "zoo: every scope  ", "curl -I http://", "token create --prefix zoo_ --workspace acme --name mine --scope animals:feed\n")
 
 	// In a second terminal, the command of the full output creates a key for the user's API.
 	export := regexp.MustCompile(`(?m)^export .*`).FindString(text)
@@ -243,7 +243,7 @@ func TestTourWithoutADecision(t *testing.T) {
 	d := startOwn(t, "", dir)
 	var out bytes.Buffer
 	err := d.Tour(t.Context(), &out)
-	if err == nil || !strings.Contains(err.Error(), "1 of 11 requests got no decision: run again with --logs") {
+	if err == nil || !strings.Contains(err.Error(), "1 of 12 requests got no decision: run again with --logs") {
 		t.Errorf("%v\n%s", err, &out)
 	}
 	if found := slices.ContainsFunc(strings.Split(out.String(), "\n"), func(line string) bool { return strings.Contains(line, "DIFFERS") && strings.Contains(line, "503") }); !found {

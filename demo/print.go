@@ -77,7 +77,7 @@ const ownNote = "The tour of the samples does not apply to your policies. These 
 func (d *Demo) places() []string {
 	logs := "in this terminal"
 	if d.LogFile != "" {
-		logs = "tail -f " + quoteWord(d.LogFile)
+		logs = "tail -f " + shell.Quote(d.LogFile)
 	}
 	return []string{
 		fmt.Sprintf("Metrics  http://%[1]s/metrics    Readiness  http://%[1]s/readyz", d.Sidecar.Operations),
@@ -97,7 +97,7 @@ func (d *Demo) export() string {
 	}
 	for _, setting := range environ {
 		name, value, _ := strings.Cut(setting, "=")
-		command += " " + name + "=" + quoteWord(value)
+		command += " " + name + "=" + shell.Quote(value)
 	}
 	return command
 }

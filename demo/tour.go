@@ -135,7 +135,7 @@ func (d *Demo) curl(r example.Request) []string {
 	default:
 		command += " -X " + shell.Quote(method)
 	}
-	parts := []string{command + " " + quoteWord(d.URLs[r.API]+path)}
+	parts := []string{command + " " + shell.Quote(d.URLs[r.API]+path)}
 	for _, h := range d.headers(r, d.secrets[r.Key].Reveal()) {
 		parts = append(parts, "-H "+shell.Quote(h[0]+": "+h[1]))
 	}
@@ -145,12 +145,4 @@ func (d *Demo) curl(r example.Request) []string {
 		}
 	}
 	return parts
-}
-
-// quoteWord quotes a URL or a path for a shell if it has a character that is special in a shell.
-func quoteWord(word string) string {
-	if plain := strings.NewReplacer(":", "", "/", "", "%", "").Replace(word); shell.Quote(plain) == plain {
-		return word
-	}
-	return shell.Quote(word)
 }

@@ -65,9 +65,7 @@ func Derive(name string, api authz.API, t, known table.Table) ([]Key, []Request)
 	for _, r := range rows {
 		d.allowed(r)
 	}
-	if first >= 0 && d.full != "" {
-		d.refused(t)
-	}
+	d.refused(t)
 	return d.keys, d.requests
 }
 
@@ -162,17 +160,21 @@ func (d *derivation) allowed(r row) {
 
 // refused adds requests that every table refuses.
 func (d *derivation) refused(t table.Table) {
+	key := cmp.Or(d.full, d.user)
+	if d.revoked != "" && d.first != (row{}) {
+		d.add(d.first.line, d.revoked, d.header(d.first), "401 UNAUTHORIZED revoked", "a revoked key")
+	}
 	if d.first != (row{}) {
 		other := "other-workspace"
 		if d.api.Workspace.By == authz.ByID {
 			other = "64f1a2b3c4d5e6f7a8b9c0d2"
 		}
-		d.add(d.first.line, d.revoked, d.header(d.first), "401 UNAUTHORIZED revoked", "a revoked key")
-		d.add(d.first.line, d.full, other, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "another workspace")
+		d.add(d.first.line, key, other, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "another workspace")
 	}
 	const path = "/no-row-lists-this"
 	if _, found := t.Index().Find("GET", path); !found {
-		d.add("GET "+path, d.full, d.header(row{}), "403 FORBIDDEN no_route", "a route that no row lists")
+		d.add("GET "+path, "", "", "401 UNAUTHORIZED missing", "a route that no row lists, without a key")
+		d.add("GET "+path, key, d.header(row{}), "403 FORBIDDEN no_route", "a route that no row lists")
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// The generated file has the same APIs and policies as the returned configuration: the default section of a built-in API, and a
-// section with the API's name for any other API.
+// The generated file has the same APIs and policies as the returned configuration. A built-in API has its default section. Any other
+// API has a section with its name.
 func TestGenerate(t *testing.T) {
 	dir := t.TempDir()
 	for name, scopes := range map[string]string{
