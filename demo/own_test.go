@@ -214,7 +214,7 @@ func TestDemoWithAConfigurationOfOnesOwn(t *testing.T) {
 	}
 	wantLines(t, text, "KEYWICKET_CONFIG="+config+" KEYWICKET_POLICIES_DIR="+dir)
 	tour := tourOf(t, d)
-	wantLines(t, tour, "DIFFERS shop PUT /till shop: every scope 64f1a2b3c4d5e6f7a8b9c0d1 200 live 402 PAYMENT_REQUIRED closed the row PUT /till\n",
+	wantLines(t, tour, "rule shop PUT /till shop: every scope 64f1a2b3c4d5e6f7a8b9c0d1 200 live 402 PAYMENT_REQUIRED closed the row PUT /till\n",
 		"ok zoo GET /animals zoo: user acme 200 live 200 live ", "ok it-s GET /it%27s/$HOME/%28x%29 it-s: every scope 200 live 200 live ",
 		" 1 answers not as your tables say: other rules decided\n")
 	key := regexp.MustCompile(`shop_every-scope-shop[\w-]*`).FindString(text)

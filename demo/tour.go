@@ -32,8 +32,11 @@ func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 			mark = "DIFFERS"
 			differ++
 		}
-		if strings.HasPrefix(seen, "5") {
+		switch {
+		case strings.HasPrefix(seen, "5"):
 			undecided++
+		case seen != want && d.own != nil:
+			mark = "rule" // another rule than the table decided
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, api, request, key, workspace, want, seen, why)
 	}

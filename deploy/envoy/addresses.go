@@ -2,7 +2,7 @@
 // and the tests attack it. "Bootstrap" is Envoy's term for this configuration.
 //
 // Only the addresses differ between these uses. Render replaces the addresses and leaves everything else unchanged, so the
-// tests cover what operators use.
+// tests cover what operators use. RenderAPIs is for a demo with other APIs.
 package bootstrap
 
 import (
