@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/demo/envoyproxy"
+	"github.com/keywicket/keywicket/demo/own"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
@@ -35,7 +37,10 @@ type Config struct {
 	// If Issuer is true, the stack includes the OAuth issuer, and Environ must contain the issuer's sign-in settings. Without an
 	// issuer, Envoy routes the issuer's paths to the live upstream. The live upstream returns each request in its response.
 	Issuer bool
-	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
+	// Own are a user's own policies. Default: the built-in policies of VelaFlows and Velocity.
+	Own *own.Policies
+	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1. With other APIs, the first
+	// two APIs have these addresses.
 	VelaFlows, Velocity string
 	// EnvoyConfig changes Envoy's rendered configuration. Default: no change.
 	EnvoyConfig func([]byte) []byte
@@ -44,7 +49,7 @@ type Config struct {
 	Database func(databaseURL string) (lookups, feed string)
 	// PostgresSettings are parameters of the Postgres server, such as shared_preload_libraries.
 	PostgresSettings map[string]string
-	// Log receives the logs of all processes. Default: the logs are dropped.
+	// Log receives the logs of all processes. Default: the file Stack.LogFile.
 	Log io.Writer
 }
 
@@ -56,10 +61,14 @@ type Stack struct {
 	Sidecars      []*Sidecar
 	Issuer        *Issuer // the OAuth issuer; nil if Config.Issuer is false
 	Envoy         *envoyproxy.Proxy
-	// VelaFlows and Velocity are the base URLs of the two APIs, without a slash at the end.
+	// URLs has the base URL of each API, without a slash at the end. VelaFlows and Velocity are two of them.
+	URLs                map[string]string
 	VelaFlows, Velocity string
+	LogFile             string // the file with the logs of all processes; empty if Config.Log receives them
+	ConfigFile          string // the file with Own.Configuration; empty without it
 
 	folder *folder
+	log    *os.File
 }
 
 // databaseName is the name of the stack's database.
@@ -78,6 +87,9 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 		}
 	}()
 	if s.folder, err = newFolder(); err != nil {
+		return nil, err
+	}
+	if err := s.openFiles(&c); err != nil {
 		return nil, err
 	}
 	s.Postgres, err = postgres.Start(ctx, postgres.Config{Dir: s.folder.path, Settings: c.PostgresSettings, Log: c.Log})
@@ -105,6 +117,29 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	return s, s.startEnvoy(ctx, c, issuerURL)
 }
 
+// openFiles opens the log file and writes the configuration file. It sets them in the configuration of the stack.
+func (s *Stack) openFiles(c *Config) (err error) {
+	if c.Log == nil {
+		s.LogFile = filepath.Join(s.folder.path, "log")
+		if s.log, err = os.OpenFile(s.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+			return fmt.Errorf("open the log file: %w", err)
+		}
+		c.Log = s.log
+	}
+	if c.Own == nil {
+		return nil
+	}
+	c.Environ = slices.Concat(c.Environ, c.Own.Environ)
+	if len(c.Own.Configuration) > 0 {
+		s.ConfigFile = filepath.Join(s.folder.path, "keywicket.yaml")
+		if err := os.WriteFile(s.ConfigFile, c.Own.Configuration, 0o600); err != nil {
+			return fmt.Errorf("write the configuration file: %w", err)
+		}
+		c.Environ = append(c.Environ, "KEYWICKET_CONFIG="+s.ConfigFile)
+	}
+	return nil
+}
+
 // DatabaseURL returns the database URL of an operator, who has all rights.
 func (s *Stack) DatabaseURL() string { return s.Postgres.URL(databaseName) }
 
@@ -127,6 +162,10 @@ func (s *Stack) Close() error {
 	}
 	if s.Postgres != nil {
 		errs = append(errs, s.Postgres.Close())
+	}
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+		s.log = nil
 	}
 	if s.folder != nil {
 		errs = append(errs, s.folder.remove())
@@ -192,27 +231,22 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) erro
 		sidecarAddresses = append(sidecarAddresses, sidecar.GRPC)
 	}
 	for {
-		free := freeAddresses(3)
-		a := bootstrap.Addresses{
-			Admin: free[0],
-			Listeners: map[string]string{
-				"velaflows": cmp.Or(c.VelaFlows, free[1]),
-				"velocity":  cmp.Or(c.Velocity, free[2]),
-			},
-			Clusters: map[string]string{
-				"keywicket": strings.Join(sidecarAddresses, ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
-				"issuer": s.Live.Addr(),
-			},
+		a, urls := envoyAddresses(c)
+		a.Clusters = map[string]string{
+			"keywicket": strings.Join(sidecarAddresses, ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
+			"issuer": s.Live.Addr(),
 		}
-		velaflows, velocity := "http://"+a.Listeners["velaflows"], "http://"+a.Listeners["velocity"]
 		if c.Issuer {
 			var err error
-			if s.Issuer, err = startIssuer(ctx, c, issuerURL, velocity); err != nil {
+			if s.Issuer, err = startIssuer(ctx, c, issuerURL, urls["velocity"]); err != nil {
 				return err
 			}
 			a.Clusters["issuer"] = s.Issuer.Addr
 		}
 		config, err := bootstrap.Render(a)
+		if c.Own != nil {
+			config, err = bootstrap.RenderAPIs(a, c.Own.Listeners())
+		}
 		if err != nil {
 			return err
 		}
@@ -221,7 +255,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) erro
 		}
 		s.Envoy, err = envoyproxy.Start(ctx, envoyproxy.Config{Config: config, Dir: s.folder.path, Log: c.Log})
 		if err == nil {
-			s.VelaFlows, s.Velocity = velaflows, velocity
+			s.URLs, s.VelaFlows, s.Velocity = urls, urls["velaflows"], urls["velocity"]
 			return nil
 		}
 		// If another process has taken a free port before Envoy listened on it, try other ports. If a configured port is in use,
@@ -237,6 +271,29 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) erro
 			}
 		}
 	}
+}
+
+// envoyAddresses returns the addresses of the admin interface and of each API's listener, and the APIs' base URLs. The first APIs get
+// the configured addresses.
+func envoyAddresses(c Config) (a bootstrap.Addresses, urls map[string]string) {
+	names, configured := own.SampleAPIs, []string{c.VelaFlows, c.Velocity}
+	if c.Own != nil {
+		names = c.Own.Names()
+	}
+	if names[0] == "velocity" {
+		configured = configured[1:]
+	}
+	free := freeAddresses(len(names) + 1)
+	a = bootstrap.Addresses{Admin: free[len(names)], Listeners: make(map[string]string)}
+	urls = make(map[string]string)
+	for i, name := range names {
+		address := free[i]
+		if i < len(configured) && configured[i] != "" {
+			address = configured[i]
+		}
+		a.Listeners[name], urls[name] = address, "http://"+address
+	}
+	return a, urls
 }
 
 // freeAddresses returns n different addresses that are free now. It keeps all listeners open until it has found n addresses, so
