@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz/clientcert"
+	"github.com/keywicket/keywicket/authz/header"
 	"github.com/keywicket/keywicket/authz/target"
 )
 
@@ -115,16 +116,13 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	}
 	for _, h := range c.AllowedHeaders {
 		h = strings.ToLower(h)
-		if !validHeader(h) {
+		if !header.MayRead(h) {
 			return nil, fmt.Errorf("allowed_headers: %q is not a valid header name, or is a header that policies may not read", h)
 		}
 		a.allowedHeaders = append(a.allowedHeaders, h)
 	}
 	return a, nil
 }
-
-// secretHeaders are the headers that contain credentials.
-var secretHeaders = []string{"authorization", "proxy-authorization", "cookie", "set-cookie"}
 
 // Check decides one request. It always returns a complete answer. If Check returns an error, the code of the answer is UNAVAILABLE.
 // The error is the cause: callers must log the error, and never send it to the client.

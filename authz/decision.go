@@ -141,6 +141,8 @@ func quoteIfValid(form *regexp.Regexp, text string) string {
 	return strconv.Quote(text)
 }
 
+var headerForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`) // names that an error may quote
+
 // validateHeaders validates the headers for the upstream. Its errors contain no value: a value may be personal data.
 func (d *Decision) validateHeaders(api *API) error {
 	for name, value := range d.Headers {
