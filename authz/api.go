@@ -28,7 +28,8 @@ type API struct {
 	// headers come only from the policy: the sidecar removes a header that the policy does not set. Default: none.
 	UpstreamHeaders []string `yaml:"upstream_headers"`
 
-	name string // the API's key in the configuration
+	name             string // the API's key in the configuration
+	resourceMetadata string // as in Answer
 }
 
 // WorkspaceHeader describes the request header that identifies the target workspace.

@@ -56,6 +56,9 @@ type Config struct {
 	DefaultAPI string
 	// AllowedHeaders are the request headers that policies may read. Letter case does not matter. Default: none.
 	AllowedHeaders []string
+	// ResourceMetadata maps names of APIs to the URLs of their OAuth 2.0 metadata (RFC 9728). The URL becomes a part of an answer, for
+	// the challenge of a denial. Callers must make sure that it needs no escapes in a quoted string. Default: none.
+	ResourceMetadata map[string]string
 	// Sessions verifies session JWTs. Sessions is required if an API accepts session JWTs.
 	Sessions Sessions
 	// Now returns the time that policies read. Default: time.Now.
@@ -95,7 +98,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		if api.Session.enabled() && c.Sessions == nil {
 			return nil, fmt.Errorf("apis.%s.session: no verifier of sessions is configured", name)
 		}
-		api.name = name
+		api.name, api.resourceMetadata = name, c.ResourceMetadata[name]
 		a.apis[name] = &api
 		hosts[name] = api.Hosts
 		a.upstreamHeaders = append(a.upstreamHeaders, api.UpstreamHeaders...)
@@ -160,7 +163,7 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		return err
 	}
 	name := api.name
-	answer.API, answer.WorkspaceHeader.Name = name, api.Workspace.Header
+	answer.API, answer.WorkspaceHeader.Name, answer.ResourceMetadata = name, api.Workspace.Header, api.resourceMetadata
 	in, err := a.input(name, &r)
 	if err != nil {
 		return err

@@ -176,6 +176,8 @@ type Answer struct {
 	ID string
 	// API is the name of the request's API; empty: the API is unknown.
 	API string
+	// ResourceMetadata is the URL of the API's OAuth 2.0 metadata (RFC 9728); empty: no OAuth 2.0 app can get a token for the API.
+	ResourceMetadata string
 	// Public means that the route is open without a credential. If Public is set, Principal is nil.
 	Public bool
 	// Principal is set if the credential is valid, whether the request is allowed or denied.
