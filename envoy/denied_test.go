@@ -102,7 +102,7 @@ func TestDeclaredDenial(t *testing.T) {
 	}
 }
 
-// If OAuth 2.0 apps can get tokens for the API, each challenge has the scopes of the route and the URL of the metadata (RFC 9728,
+// If OAuth 2.0 apps can get tokens for the API, each challenge has the scopes of the route and the URL of the metadata. See RFC 9728,
 // section 5.1; RFC 6750, section 3).
 func TestChallengeOfAnAPIWithApps(t *testing.T) {
 	const url, metadata = "https://velocity.quest/m", `, resource_metadata="https://velocity.quest/m"`
