@@ -114,6 +114,7 @@ type Client struct {
 	API          string         `db:"api"`
 	Name         string         `db:"name"`
 	RedirectURIs pq.StringArray `db:"redirect_uris"`
+	Scopes       pq.StringArray `db:"scopes"` // of an authorization request without a scope; may be empty
 	Confidential bool           `db:"confidential"`
 	secret       authz.Digest
 }
@@ -136,7 +137,10 @@ func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
 		Digest []byte `db:"secret_digest"`
 	}
 	err := i.db.GetContext(ctx, &row, `
-		SELECT id, api, name, redirect_uris, confidential, secret_digest FROM keywicket.oauth_apps
+		SELECT id, api, name, redirect_uris, a.scopes, confidential, secret_digest
+		FROM (SELECT '{}'::text[] AS scopes) missing -- until migration 00017 has added this column; see lookup.MissingColumns
+		CROSS JOIN LATERAL (SELECT id, api, name, redirect_uris, scopes, confidential, secret_digest, revoked_at
+		                    FROM keywicket.oauth_apps) a
 		WHERE id = $1 AND revoked_at IS NULL`, id)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
