@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/oauth/sessioncookie"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/issuer"
 )
@@ -201,7 +202,7 @@ var (
 // user returns the user who is signed in at the product. It accepts the same sessions as the sidecar, so it does not accept an
 // app's token. The error is [errSignedOut], [errSecondFactor], or a failure of the server.
 func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
-	token, ok := sessionToken(r, s.config.Cookie)
+	token, ok := sessioncookie.Token(r, s.config.Cookie)
 	if !ok {
 		return issuer.ConsentUser{}, errSignedOut
 	}
