@@ -122,8 +122,10 @@ func TestResourceMetadata(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"s", "-x/mcp"} {
-		if answer, err := http.Get(i.URL + "/.well-known/oauth-protected-resource" + path); err != nil || answer.StatusCode != http.StatusNotFound {
-			t.Errorf("%s: %+v, %v", path, answer, err)
+		w := httptest.NewRecorder()
+		i.Config.Handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/.well-known/oauth-protected-resource"+path, nil))
+		if w.Code != http.StatusNotFound {
+			t.Errorf("%s: %d", path, w.Code)
 		}
 	}
 	w := httptest.NewRecorder()
