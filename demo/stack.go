@@ -106,15 +106,7 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if s.Sandbox, err = upstream.Start("sandbox", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	for range cmp.Or(c.Sidecars, 1) {
-		running, err := startSidecar(ctx, c, sidecarURL)
-		if err != nil {
-			return nil, err
-		}
-		s.Sidecars = append(s.Sidecars, running)
-	}
-	s.Sidecar = s.Sidecars[0]
-	return s, s.startEnvoy(ctx, c, issuerURL)
+	return s, s.startServers(ctx, c, sidecarURL, issuerURL)
 }
 
 // openFiles opens the log file and writes the configuration file. It sets them in the configuration of the stack.
@@ -149,12 +141,7 @@ func (s *Stack) Close() error {
 	if s.Envoy != nil {
 		errs = append(errs, s.Envoy.Stop())
 	}
-	if s.Issuer != nil {
-		errs = append(errs, s.Issuer.Stop())
-	}
-	for _, sidecar := range s.Sidecars {
-		errs = append(errs, sidecar.Stop())
-	}
+	errs = append(errs, s.stopKeywicket())
 	for _, u := range []*upstream.Server{s.Live, s.Sandbox} {
 		if u != nil {
 			errs = append(errs, u.Close())
@@ -223,24 +210,23 @@ func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (stri
 	return u.String(), nil
 }
 
-// startEnvoy starts the issuer and then Envoy. The issuer needs Envoy's address, because users and apps reach the issuer through
-// Envoy.
-func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) error {
-	var sidecarAddresses []string
-	for _, sidecar := range s.Sidecars {
-		sidecarAddresses = append(sidecarAddresses, sidecar.GRPC)
-	}
+// startServers starts the sidecars, the issuer and then Envoy. The sidecars and the issuer need Envoy's address, because users and
+// apps reach the issuer through Envoy.
+func (s *Stack) startServers(ctx context.Context, c Config, sidecarURL, issuerURL string) error {
+	environ := c.Environ
 	for {
 		a, urls := envoyAddresses(c)
+		if c.Issuer {
+			c.Environ = append(slices.Clip(environ), "KEYWICKET_ISSUER_URL="+urls["velocity"])
+		}
+		if err := s.startKeywicket(ctx, c, sidecarURL, issuerURL); err != nil {
+			return err
+		}
 		a.Clusters = map[string]string{
-			"keywicket": strings.Join(sidecarAddresses, ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
+			"keywicket": strings.Join(s.sidecarAddresses(), ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
 			"issuer": s.Live.Addr(),
 		}
-		if c.Issuer {
-			var err error
-			if s.Issuer, err = startIssuer(ctx, c, issuerURL, urls["velocity"]); err != nil {
-				return err
-			}
+		if s.Issuer != nil {
 			a.Clusters["issuer"] = s.Issuer.Addr
 		}
 		config, err := bootstrap.Render(a)
@@ -264,11 +250,9 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) erro
 		if !errors.Is(err, syscall.EADDRINUSE) || configuredInUse || ctx.Err() != nil {
 			return err
 		}
-		if s.Issuer != nil {
-			err = s.Issuer.Stop()
-			if s.Issuer = nil; err != nil {
-				return err
-			}
+		err = s.stopKeywicket()
+		if s.Issuer, s.Sidecar, s.Sidecars = nil, nil, nil; err != nil {
+			return err
 		}
 	}
 }
@@ -294,6 +278,41 @@ func envoyAddresses(c Config) (a bootstrap.Addresses, urls map[string]string) {
 		a.Listeners[name], urls[name] = address, "http://"+address
 	}
 	return a, urls
+}
+
+// startKeywicket starts the sidecars and, if the configuration has an issuer, the issuer.
+func (s *Stack) startKeywicket(ctx context.Context, c Config, sidecarURL, issuerURL string) (err error) {
+	for range cmp.Or(c.Sidecars, 1) {
+		running, err := startSidecar(ctx, c, sidecarURL)
+		if err != nil {
+			return err
+		}
+		s.Sidecars = append(s.Sidecars, running)
+	}
+	s.Sidecar = s.Sidecars[0]
+	if c.Issuer {
+		s.Issuer, err = startIssuer(ctx, c, issuerURL)
+	}
+	return err
+}
+
+// stopKeywicket stops the issuer and the sidecars.
+func (s *Stack) stopKeywicket() error {
+	var errs []error
+	if s.Issuer != nil {
+		errs = append(errs, s.Issuer.Stop())
+	}
+	for _, sidecar := range s.Sidecars {
+		errs = append(errs, sidecar.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Stack) sidecarAddresses() (addresses []string) {
+	for _, sidecar := range s.Sidecars {
+		addresses = append(addresses, sidecar.GRPC)
+	}
+	return addresses
 }
 
 // freeAddresses returns n different addresses that are free now. It keeps all listeners open until it has found n addresses, so

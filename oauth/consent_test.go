@@ -243,6 +243,43 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	}
 }
 
+// RFC 6749, section 3.3: if the request has no scope, the scopes that the app has registered are the default. They are no limit.
+func TestRegisteredScopesAreTheDefault(t *testing.T) {
+	i := newFixture(t)
+	b := i.adaBrowser()
+	register := func(scopes ...string) string {
+		app, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{callback}, Scopes: scopes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return app.ID
+	}
+	id := register("issues:read", "user:read")
+	for _, query := range []string{
+		i.request("client_id", id, "scope", ""), i.request("client_id", id, "scope", "") + "&scope=", i.request("client_id", id, "scope", " "),
+	} {
+		p := b.do(t, "GET", query, nil)
+		if p.status != http.StatusOK || !strings.Contains(p.text, "Read issues and comments") || !strings.Contains(p.text, "Read your own profile") {
+			t.Fatalf("%d to %v: %s", p.status, p.location, p.text)
+		}
+		q := expectRedirect(t, b.do(t, "POST", query, p.form("approve", i.acme.ID)))
+		form := i.exchangeForm(t, i.public).withValue("code", q.Get("code")).withValue("client_id", id)
+		if r := i.send(t, "/api/oauth/token", form); r.status != http.StatusOK || r.text("scope") != "issues:read user:read" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if p := b.do(t, "GET", i.request("client_id", id, "scope", "issues:write"), nil); p.status != http.StatusOK ||
+		!strings.Contains(p.text, "Create, update, delete issues") || strings.Contains(p.text, "Read your own profile") {
+		t.Errorf("%d to %v: %s", p.status, p.location, p.text)
+	}
+	// A scope that the policies no longer define, or that apps may not request, is refused even if it is registered.
+	for _, scope := range []string{"issues:archive", "admin", "workspace:admin"} {
+		if q := expectRedirect(t, b.do(t, "GET", i.request("client_id", register("issues:read", scope), "scope", ""), nil)); q.Get("error") != "invalid_scope" {
+			t.Errorf("%s: %v", scope, q)
+		}
+	}
+}
+
 // RFC 6749, sections 10.2 and 10.12: after an approval, the server asks the user again at the next request. A GET request never
 // approves anything.
 func TestConsentIsAskedForEachTime(t *testing.T) {

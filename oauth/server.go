@@ -75,7 +75,7 @@ type Server struct {
 func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
-		return nil, errors.New("url: give the issuer's own URL, such as https://velocity.quest, without a slash at the end; http is only for 127.0.0.1, [::1] and localhost")
+		return nil, errIssuerURL
 	case !validSignIn(c.SignInURL):
 		return nil, errors.New("sign_in: give the URL of the sign-in page, such as https://velocity.quest/login; http is only for 127.0.0.1, [::1] and localhost")
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
@@ -111,6 +111,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST "+revokePath, s.appEndpoint("revoke", s.withClient(s.revoke)))
 	mux.HandleFunc("POST "+introspectPath, s.appEndpoint("introspect", s.withClient(s.introspect)))
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
+	mux.HandleFunc("GET "+resourcePath, s.resource)
+	mux.HandleFunc("GET "+resourcePath+"/", s.resource)
 	mux.HandleFunc("GET "+consentPath, s.withAddressLimit(s.consent))
 	mux.HandleFunc("POST "+consentPath, s.withAddressLimit(s.decide))
 	return withSemicolons(mux)

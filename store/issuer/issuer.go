@@ -114,6 +114,7 @@ type Client struct {
 	API          string         `db:"api"`
 	Name         string         `db:"name"`
 	RedirectURIs pq.StringArray `db:"redirect_uris"`
+	Scopes       pq.StringArray `db:"scopes"` // of an authorization request without a scope; may be empty
 	Confidential bool           `db:"confidential"`
 	Development  bool           `db:"development"` // the app is in development, so its redirect URIs may have the host localhost
 	secret       authz.Digest
@@ -137,9 +138,9 @@ func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
 		Digest []byte `db:"secret_digest"`
 	}
 	err := i.db.GetContext(ctx, &row, `
-		SELECT id, api, name, redirect_uris, confidential, a.development, secret_digest
-		FROM (SELECT false AS development) missing -- until migration 00014 has added this column; see lookup.MissingColumns
-		CROSS JOIN LATERAL (SELECT id, api, name, redirect_uris, confidential, development, secret_digest, revoked_at
+		SELECT id, api, name, redirect_uris, a.scopes, confidential, a.development, secret_digest
+		FROM (SELECT '{}'::text[] AS scopes, false AS development) missing -- until migrations 00014 and 00017 have added these columns; see lookup.MissingColumns
+		CROSS JOIN LATERAL (SELECT id, api, name, redirect_uris, scopes, confidential, development, secret_digest, revoked_at
 		                    FROM keywicket.oauth_apps) a
 		WHERE id = $1 AND revoked_at IS NULL`, id)
 	switch {

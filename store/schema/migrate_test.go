@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -233,6 +234,30 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 			_ = db.Close()
 		})
 	}
+}
+
+// The issuer finds apps before migration 00017 has added their scopes.
+func TestAppsBeforeScopesExist(t *testing.T) {
+	url := storetest.EmptyDatabase(t)
+	db := storetest.OpenDB(t, url)
+	if err := schema.MigrateTo(t.Context(), db, 13); err != nil {
+		t.Fatal(err)
+	}
+	db.MustExec(`INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential)
+		VALUES ('planner', 'velocity', 'Planner', '{https://planner.example/cb}', sha256('secret'), false)`)
+	apps := storetest.Must(issuer.Open(url))
+	defer func() { _ = apps.Close() }()
+	expectScopes := func(when string, want ...string) {
+		t.Helper()
+		if got, err := apps.Client(t.Context(), "planner"); err != nil || !slices.Equal(got.Scopes, want) || !got.HasSecret("secret") {
+			t.Errorf("%s: %+v, %v", when, got, err)
+		}
+	}
+	expectScopes("before")
+	storetest.Must(schema.Migrate(t.Context(), db))
+	expectScopes("after")
+	db.MustExec(`UPDATE keywicket.oauth_apps SET scopes = '{issues:read,user:read}'`)
+	expectScopes("with scopes", "issues:read", "user:read")
 }
 
 // Look-ups work before migrations 00010 and 00012 have added their columns. After these migrations, look-ups read the new

@@ -145,6 +145,31 @@ func TestConsentPageInChromium(t *testing.T) {
 			}
 		}
 	})
+	// If several tabs request the page at the same time, no request has the cookie, and each response sets another value. Removing the
+	// cookie between the requests leads to the same state.
+	t.Run("in two tabs that open at the same time", func(t *testing.T) {
+		earlier := c.openSignedIn(t, ada, c.requestURL())
+		earlier.SetCookie("keywicket_consent", "", c.Velocity)
+		later := earlier.Tab()
+		if status := later.Visit(c.requestURL()); status != http.StatusOK {
+			t.Fatalf("%d at %s", status, later.URL())
+		}
+		before := c.grants(t)
+		earlier.Check(box(1))
+		if status := earlier.ClickAndLoad(allow); status != http.StatusOK || !strings.Contains(earlier.Text(`[role="alert"]`), "Check the page, and answer again.") {
+			t.Fatalf("%d at %s: %s", status, earlier.URL(), earlier.Text("body"))
+		}
+		if c.grants(t) != before {
+			t.Error("the outdated form has created a grant")
+		}
+		requireAccessible(t, earlier, "outdated")
+		for _, p := range []*browser.Page{earlier, later} {
+			p.Check(box(1))
+			if q := c.appQuery(t, p, p.ClickAndLoad(allow)); q.Get("code") == "" {
+				t.Errorf("%v", q)
+			}
+		}
+	})
 	t.Run("with only the keyboard", func(t *testing.T) {
 		p := c.openSignedIn(t, ada, c.requestURL())
 		p.Press("\t \t\t\t") // the first box, the second, Deny, Allow
