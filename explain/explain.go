@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/explain/envoypath"
 	"github.com/keywicket/keywicket/internal/columns"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/store/registry"
@@ -38,6 +39,7 @@ type Explanation struct {
 	AnyOf          []string `json:"any_of"`
 	Route          *string  `json:"route"`            // method and pattern, such as GET /api/issues; nil: no route matches
 	Row            string   `json:"row,omitempty"`    // place of the route in its table: file:line
+	Path           string   `json:"path,omitempty"`   // path that the check gets, if Envoy changes the path of the request
 	Header         string   `json:"header,omitempty"` // workspace header of the request: name and value; W means any workspace
 	Rule           string   `json:"rule"`             // place of the rule that decided: file:line
 	Held           []string `json:"held"`             // scopes of the token
@@ -57,6 +59,10 @@ func (e Explanation) Text() string {
 	if !e.Allow {
 		decision = "deny: " + value(e.Code) + ", " + value(e.Reason)
 	}
+	path := ""
+	if e.Path != "" {
+		path = e.Path + " (Envoy changes the path)"
+	}
 	route := "none"
 	if e.Route != nil {
 		route = fmt.Sprintf("%s (%s)", *e.Route, e.Row)
@@ -64,6 +70,7 @@ func (e Explanation) Text() string {
 	var text strings.Builder
 	_ = columns.Fields(&text, // a strings.Builder returns no error
 		[2]string{"decision", decision},
+		[2]string{"path", path},
 		[2]string{"rule", e.Rule},
 		[2]string{"route", route},
 		[2]string{"header", e.Header},
@@ -122,6 +129,12 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	case (r.TokenID != "" || r.User != "") && x.registry == nil:
 		return Explanation{}, errors.New("explain: without a registry, only simulated tokens can be explained")
 	}
+	path, err := envoypath.Normalize(r.Path)
+	if err != nil {
+		return refusedByEnvoy(err), nil
+	}
+	changed := path != r.Path
+	r.Path = path
 	m, err := x.simulate(ctx, r)
 	if err != nil {
 		return Explanation{}, err
@@ -133,12 +146,24 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	if err != nil {
 		return Explanation{}, err
 	}
-	return Explanation{
+	e := Explanation{
 		Allow: m.explanation.Allow, Code: orNull(string(m.explanation.Code)), Reason: orNull(string(m.explanation.Reason)),
 		RequiredScopes: orEmpty(m.explanation.RequiredScopes), AnyOf: orEmpty(m.explanation.AnyOf), Route: orNull(m.explanation.Route), Row: m.explanation.Row, Rule: m.explanation.Rule,
 		Header: mask.Keys(x.cfg.APIs, m.workspaceHeader()), // the caller may have given a key as the workspace by mistake
 		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix,
-	}, nil
+	}
+	if changed {
+		e.Path = mask.Keys(x.cfg.APIs, path)
+	}
+	return e, nil
+}
+
+// refusedByEnvoy returns the explanation of a request with a path that Envoy refuses: Envoy answers, and no rule decides.
+func refusedByEnvoy(cause error) Explanation {
+	return Explanation{
+		Code: orNull("BAD_REQUEST"), Reason: orNull("bad_request"), RequiredScopes: []string{}, AnyOf: []string{}, Held: []string{}, Missing: []string{},
+		Rule: "none: Envoy refuses the path", Fix: cause.Error() + ": correct the path",
+	}
 }
 
 func orNull(s string) *string {

@@ -1,6 +1,7 @@
 package explain_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"os"
@@ -120,8 +121,9 @@ func TestExplainedPaths(t *testing.T) {
 		"/api/v1/contacts/c%23":      {fix: `^allow these characters in the parameters of velaflows, .*: parameters.may_hold: \["#"\]  in apis/velaflows/data.yaml`},
 		"/api/v1/contacts/100%25;a":  {fix: `parameters.may_hold: \[";","%"\] and parameters.raw_semicolon: true  in apis/velaflows`},
 		"/api/v1/nothing/c%3F":       {fix: `parameters.may_hold: \["\?"\]  in .*; then add a row with a \{parameter\} there$`},
-		"/api/v1/contacts/%2e%2e":    {fix: `^the path has an empty segment or a dot segment, so it matches no route: correct the path$`},
-		"/api/v1/contacts/a%2Fb":     {fix: `^the path has an escaped slash, .*: correct the path$`},
+		"/api/v1//contacts/./a":      {route: "GET /api/v1/contacts/{contact}"},
+		"/api/v1/contacts/%2e%2e%3B": {fix: `^the path has a segment that some servers read as a dot segment \(in the segment "..%3B"\), so it matches no route: correct the path$`},
+		"/api/v1/contacts/a%2Fb":     {fix: `^the path has an escaped slash \(%2F\) or an escaped backslash \(%5C\): correct the path$`},
 		"/api/v1/contacts/":          {fix: `^the table has GET /api/v1/contacts \(.*\): use exactly this letter case and these slashes$`},
 		"/api/issues":                {fix: `^velocity has this route \(.*\): use --api velocity$`},
 		"/api/v1/nothing/:id/100,25": {fix: `path: "/api/v1/nothing/%3Aid/100,25"`},
@@ -134,6 +136,64 @@ func TestExplainedPaths(t *testing.T) {
 			t.Errorf("%s: the route is %v, want %s", path, e.Route, want.route)
 		case want.fix != "" && !regexp.MustCompile(want.fix).MatchString(e.Fix):
 			t.Errorf("%s: the fix is %q, want %s", path, e.Fix, want.fix)
+		}
+	}
+}
+
+// The proposed row has parameters where the table's rows have parameters, and for segments that are ids.
+func TestExplainProposesARowWithParameters(t *testing.T) {
+	x := builtin(t)
+	for line, want := range map[string]string{
+		"PUT /api/v1/contacts/7":                          "/api/v1/contacts/{contact}",
+		"GET /api/v1/contacts/7/notes":                    "/api/v1/contacts/{contact}/notes",
+		"GET /api/v1/contacts/ada%20b/notes/9":            "/api/v1/contacts/{contact}/notes/{id}",
+		"GET /api/v1//contacts/x/../7/notes":              "/api/v1/contacts/{contact}/notes",
+		"PUT /api/v1/inbox/conversations/a/messages":      "/api/v1/inbox/conversations/{conversation}/messages",
+		"GET /api/v1/inbox/conversations/a/messages/2/3":  "/api/v1/inbox/conversations/{conversation}/messages/{id}/{id2}",
+		"GET /api/v1/deals/64f1a2b3c4d5e6f7a8b9c0d1/name": "/api/v1/deals/{id}/name",
+		"GET /api/v1/deals/0b5a2b3c-1111-2222-3333-4444":  "/api/v1/deals/{id}",
+		"GET /api/v1/deals/ENG-12":                        "/api/v1/deals/{id}",
+		"DELETE /api/v1/ai/settings":                      "/api/v1/ai/settings",
+		"GET /api/v1/deals/open":                          "/api/v1/deals/open",
+		"GET /api/v2/contacts":                            "/api/v2/contacts",
+		"GET /v1/feedback":                                "/v1/feedback",
+	} {
+		method, path, _ := strings.Cut(line, " ")
+		e, err := x.Explain(t.Context(), explain.Request{Method: method, Path: path, Scopes: []string{"contacts:read"}, Workspace: "acme"})
+		if row := "add the row  - {method: " + method + `, path: "` + want + `", `; err != nil || !strings.Contains(e.Fix, row) {
+			t.Errorf("%s: got %v, %v, want %s", line, e.Fix, err, row)
+		}
+	}
+
+	// A table without parameters gets a row without parameters. The texts of a row's other forms stay as they are.
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, policies.Builtin); err != nil {
+		t.Fatal(err)
+	}
+	velaflows, velocity := filepath.Join(dir, "apis/velaflows/data.yaml"), filepath.Join(dir, "apis/velocity/data.yaml")
+	for file, rows := range map[string]string{
+		velaflows: `{method: GET, path: "/files/{path...}", scopes: [a]}, {method: GET, path: "/caf%C3%A9/{name}.json", scopes: [a]}`,
+		velocity:  `{method: GET, path: "/files", scopes: [b]}`,
+	} {
+		scope := rows[strings.Index(rows, "scopes: [")+len("scopes: ["):][:1]
+		if err := os.WriteFile(file, []byte("scopes: {workspace: {"+scope+": A}}\nroutes: ["+rows+"]\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, err := config.Load("", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x = explainer(t, explain.Config{APIs: cfg.APIs}, policies.Config{Dir: dir})
+	for _, c := range []struct{ scope, path, want string }{
+		{"a", "/files/a/7", "/files/{path...}"},
+		{"a", "/files", "/files"},
+		{"a", "/caf%c3%a9/a.json/b", "/caf%C3%A9/{name}.json/b"},
+		{"b", "/files/7", "/files/7"},
+	} {
+		e, err := x.Explain(t.Context(), explain.Request{Method: "PUT", Path: c.path, Scopes: []string{c.scope}, Workspace: "acme"})
+		if err != nil || !strings.Contains(e.Fix, `, path: "`+c.want+`", `) {
+			t.Errorf("%s: got %v, %v, want %s", c.path, e.Fix, err, c.want)
 		}
 	}
 }
@@ -151,6 +211,7 @@ func TestExplainRefuses(t *testing.T) {
 		`no API "vela": give --api with one of these values: velaflows`:                     {Method: "GET", Path: "/healthz", API: "vela"},
 		`without a registry, only simulated tokens`:                                         {User: "ada"},
 	} {
+		r.Path = cmp.Or(r.Path, "/")
 		_, err := x.Explain(t.Context(), r)
 		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(want)) {
 			t.Errorf("got %v, want %q", err, want)

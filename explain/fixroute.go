@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -42,7 +41,7 @@ func (m *simulation) fixRoute(ctx context.Context) (step string, otherAPI bool, 
 	if !methodForm.MatchString(m.method) {
 		return fmt.Sprintf("%q is not a method: use capitals, such as GET", m.method), false, nil
 	}
-	row, unsupported := rowFor(m.input.Segments())
+	row, unsupported := proposedRow(m.explainer.Tables()[m.api].Routes, m.input.Segments())
 	if unsupported != "" {
 		return fmt.Sprintf("the path has a %s, which a row of a table cannot contain: choose another path, or add a row with a {parameter} there", unsupported), false, nil
 	}
@@ -52,21 +51,6 @@ func (m *simulation) fixRoute(ctx context.Context) (step string, otherAPI bool, 
 	}
 	return fmt.Sprintf("%sadd the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/%s/data.yaml of the policies",
 		methods, m.method, row, m.api), false, err
-}
-
-// rowFor returns the path of a row with these segments, or the first character that a row cannot have.
-func rowFor(segments []string) (row, unsupported string) {
-	for _, s := range segments {
-		if i := strings.IndexAny(s, "#%;?"); i >= 0 {
-			return "", s[i : i+1]
-		}
-		s = strings.ReplaceAll(url.PathEscape(s), "%2C", ",") // a comma needs no escape in a path
-		if strings.HasPrefix(s, ":") {
-			s = "%3A" + s[1:] // a table rejects :id as a misspelled parameter
-		}
-		row += "/" + s
-	}
-	return row, ""
 }
 
 // fixPath returns the step for a path that could not be split into segments.
@@ -89,7 +73,7 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 			parameters.MayHold = append(slices.Clone(parameters.MayHold), string(character))
 			continue
 		case err != nil:
-			return fmt.Sprintf("%v, so it matches no route: correct the path", err), nil
+			return fmt.Sprintf("%v%s, so it matches no route: correct the path", err, m.invalidSegment(path, parameters)), nil
 		case len(parameters.MayHold) == permitted && len(keys) == 0: // the path is valid, so the query is the cause
 			return "the policy reads the query, and servers may parse this query differently: send the query without a raw ; or # and without invalid escapes", nil
 		}
@@ -108,6 +92,16 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 		}
 		return step, nil
 	}
+}
+
+// invalidSegment names the first segment that has an error of its own, or returns "".
+func (m *simulation) invalidSegment(path string, parameters target.Parameters) string {
+	for _, s := range strings.Split(path, "/") {
+		if _, err := target.Segments("/"+s, parameters); err != nil {
+			return fmt.Sprintf(" (in the segment %q)", s)
+		}
+	}
+	return ""
 }
 
 // fixSpelling returns the step for a path that differs from a route only in letter case or in a slash at the end. For any other
