@@ -45,6 +45,7 @@ type Explanation struct {
 	Held           []string `json:"held"`             // scopes of the token
 	Missing        []string `json:"missing"`          // required scopes that the token does not have
 	Fix            string   `json:"fix,omitempty"`    // the steps that get the request allowed, separated by "; then "
+	Widen          string   `json:"widen,omitempty"`  // if Fix only restores a lost access: the steps that grant the missing rights
 }
 
 // Text returns the explanation as lines of a name and a value.
@@ -79,6 +80,7 @@ func (e Explanation) Text() string {
 		[2]string{"held", strings.Join(e.Held, " ")},
 		[2]string{"missing", strings.Join(e.Missing, " ")},
 		[2]string{"fix", e.Fix},
+		[2]string{"widen", e.Widen},
 	)
 	return text.String()
 }
@@ -142,7 +144,7 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	if err := m.check(ctx); err != nil {
 		return Explanation{}, err
 	}
-	fix, err := m.fix(ctx)
+	fix, widen, err := m.fix(ctx)
 	if err != nil {
 		return Explanation{}, err
 	}
@@ -150,7 +152,7 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 		Allow: m.explanation.Allow, Code: orNull(string(m.explanation.Code)), Reason: orNull(string(m.explanation.Reason)),
 		RequiredScopes: orEmpty(m.explanation.RequiredScopes), AnyOf: orEmpty(m.explanation.AnyOf), Route: orNull(m.explanation.Route), Row: m.explanation.Row, Rule: m.explanation.Rule,
 		Header: mask.Keys(x.cfg.APIs, m.workspaceHeader()), // the caller may have given a key as the workspace by mistake
-		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix,
+		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix, Widen: widen,
 	}
 	if changed {
 		e.Path = mask.Keys(x.cfg.APIs, path)

@@ -30,6 +30,7 @@ type simulation struct {
 	anonymous       bool               // the request has no credential
 	registry        *registry.Registry // nil if the token is simulated, or if there is no credential
 	token           registry.Token     // zero value if the token is simulated, or if there is no credential
+	banned          bool               // the user of the token is banned; fix sets it
 	user            registry.User      // user of the token; zero value for a workspace's token
 	granted         []string           // ids of the granted workspaces, for an app's access token
 	lookupResult    authz.LookupResult // result of the look-up of a simulated token
