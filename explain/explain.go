@@ -110,7 +110,8 @@ type Explainer struct {
 	registry *registry.Registry
 }
 
-// New returns an explainer. r may be nil: such an explainer explains only requests with simulated tokens or without a credential.
+// New returns an explainer. r may be nil: such an explainer explains only requests with simulated tokens or without a credential,
+// and does not know the ids of workspaces.
 func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 	return &Explainer{cfg: cfg, policies: p, registry: r}
 }
