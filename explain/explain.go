@@ -39,6 +39,7 @@ type Explanation struct {
 	AnyOf          []string `json:"any_of"`
 	Route          *string  `json:"route"`            // method and pattern, such as GET /api/issues; nil: no route matches
 	Row            string   `json:"row,omitempty"`    // place of the route in its table: file:line
+	Logged         string   `json:"logged,omitempty"` // decision of the log line that is explained, if it differs; see [Explanation.Decision]
 	Path           string   `json:"path,omitempty"`   // path that the check gets, if Envoy changes the path of the request
 	Header         string   `json:"header,omitempty"` // workspace header of the request: name and value; W means any workspace
 	Rule           string   `json:"rule"`             // place of the rule that decided: file:line
@@ -50,16 +51,6 @@ type Explanation struct {
 
 // Text returns the explanation as lines of a name and a value.
 func (e Explanation) Text() string {
-	value := func(s *string) string {
-		if s == nil {
-			return ""
-		}
-		return *s
-	}
-	decision := "allow"
-	if !e.Allow {
-		decision = "deny: " + value(e.Code) + ", " + value(e.Reason)
-	}
 	path := ""
 	if e.Path != "" {
 		path = e.Path + " (Envoy changes the path)"
@@ -70,7 +61,8 @@ func (e Explanation) Text() string {
 	}
 	var text strings.Builder
 	_ = columns.Fields(&text, // a strings.Builder returns no error
-		[2]string{"decision", decision},
+		[2]string{"decision", e.Decision()},
+		[2]string{"logged", e.Logged},
 		[2]string{"path", path},
 		[2]string{"rule", e.Rule},
 		[2]string{"route", route},
@@ -83,6 +75,14 @@ func (e Explanation) Text() string {
 		[2]string{"widen", e.Widen},
 	)
 	return text.String()
+}
+
+// Decision returns the decision as one text: "allow", or "deny: " with the code and the reason.
+func (e Explanation) Decision() string {
+	if e.Allow {
+		return "allow"
+	}
+	return "deny: " + *e.Code + ", " + *e.Reason
 }
 
 // RequestError is the error for a request that is incomplete, or that matches several APIs.
@@ -156,9 +156,18 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix, Widen: widen,
 	}
 	if changed {
-		e.Path = mask.Keys(x.cfg.APIs, path)
+		e.Path = x.cfg.maskPath(path)
 	}
 	return e, nil
+}
+
+// maskPath shortens the keys in the segments of a path: the caller may have given a key as an id by mistake.
+func (c Config) maskPath(path string) string {
+	segments := strings.Split(path, "/")
+	for i, s := range segments {
+		segments[i] = mask.Keys(c.APIs, s)
+	}
+	return strings.Join(segments, "/")
 }
 
 // refusedByEnvoy returns the explanation of a request with a path that Envoy refuses: Envoy answers, and no rule decides.

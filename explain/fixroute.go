@@ -50,7 +50,7 @@ func (m *simulation) fixRoute(ctx context.Context) (s step, otherAPI bool, err e
 		methods = "the path is listed for " + methods + "; to allow " + m.method + ", "
 	}
 	return step{widens, fmt.Sprintf("%sadd the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/%s/data.yaml of the policies",
-		methods, m.method, row, m.api)}, false, err
+		methods, m.method, m.cfg.maskPath(row), m.api)}, false, err
 }
 
 // fixPath returns the step for a path that could not be split into segments.
@@ -98,7 +98,7 @@ func (m *simulation) fixPath(ctx context.Context, path string) (step, error) {
 func (m *simulation) invalidSegment(path string, parameters target.Parameters) string {
 	for _, s := range strings.Split(path, "/") {
 		if _, err := target.Segments("/"+s, parameters); err != nil {
-			return fmt.Sprintf(" (in the segment %q)", s)
+			return fmt.Sprintf(" (in the segment %q)", m.cfg.maskPath(s))
 		}
 	}
 	return ""

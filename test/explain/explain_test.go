@@ -25,7 +25,7 @@ type explainOutput struct {
 	Route          *string
 	Row, Rule      string
 	Fix, Widen     string
-	Header         string
+	Header, Logged string
 	Held, Missing  []string
 }
 
