@@ -75,6 +75,11 @@ func TestExplanation(t *testing.T) {
 	if !strings.HasPrefix(e.Text(), "decision  allow\n") {
 		t.Errorf("got %s", e.Text())
 	}
+	code, reason := "UNAUTHORIZED", "revoked"
+	allLines := explain.Explanation{Code: &code, Reason: &reason, Logged: "allow", Path: "/a", Rule: "r", Fix: "f", Widen: "w"}.Text()
+	if allLines != "decision  deny: UNAUTHORIZED, revoked\nlogged    allow\npath      /a (Envoy changes the path)\nrule      r\nroute     none\nfix       f\nwiden     w\n" {
+		t.Errorf("got %s", allLines)
+	}
 }
 
 // A request without a credential gets the decision that a client gets, and the fix is a token with the scopes of the route.

@@ -43,7 +43,7 @@ func TestExplainProposesARowWithParameters(t *testing.T) {
 	}
 	velaflows, velocity := filepath.Join(dir, "apis/velaflows/data.yaml"), filepath.Join(dir, "apis/velocity/data.yaml")
 	for file, rows := range map[string]string{
-		velaflows: `{method: GET, path: "/files/{path...}", scopes: [a]}, {method: GET, path: "/caf%C3%A9/{name}.json", scopes: [a]}`,
+		velaflows: `{method: GET, path: "/files/{path...}", scopes: [a]}, {method: GET, path: "/caf%C3%A9/{name}.json", scopes: [a]}, {method: GET, path: "/a/{b}", scopes: [a]}, {method: GET, path: "/a/c", scopes: [a]}, {method: GET, path: "/a/d/{id}", scopes: [a]}`,
 		velocity:  `{method: GET, path: "/files", scopes: [b]}`,
 	} {
 		scope := rows[strings.Index(rows, "scopes: [")+len("scopes: ["):][:1]
@@ -60,6 +60,10 @@ func TestExplainProposesARowWithParameters(t *testing.T) {
 		{"a", "/files/a/7", "/files/{path...}"},
 		{"a", "/files", "/files"},
 		{"a", "/caf%c3%a9/a.json/b", "/caf%C3%A9/{name}.json/b"},
+		{"a", "/a/c", "/a/c"},
+		{"a", "/a/c/7", "/a/c/{id}"},
+		{"a", "/a/x/7", "/a/{b}/{id}"},
+		{"a", "/a/d/x/7/x/8", "/a/d/{id}/{id2}/x/{id3}"},
 		{"b", "/files/7", "/files/7"},
 	} {
 		e, err := x.Explain(t.Context(), explain.Request{Method: "PUT", Path: c.path, Scopes: []string{c.scope}, Workspace: "acme"})
