@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +19,19 @@ import (
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/test/harness"
 )
+
+// libraries maps the name of each client library to its program: a folder of clients, and the name for the script run in it.
+var libraries = map[string]string{
+	"Authlib":           "python authlib",
+	"requests-oauthlib": "python requests_oauthlib",
+	"openid-client":     "node openid-client",
+	"simple-oauth2":     "node simple-oauth2",
+	"passport-oauth2":   "node passport-oauth2",
+	"Auth.js":           "node auth.js",
+	"Nimbus":            "java Nimbus",
+	"Spring Security":   "java Spring",
+	"Rust oauth2":       "rust oauth2",
+}
 
 // Unmodified client libraries, used as their documentation shows, ask for consent, exchange the code, call the API, refresh the
 // token and revoke it. After that, Envoy refuses the call. clients/README.md describes the programs that use the libraries.
@@ -29,17 +45,7 @@ func TestClientLibraries(t *testing.T) {
 		"without a secret": {ID: harness.RegisterApp(t, d.Stack, more...).ID},
 		"confidential":     harness.RegisterApp(t, d.Stack, append(more, "--confidential")...),
 	}
-	for name, program := range map[string]string{
-		"Authlib":           "python authlib",
-		"requests-oauthlib": "python requests_oauthlib",
-		"openid-client":     "node openid-client",
-		"simple-oauth2":     "node simple-oauth2",
-		"passport-oauth2":   "node passport-oauth2",
-		"Auth.js":           "node auth.js",
-		"Nimbus":            "java Nimbus",
-		"Spring Security":   "java Spring",
-		"Rust oauth2":       "rust oauth2",
-	} {
+	for name, program := range libraries {
 		for kind, app := range apps {
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				c := startClient(t, program, "ISSUER="+d.Velocity, "CLIENT_ID="+app.ID, "CLIENT_SECRET="+app.Secret,
@@ -67,6 +73,22 @@ func TestClientLibraries(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The table in oauth.md lists each of these libraries.
+func TestDocumentedLibrariesAreTested(t *testing.T) {
+	text, err := os.ReadFile("../../docs/oauth.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, m := range regexp.MustCompile("`TestClientLibraries/([^`]*)`").FindAllStringSubmatch(string(text), -1) {
+		documented = append(documented, strings.ReplaceAll(m[1], "_", " "))
+	}
+	slices.Sort(documented)
+	if tested := slices.Sorted(maps.Keys(libraries)); !slices.Equal(documented, tested) {
+		t.Errorf("oauth.md lists the tests of %q, not of %q", documented, tested)
 	}
 }
 
