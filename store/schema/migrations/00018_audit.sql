@@ -18,8 +18,9 @@
 --
 -- On a live database: this migration waits for running transactions that use tokens, or that have written to one of the eight
 -- tables with triggers. Until the migration ends, it blocks such transactions. So migrate when there are no long transactions.
--- Code of the previous version works with the new schema, and its changes are recorded. The login needs the permission to create
--- roles, unless an administrator has created the role keywicket_retention. This migration cannot be undone.
+-- Code of the previous version works with the new schema, and its changes are recorded. If the login has
+-- no permission to create roles, the error names the statement that an administrator has to run first. This migration cannot be
+-- undone.
 
 CREATE TABLE keywicket.audit_log (
     id           bigint      GENERATED ALWAYS AS IDENTITY CONSTRAINT audit_log_pkey PRIMARY KEY,
@@ -142,12 +143,14 @@ $$;
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'keywicket_retention') THEN
-        BEGIN
-            CREATE ROLE keywicket_retention NOLOGIN;
-        EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            NULL;
-        END;
+        CREATE ROLE keywicket_retention NOLOGIN;
     END IF;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN
+        NULL;
+    WHEN insufficient_privilege THEN
+        RAISE 'the login % has no permission to create a role: let an administrator run CREATE ROLE keywicket_retention NOLOGIN, then migrate again',
+            current_user;
 END
 $$;
 -- +goose StatementEnd

@@ -1,5 +1,5 @@
 -- +goose Up
--- The only way to delete rows of the audit log, for the role keywicket_retention. Migration 00014 created the role. Another
+-- The only way to delete rows of the audit log, for the role keywicket_retention. Migration 00018 created the role. Another
 -- transaction may have created it at the same time, and then it was invisible to that migration.
 --
 -- On a live database: this migration takes milliseconds, and locks nothing that is in use. This migration cannot be undone.
