@@ -18,9 +18,8 @@
 --
 -- On a live database: this migration waits for running transactions that use tokens, or that have written to one of the eight
 -- tables with triggers. Until the migration ends, it blocks such transactions. So migrate when there are no long transactions.
--- Code of the previous version works with the new schema, and its changes are recorded. If the login has
--- no permission to create roles, the error names the statement that an administrator has to run first. This migration cannot be
--- undone.
+-- Code of the previous version works with the new schema, and its changes are recorded. If the login has no permission to create
+-- roles, the error names the statement that an administrator has to run first. This migration cannot be undone.
 
 CREATE TABLE keywicket.audit_log (
     id           bigint      GENERATED ALWAYS AS IDENTITY CONSTRAINT audit_log_pkey PRIMARY KEY,
