@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -36,6 +37,7 @@ var (
 		"token list --workspace acme --limit 5",
 		"token list --user ada --prefix velu_ --after $id",
 		"token import --prefix sk_live_ --api velaflows --format csv",
+		"token verify --api velocity",
 		"explain GET /api/issues --token-id $id --workspace acme --api velocity",
 		"explain GET /api/issues --user ada --policies-dir $policies",
 		"explain GET /api/issues --token-id app-token",
@@ -55,6 +57,7 @@ var (
 	}
 	operatorInput = map[string]string{
 		"token import": "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
+		"token verify": "$token",
 	}
 )
 
@@ -179,7 +182,7 @@ func runOperatorCommands(t *testing.T, databaseURL string) error {
 		}
 		for command, input := range operatorInput {
 			if strings.HasPrefix(line, command+" ") {
-				setStdin(t, input)
+				setStdin(t, cmp.Or(values[input], input))
 			}
 		}
 		var stdout, stderr bytes.Buffer
@@ -188,7 +191,7 @@ func runOperatorCommands(t *testing.T, databaseURL string) error {
 		}
 		var token struct{ ID, Token string }
 		if json.Unmarshal(stdout.Bytes(), &token) == nil && token.Token != "" {
-			values["$id"] = token.ID
+			values["$id"], values["$token"] = token.ID, token.Token
 		}
 	}
 	return nil
