@@ -22,8 +22,8 @@ type tokenCommand struct {
 	List   tokenList   `cmd:"" help:"List tokens with their visible prefix."`
 	Set    tokenSet    `cmd:"" help:"Replace a token's attributes."`
 	Revoke tokenRevoke `cmd:"" help:"Revoke a token permanently."`
-	Verify tokenVerify `cmd:"" help:"Read a token from standard input, and show what it is and whether it is good."`
 	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
+	Verify tokenVerify `cmd:"" help:"Read a token from standard input, and show what it is and whether it is good."`
 }
 
 type tokenCreate struct {
