@@ -45,6 +45,9 @@ type commands struct {
 	Explain   explainCommand   `cmd:"" help:"Show the decision for a request, its cause, and how to get the request allowed."`
 	Demo      demoCommand      `cmd:"" help:"Run a complete stack: Postgres, the sidecar, the issuer, Envoy and two upstreams."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`
+
+	Completion    completionCommand `cmd:"" help:"Print a script with which a shell completes keywicket's commands and flags."`
+	CompleteWords completeWords     `cmd:"" hidden:""`
 }
 
 // usageError is an error in the command line. The exit status is 2.
