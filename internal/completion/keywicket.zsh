@@ -1,4 +1,3 @@
-#compdef keywicket
 # Completion of keywicket's command line for zsh. To use it in each new shell, add this line to ~/.zshrc, after compinit:
 #     source <(keywicket completion zsh)
 _keywicket() {
