@@ -59,34 +59,38 @@ func Recognize(apis map[string]authz.API, text, api string) (Token, error) {
 		return Token{}, UndefinedError{fmt.Errorf("no API %q: give --api with one of these values: %s", api, strings.Join(names, ", "))}
 	}
 	var prefixes []string
-	var short string // prefix of the format for which the token is too short or too long
+	var short string // prefix of the format for which the text is too short or too long
+	other := map[authz.Kind]bool{}
 	for _, name := range names {
 		for _, f := range apis[name].OperatorFormats() {
-			prefixes = append(prefixes, f.Prefix)
+			if !slices.Contains(prefixes, f.Prefix) {
+				prefixes = append(prefixes, f.Prefix)
+			}
 		}
 		format, denial := apis[name].Recognize(t.secret)
 		switch {
-		case denial == "":
-			t.formats[name] = format
 		case denial == authz.ReasonMalformed:
 			short = format.Prefix
+		case denial != "":
+		case format.Kind == authz.KindSession || format.Kind == authz.KindOAuthToken:
+			other[format.Kind] = true
+		default:
+			t.formats[name] = format
 		}
-	}
-	isKind := func(kind authz.Kind) bool {
-		return slices.ContainsFunc(slices.Collect(maps.Values(t.formats)), func(f authz.CredentialFormat) bool { return f.Kind == kind })
 	}
 	switch {
 	case !bearer.IsB64Token(text):
 		return Token{}, errors.New("the text has a character that no token has: give only the token, without quotation marks")
-	case isKind(authz.KindSession) || len(t.formats) == 0 && strings.HasPrefix(text, "eyJ"): // {" in base64
+	case len(t.formats) > 0: // of other APIs, the same text may be a session's token
+	case other[authz.KindSession] || strings.HasPrefix(text, "eyJ"): // {" in base64
 		return Token{}, errors.New("this is a JWT, such as the token of a session, not a token of keywicket: its issuer can verify it")
-	case isKind(authz.KindOAuthToken):
+	case other[authz.KindOAuthToken]:
 		return Token{}, errors.New("this is the access token of an OAuth app: find its id in the decision log (subject), and run keywicket explain --token-id ID")
-	case len(t.formats) == 0 && short != "":
+	case short != "":
 		return Token{}, fmt.Errorf("this is no whole token: after %s, a token has at least 16 characters, and at most 512 in total: give the whole token", short)
-	case len(t.formats) == 0 && oauthapp.IsSecret(text):
+	case oauthapp.IsSecret(text):
 		return Token{}, errors.New("this looks like a secret of OAuth (a refresh token, a code, or the secret of an app), not like a token: only its app can use it")
-	case len(t.formats) == 0:
+	default:
 		return Token{}, UndefinedError{fmt.Errorf("no kind of token starts with this text; prefixes are %s", strings.Join(prefixes, ", "))}
 	}
 	if _, ok := t.formats[api]; !ok && api != "" {
