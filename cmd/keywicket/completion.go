@@ -1,8 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"io"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
@@ -32,8 +32,10 @@ type completeWords struct {
 }
 
 func (c *completeWords) Run(s *invocation, k *kong.Kong) error {
+	var lines strings.Builder
 	for _, word := range completion.Words(k.Model, c.Words[1:]) { // the first word is --
-		fmt.Fprintln(s.stdout, word)
+		lines.WriteString(word + "\n")
 	}
-	return nil
+	_, err := io.WriteString(s.stdout, lines.String())
+	return err
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/keywicket/keywicket/store/database"
 )
 
@@ -61,9 +63,7 @@ func TestTokenVerifyAgreesWithTheSidecar(t *testing.T) {
 	}
 
 	s := startSidecar(t, "KEYWICKET_DATABASE_URL="+url)
-	if err := awaitProbe(s.operations, "/readyz", 200); err != nil {
-		t.Fatal(err)
-	}
+	s.awaitHealth(t, healthv1.HealthCheckResponse_SERVING)
 	for name, token := range tokens {
 		t.Run(name, func(t *testing.T) {
 			answer := s.check(t, "velocity", "/api/issues", map[string]string{"authorization": "Bearer " + token, "x-workspace-slug": "acme"})
