@@ -23,6 +23,7 @@ type tokenCommand struct {
 	Set    tokenSet    `cmd:"" help:"Replace a token's attributes."`
 	Revoke tokenRevoke `cmd:"" help:"Revoke a token permanently."`
 	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
+	Verify tokenVerify `cmd:"" help:"Read a token from standard input, and show what it is and whether it is good."`
 }
 
 type tokenCreate struct {
