@@ -35,7 +35,7 @@ test-policies: ## Check, format-check and test the Rego policies with the standa
 	$(OPA) test -b policies --coverage --threshold 100 > /dev/null
 
 # The programs that `make` downloads for the tests.
-TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
+TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/fish .tools/zsh .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
 # The OAuth clients that only the tests of `make test-long` run.
 OAUTH_CLIENTS := .tools/oauth-python .tools/oauth-java .tools/oauth-rust test/oauth/clients/node/node_modules
 
@@ -152,6 +152,9 @@ clean: ## Remove built and downloaded files
 
 .tools/pgbouncer: test/pgbouncer/fetch-pgbouncer tools/fetch-debian
 	@if [ -n "$$PGBOUNCER" ] || command -v pgbouncer > /dev/null; then echo "using the installed PgBouncer"; else test/pgbouncer/fetch-pgbouncer && touch $@; fi
+
+.tools/fish .tools/zsh: .tools/%: test/shells/fetch-shell tools/fetch-debian
+	@if command -v $* > /dev/null; then echo "using the installed $*"; else test/shells/fetch-shell $* && touch $@; fi
 
 .tools/node: test/js/fetch-node test/js/node-requirements.txt
 	@if npm --version > /dev/null 2>&1 && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then echo "using the installed Node.js"; else test/js/fetch-node && touch $@; fi

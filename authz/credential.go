@@ -71,6 +71,17 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	return credential{format.Kind, Secret(token)}, ""
 }
 
+// Recognize returns the format of a credential, as a check finds it. For a session, the format has only a kind. The denial is empty
+// if a check would look the credential up. Otherwise, it is ReasonMalformed or ReasonUnknown.
+func (a API) Recognize(s Secret) (CredentialFormat, Reason) {
+	c, denial := a.credential(Fields{{AuthorizationHeader, "Bearer " + string(s)}})
+	if c.kind == KindSession {
+		return CredentialFormat{Kind: KindSession}, denial
+	}
+	format, _ := a.formatOf(string(s))
+	return format, denial
+}
+
 // Accepts reports whether a check would look up this key. The key must start with the prefix, and have at most 512 bytes in total.
 // After the prefix, the key must have at least 16 characters. All characters must be b64token characters (RFC 6750).
 func (f CredentialFormat) Accepts(key Secret) bool {

@@ -29,6 +29,8 @@ type commands struct {
 	DatabaseURL string `help:"Postgres URL. Overrides $KEYWICKET_DATABASE_URL." name:"database-url" placeholder:"URL"`
 	Output      string `help:"Output format: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
 
+	ShowVersion kong.VersionFlag `help:"Print the version." name:"version"`
+
 	Serve     serveCommand     `cmd:"" help:"Run the sidecar."`
 	Issuer    issuerCommand    `cmd:"" help:"Run the OAuth 2.0 issuer: consent page and token endpoints."`
 	Migrate   migrateCommand   `cmd:"" help:"Update the database schema, or show its state."`
@@ -44,6 +46,9 @@ type commands struct {
 	Explain   explainCommand   `cmd:"" help:"Show the decision for a request, its cause, and how to get the request allowed."`
 	Demo      demoCommand      `cmd:"" help:"Run a complete stack: Postgres, the sidecar, the issuer, Envoy and two upstreams."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`
+
+	Completion    completionCommand `cmd:"" help:"Print a script with which a shell completes keywicket's commands and flags."`
+	CompleteWords completeWords     `cmd:"" hidden:""`
 }
 
 // usageError is an error in the command line. The exit status is 2.
@@ -100,6 +105,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exitCode = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Vars{"version": "keywicket " + shownVersion()},
 	)
 	if err != nil {
 		panic(err) // the struct tags of commands are invalid

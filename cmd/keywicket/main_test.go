@@ -97,6 +97,7 @@ func newDatabase(original string) (string, error) {
 //	database empty|migrated  switches to a new database
 //	keep NAME=key...         sets each variable NAME to the value of its key in the last printed object
 //	keep-token               sets $TOKEN, $ID, $PREFIX, and $SECRET, the part of the token after $PREFIX
+//	write FILE TEXT          writes the text into the file; \n and \r are line ends
 //	ready ADDRESS            waits until /readyz returns 200
 //
 // $ADDRESS is the host and port of the Postgres server, $TAKEN is an address in use, and $POLICIES is the folder of the built-in
@@ -109,6 +110,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"refused": refused, "database": createDatabase, "keep": keep, "keep-token": keepToken, "ready": ready,
+			"write": write,
 		},
 	})
 }
@@ -194,4 +196,9 @@ func ready(ts *testscript.TestScript, _ bool, args []string) {
 	if err := awaitProbe(args[0], "/readyz", 200); err != nil {
 		ts.Fatalf("%v", err)
 	}
+}
+
+func write(ts *testscript.TestScript, _ bool, args []string) {
+	text := strings.NewReplacer(`\n`, "\n", `\r`, "\r").Replace(args[1])
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }

@@ -24,6 +24,7 @@ type tokenCommand struct {
 	Rotate tokenRotate `cmd:"" help:"Create a token that replaces another one, and show it once."`
 	Revoke tokenRevoke `cmd:"" help:"Revoke a token permanently."`
 	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
+	Verify tokenVerify `cmd:"" help:"Read a token from standard input, and show what it is and whether it is good."`
 }
 
 type tokenCreate struct {

@@ -12,11 +12,16 @@ func (versionCommand) Run(s *invocation) error {
 		Version string `json:"version"`
 		Go      string `json:"go"`
 	}{version(), runtime.Version()}
-	shown := v.Version
+	return printOne(s, v, [2]string{"keywicket", shownVersion()}, [2]string{"go", v.Go})
+}
+
+// shownVersion returns the version for people. It says how to get a version if the build recorded none.
+func shownVersion() string {
+	shown := version()
 	if shown == "(devel)" || shown == "unknown" {
 		shown += ": the build recorded no version; make build in a git checkout records it"
 	}
-	return printOne(s, v, [2]string{"keywicket", shown}, [2]string{"go", v.Go})
+	return shown
 }
 
 // version returns the version of the module that the Go toolchain writes into the binary: a tag, a commit, or (devel). Without

@@ -22,27 +22,38 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 	}
 	defer func() { _ = db.Close() }()
 	var found struct {
-		Login string `db:"login"`
-		Role  string `db:"role"`  // sidecar, issuer, or empty
-		Owner string `db:"owner"` // owner of the schema keywicket; empty: there is no schema
+		Login     string `db:"login"`
+		Role      string `db:"role"`      // operator, sidecar, issuer, or empty
+		Owner     string `db:"owner"`     // owner of the schema keywicket; empty: there is no schema
+		Operators bool   `db:"operators"` // the role keywicket_operator has its rights in this database
 	}
 	queryErr := DoWithTimeout(ctx, 5*time.Second, func(ctx context.Context) error {
 		return db.GetContext(ctx, &found, `
 			SELECT current_user AS login,
-			       COALESCE((SELECT max(substr(rolname, 11)) FROM pg_roles
-			                 WHERE rolname IN ('keywicket_sidecar', 'keywicket_issuer') AND pg_has_role(oid, 'MEMBER')), '') AS role,
-			       COALESCE((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'keywicket'), '') AS owner`)
+			       COALESCE((SELECT substr(rolname, 11) FROM pg_roles
+			                 WHERE rolname IN ('keywicket_operator', 'keywicket_sidecar', 'keywicket_issuer') AND pg_has_role(oid, 'MEMBER')
+			                 ORDER BY rolname <> 'keywicket_operator' LIMIT 1), '') AS role,
+			       COALESCE((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'keywicket'), '') AS owner,
+			       EXISTS (SELECT FROM pg_roles r, pg_namespace n WHERE rolname = 'keywicket_operator' AND nspname = 'keywicket'
+			               AND has_schema_privilege(r.oid, n.oid, 'USAGE')) AS operators`)
 	})
 	if queryErr != nil {
 		return err
 	}
 	cause := "does not have this right"
-	if found.Role != "" {
-		cause = fmt.Sprintf("has the role keywicket_%s, which is only for the %s", found.Role, found.Role)
+	switch found.Role {
+	case "":
+	case "operator":
+		cause = "has the role keywicket_operator, which does not have this right"
+	default:
+		cause = fmt.Sprintf("has the role keywicket_%s, which is only for the %[1]s", found.Role)
 	}
 	remedy := "use a login that may create a schema in this database"
 	if found.Owner != "" {
-		remedy = fmt.Sprintf("use a login for operators, such as %s, the owner of the schema keywicket", found.Owner)
+		remedy = fmt.Sprintf("use %s, the owner of the schema keywicket", found.Owner)
+	}
+	if found.Operators && found.Role != "operator" {
+		remedy = "use a login with the role keywicket_operator; for migrations, " + remedy
 	}
 	return fmt.Errorf("%w (the login %s %s: %s)", err, found.Login, cause, remedy)
 }

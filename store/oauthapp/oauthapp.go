@@ -18,5 +18,11 @@ func ValidID(id string) bool { return appID.MatchString(id) }
 // NewSecret returns a random secret of 260 bits. App secrets, codes and refresh tokens are such secrets.
 func NewSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
 
+// secretForm is the form of the secrets that NewSecret returns: base32, as [rand.Text] writes it.
+var secretForm = regexp.MustCompile(`^[A-Z2-7]{52}$`)
+
+// IsSecret reports whether the text has the form of a secret that [NewSecret] returns.
+func IsSecret(text string) bool { return secretForm.MatchString(text) }
+
 // ErrUnknown means that no app has the id. It wraps [database.ErrNotFound].
 var ErrUnknown = database.NewRefusal(database.ErrNotFound, "no app has this id: give the client id that `keywicket oauth-app list` shows")

@@ -298,6 +298,11 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 	return lookup.Once(ctx, r.db, query, l)
 }
 
+// LookupDigest answers the look-up of an operator's token as a sidecar does.
+func (r *Registry) LookupDigest(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
+	return lookup.Once(ctx, r.db, lookup.TokenQuery, l)
+}
+
 // AccessToken returns the OAuth 2.0 access token with the id, in the form of a user's token. It also returns the ids of the
 // workspaces that the user has granted to the app. The error is [database.ErrNotFound] if the token does not exist.
 func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
@@ -306,7 +311,7 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 		Granted pq.StringArray `db:"granted"`
 	}
 	err := r.db.GetContext(ctx, &row, `
-		SELECT t.id, a.api, a.name, 'oauth_token' AS kind, 'live' AS environment, t.scopes, g.user_id, t.created_at, t.expires_at,
+		SELECT t.id, a.api, a.name, 'oauth_token' AS kind, 'live' AS environment, t.scopes, g.user_id, t.created_at, `+expiresAt+`,
 		       ARRAY(SELECT workspace_id FROM keywicket.oauth_grant_workspaces gw WHERE gw.grant_id = g.id) AS granted
 		FROM keywicket.oauth_access_tokens t
 		JOIN keywicket.oauth_grants g ON g.id = t.grant_id

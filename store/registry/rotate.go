@@ -28,17 +28,9 @@ func (r *Registry) RotateToken(ctx context.Context, id string, format authz.Cred
 	var created string
 	// One statement, so that the new token exists exactly if the old one ends.
 	err = r.db.GetContext(ctx, &created, `
-		WITH old AS (
-			UPDATE keywicket.tokens SET expires_at = LEAST(expires_at, clock_timestamp() + $2 * interval '1 second')
-			FROM (
-				SELECT id AS old_id, expires_at - created_at AS lifetime FROM keywicket.tokens
-				WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp()) FOR UPDATE
-			) AS previous
-			WHERE id = old_id
-			RETURNING api, kind, environment, name, scopes, workspace_id, user_id, attributes, lifetime
-		)
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id, expires_at, attributes)
-		SELECT api, kind, environment, $3, $4, name, scopes, workspace_id, user_id, clock_timestamp() + lifetime, attributes FROM old
+		SELECT api, kind, environment, $3, $4, name, scopes, workspace_id, user_id, clock_timestamp() + lifetime, attributes
+		FROM keywicket.shorten_token($1, $2 * interval '1 second') AS lifetime CROSS JOIN keywicket.tokens WHERE id = $1
 		RETURNING id`, id, max(0, overlap).Seconds(), format.Visible(key), digest[:])
 	switch {
 	case errors.Is(err, sql.ErrNoRows):

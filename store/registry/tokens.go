@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -155,9 +156,16 @@ func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
 	return owner{workspaceID: &w.ID}, err
 }
 
+// expiresAt is the expiry of the token t; NULL for infinity. If another time is outside the range of Go or JSON, it is the nearest
+// time in this range. revokedAt is the time of the token's revocation, in the same range.
+const (
+	expiresAt = `CASE WHEN t.expires_at < 'infinity' THEN GREATEST(LEAST(t.expires_at, '9999-12-31Z'), '1970-01-01Z') END AS expires_at`
+	revokedAt = `CASE WHEN t.revoked_at IS NOT NULL THEN GREATEST(LEAST(t.revoked_at, '9999-12-31Z'), '1970-01-01Z') END AS revoked_at`
+)
+
 const tokenQuery = `
 SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t.workspace_id, t.user_id,
-       t.created_at, t.expires_at, u.last_used_at, t.revoked_at, t.attributes,
+       t.created_at, ` + expiresAt + `, u.last_used_at, ` + revokedAt + `, t.attributes,
        CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE 'active' END AS status
@@ -272,6 +280,25 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 		return Token{}, fmt.Errorf("find the token: %w", err)
 	}
 	return t, database.ConfirmRow(t.ID == id, "find the token")
+}
+
+// TokenByDigest returns a token by the digest of its key. The error is [database.ErrNotFound] if the token does not exist.
+func (r *Registry) TokenByDigest(ctx context.Context, d authz.Digest) (Token, error) {
+	var found struct {
+		ID     string `db:"id"`
+		Digest []byte `db:"digest"`
+	}
+	err := r.db.GetContext(ctx, &found, `SELECT id, digest FROM keywicket.tokens WHERE digest = $1`, d[:])
+	if errors.Is(err, sql.ErrNoRows) {
+		return Token{}, errNoToken
+	}
+	if err == nil {
+		err = database.ConfirmRow(bytes.Equal(found.Digest, d[:]), "compare the digest")
+	}
+	if err != nil {
+		return Token{}, fmt.Errorf("find the token: %w", err)
+	}
+	return r.Token(ctx, found.ID)
 }
 
 var errNoToken = database.NewRefusal(database.ErrNotFound, "no token has this id: give the token's id from the list, not its key")

@@ -33,6 +33,8 @@ session revoke JWT
 session revoke SECRET
 session revoke JWT JWT
 session revoke --user JWT
+token verify SECRET
+token verify --api SECRET
 session revoke --user SECRET
 session JWT
 token revoke JWT
@@ -65,6 +67,9 @@ token list --database-url postgres://postgres:PASSWORD@ADDRESS/postgres
 token list --database-url postgres://postgres:PASSWORD@127.0.0.1:1/postgres
 migrate status postgres://postgres:PASSWORD@ADDRESS/postgres
 migrate status host=127.0.0.1 password=PASSWORD`
+
+// unverified are inputs of `token verify` that are not a good token.
+var unverified = []string{"UNKNOWN", "GONE_TOKEN", "JWT", "SECRET SECRET", "SECRET\nSECRET", "Bearer SECRET", `"SECRET"`, "xSECRET", "SECRET\x00", "velo_SECRET"}
 
 // misconfigurations are configuration files with which a sidecar refuses to start.
 var misconfigurations = []string{

@@ -52,7 +52,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	gone := s.create(t, "sk_live_", "--workspace", home.ID, "--scope", "inbox:read")
 	vel := s.create(t, "vel_", "--workspace", home.ID, "--access", "read")
 	velu := s.create(t, "velu_", "--user", "ada@example.com", "--scope", "user:read,issues:read")
-	replacements := []string{"SECRET", live.Token, "LIVE", live.ID, "GONE", gone.ID, "HOME", home.Slug, "PASSWORD", urlPassword, "ADDRESS", admin[2]}
+	replacements := []string{"SECRET", live.Token, "LIVE", live.ID, "GONE_TOKEN", gone.Token, "GONE", gone.ID, "HOME", home.Slug, "PASSWORD", urlPassword, "ADDRESS", admin[2]}
 	existing := map[string]string{} // keys that a product issued before it used keywicket
 	_, format := product.FormatOf("sk_live_")
 	for _, name := range []string{"FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "RACED", "BAD", "UNKNOWN"} {

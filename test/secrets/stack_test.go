@@ -128,6 +128,10 @@ func (s *leakStack) runOperatorCommands(t *testing.T) {
 	for line := range strings.Lines(inspections) {
 		run(true, "", strings.Fields(s.placeholders.Replace(line))...)
 	}
+	run(true, "SECRET", "token", "verify", "--output", "json")
+	for _, text := range unverified {
+		run(false, text, "token", "verify")
+	}
 	for line := range strings.Lines(mistakes) {
 		run(false, "", strings.Fields(s.placeholders.Replace(line))...)
 	}

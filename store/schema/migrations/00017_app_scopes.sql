@@ -9,3 +9,5 @@
 
 ALTER TABLE keywicket.oauth_apps ADD COLUMN scopes text[] NOT NULL DEFAULT '{}'
     CONSTRAINT oauth_apps_scopes_form CHECK (cardinality(scopes) <= 100 AND array_position(scopes, NULL) IS NULL);
+
+GRANT SELECT (scopes), INSERT (scopes) ON keywicket.oauth_apps TO keywicket_operator;

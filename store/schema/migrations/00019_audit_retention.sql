@@ -1,7 +1,7 @@
 -- +goose Up
 -- The only way to delete rows of the audit log, for the role keywicket_retention. Migration 00018 created the role. Another
 -- transaction may have created it at the same time, and then it was invisible to that migration. The role keywicket_operator reads
--- the audit log, and gets the privileges for `token rotate` and for the new column of an import.
+-- the audit log, and writes the new column of an import.
 --
 -- On a live database: this migration takes milliseconds, and locks nothing that is in use. This migration cannot be undone.
 
@@ -35,4 +35,4 @@ REVOKE ALL ON FUNCTION keywicket.expire_audit_log(interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION keywicket.expire_audit_log(interval) TO keywicket_retention;
 
 GRANT SELECT ON keywicket.audit_log TO keywicket_operator;
-GRANT INSERT (import_id), UPDATE (expires_at) ON keywicket.tokens TO keywicket_operator;
+GRANT INSERT (import_id) ON keywicket.tokens TO keywicket_operator;
