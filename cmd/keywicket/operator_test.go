@@ -42,12 +42,13 @@ var (
 		"explain GET /api/issues --user ada --policies-dir $policies",
 		"explain GET /api/issues --token-id app-token",
 		"explain GET /api/issues --scope issues:read",
+		"explain --log-line - --workspace acme",
 		"token list --expiring 14d --unused 90d",
 		"token rotate $id --overlap 1h",
 		"token revoke $id --wait",
 		"session revoke 0b5a2b3c-1111-2222-3333-444455556666 --wait",
 		"session revoke --user ada",
-		"oauth-app create --name app --redirect-uri https://app.example/cb --id my-app --api velocity --confidential",
+		"oauth-app create --name app --redirect-uri https://app.example/cb --id my-app --api velocity --confidential --scope issues:read --development",
 		"oauth-app list",
 		"oauth-app rotate-secret my-app --wait",
 		"grant list --app planner --user ada",
@@ -62,6 +63,8 @@ var (
 	operatorInput = map[string]string{
 		"token import": "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
 		"token verify": "$token",
+		"explain --log-line": `{"msg":"decision","decision_id":"D","api":"velocity","method":"GET","route":"GET /api/issues","allow":true,` +
+			`"subject":"app-token","kind":"oauth_token"}`,
 	}
 )
 
