@@ -121,7 +121,7 @@ func (f Filter) query(ctx context.Context, r *registry.Registry) (string, []any,
 		where("object_id = ?", f.Object)
 	}
 	if f.Actor != "" {
-		where("(actor_id = ? OR actor_id IS NULL AND login = ?)", f.Actor)
+		where("(actor_id = ? OR login = ?)", f.Actor)
 	}
 	if f.Action != "" {
 		where("action = ?", f.Action)

@@ -145,3 +145,17 @@ func TestTokensThatNeedAttention(t *testing.T) {
 		}
 	}
 }
+
+// A product may store an expiry of infinity with its own SQL. Such a token has no lifetime.
+func TestRotateTokenThatExpiresNever(t *testing.T) {
+	f := storetest.NewFixture(t)
+	token, _ := f.WorkspaceToken(t, "issues:read")
+	f.Exec(t, `UPDATE keywicket.tokens SET expires_at = 'infinity' WHERE id = $1`, token.ID)
+	created, _, err := f.RotateToken(t.Context(), token.ID, storetest.Vel, time.Hour)
+	if err != nil || created.ExpiresAt != nil {
+		t.Fatalf("%+v, %v", created, err)
+	}
+	if old := storetest.Must(f.Token(t.Context(), token.ID)); old.ExpiresAt == nil || time.Until(*old.ExpiresAt) > time.Hour {
+		t.Errorf("the old token expires at %v", old.ExpiresAt)
+	}
+}

@@ -10,10 +10,10 @@
 --
 --     SET LOCAL keywicket.actor = '{"kind": "user", "id": "…", "source": "203.0.113.9", "request_id": "…"}';
 --
--- Postgres does not verify the actor, so the actor is only as trustworthy as the login.
+-- Postgres does not verify the actor, so the actor is only as trustworthy as the login. A change fails if the actor is not valid.
 --
 -- keywicket's roles cannot change or delete rows. Only the role keywicket_retention can delete old rows, with the function
--- expire_audit_log. The triggers do not fire for changes that logical replication applies, because the other server has recorded
+-- expire_audit_log. The triggers write nothing for rows that logical replication copies, because the other server has recorded
 -- these changes.
 --
 -- On a live database: this migration waits for running transactions that use tokens, or that have written to one of the eight
@@ -52,13 +52,30 @@ ALTER TABLE keywicket.tokens ADD COLUMN import_id text;
 -- with the privileges of its owner, because other roles cannot write the audit log.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.audit() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off -- compiling takes longer than the query
 AS $$
 DECLARE
-    actor   CONSTANT jsonb := NULLIF(current_setting('keywicket.actor', true), '');
+    setting CONSTANT text := current_setting('keywicket.actor', true);
+    actor   jsonb;
     key     text;
     changed text;
 BEGIN
+    -- The first copy of a table, and a TRUNCATE, fire the statement triggers of the copy.
+    IF current_setting('session_replication_role') = 'replica'
+        AND EXISTS (SELECT FROM pg_stat_get_subscription(NULL) WHERE pid = pg_backend_pid()) THEN
+        RETURN NULL;
+    END IF;
+    IF setting <> '' THEN
+        BEGIN
+            actor := setting;
+        EXCEPTION WHEN data_exception THEN
+            NULL; -- it is no JSON
+        END;
+        IF jsonb_typeof(actor) IS DISTINCT FROM 'object' OR char_length(actor->>'id') > 255 THEN
+            RAISE 'keywicket.actor is not valid: set it to a JSON object, with an id of at most 255 characters'
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+    END IF;
     IF TG_OP = 'TRUNCATE' THEN
         INSERT INTO keywicket.audit_log (actor_kind, actor_id, action, object_kind, objects, source, request_id)
             VALUES (actor->>'kind', actor->>'id', 'truncate', TG_ARGV[0], 0, actor->>'source', actor->>'request_id');
@@ -74,13 +91,14 @@ BEGIN
                 count(*), jsonb_build_object('kind', min(kind)), $1->>'source', $1->>'request_id'
             FROM new_rows WHERE import_id IS NOT NULL GROUP BY import_id$q$ USING actor;
     END IF;
+    -- Without OFFSET 0, Postgres would compute to_jsonb again for each use, so for each column.
     SELECT string_agg(format('row.%I::text', name), ' || ''/'' || ') INTO key FROM unnest(TG_ARGV[1:]) AS name;
     changed := CASE TG_OP
         WHEN 'INSERT' THEN format('SELECT %s AS id, NULL::jsonb AS old, to_jsonb(row) AS new FROM new_rows AS row', key) ||
-            CASE TG_ARGV[0] WHEN 'token' THEN ' WHERE import_id IS NULL' ELSE '' END
-        WHEN 'DELETE' THEN format('SELECT %s AS id, to_jsonb(row) AS old, NULL::jsonb AS new FROM old_rows AS row', key)
-        ELSE format('SELECT * FROM (SELECT %1$s AS id, to_jsonb(row) AS old FROM old_rows AS row) AS o
-            FULL JOIN (SELECT %1$s AS id, to_jsonb(row) AS new FROM new_rows AS row) AS n USING (id) WHERE old IS DISTINCT FROM new', key)
+            CASE TG_ARGV[0] WHEN 'token' THEN ' WHERE import_id IS NULL' ELSE '' END || ' OFFSET 0'
+        WHEN 'DELETE' THEN format('SELECT %s AS id, to_jsonb(row) AS old, NULL::jsonb AS new FROM old_rows AS row OFFSET 0', key)
+        ELSE format('SELECT id, to_jsonb(o.row) AS old, to_jsonb(n.row) AS new FROM (SELECT %1$s AS id, row FROM old_rows AS row) AS o
+            FULL JOIN (SELECT %1$s AS id, row FROM new_rows AS row) AS n USING (id) WHERE o.row IS DISTINCT FROM n.row OFFSET 0', key)
         END;
     EXECUTE format($q$
         INSERT INTO keywicket.audit_log (actor_kind, actor_id, action, object_kind, object_id, object_name, api, workspace_id,
@@ -101,7 +119,7 @@ BEGIN
             (old - secrets) - unchanged, (new - secrets) - unchanged, $1->>'source', $1->>'request_id'
         FROM (%s) AS changed,
             LATERAL (SELECT COALESCE(new, old) AS any_row, '{digest,secret_digest}'::text[] AS secrets, ARRAY(
-                SELECT name FROM jsonb_each(old) AS field (name, value) WHERE value = new->name) AS unchanged) AS more
+                SELECT name FROM jsonb_each(old) AS field (name, value) WHERE value = new->name) AS unchanged OFFSET 0) AS more
         ORDER BY id$q$, changed) USING actor, TG_ARGV[0];
     RETURN NULL;
 END

@@ -15,12 +15,14 @@ CREATE FUNCTION keywicket.expire_audit_log(older_than interval) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    started CONSTANT timestamptz := clock_timestamp();
     expired bigint;
 BEGIN
-    IF older_than IS NULL OR older_than < interval '1 day' THEN
+    -- Compare times, not intervals: the interval of -12 months and 361 days counts as a day, but its end is in the future.
+    IF older_than IS NULL OR started - older_than > started - interval '1 day' THEN
         RAISE 'the audit log keeps its rows for at least one day: give a longer interval';
     END IF;
-    DELETE FROM keywicket.audit_log WHERE at < clock_timestamp() - older_than;
+    DELETE FROM keywicket.audit_log WHERE at < started - older_than;
     GET DIAGNOSTICS expired = ROW_COUNT;
     IF expired > 0 THEN
         INSERT INTO keywicket.audit_log (action, object_kind, objects, after)

@@ -6,7 +6,7 @@
 -- This migration cannot be undone.
 
 -- shorten_token makes an active token end after the given time, or at its expiry if that is earlier. It returns a row with the
--- token's lifetime from its creation to its former expiry; the lifetime is NULL if the token had no expiry. If no active token has
+-- token's lifetime from its creation to its former expiry; the lifetime is NULL if the token had no expiry, or infinity. If no active token has
 -- the id, it returns no row. It runs with the privileges of its owner.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.shorten_token(token_id text, remaining interval, OUT lifetime interval) RETURNS SETOF interval
@@ -19,7 +19,7 @@ BEGIN
         RAISE 'the remaining time must not be negative';
     END IF;
     FOR lifetime IN
-        SELECT expires_at - created_at FROM keywicket.tokens
+        SELECT CASE WHEN isfinite(expires_at) THEN expires_at - created_at END FROM keywicket.tokens
         WHERE id = token_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > changed_at) FOR UPDATE
     LOOP
         UPDATE keywicket.tokens SET expires_at = LEAST(expires_at, changed_at + remaining) WHERE id = token_id;
