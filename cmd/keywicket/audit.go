@@ -27,13 +27,13 @@ type auditFilter struct {
 	Action    string               `help:"Only changes of this kind: create, change, revoke, restore, rotate, delete, import, truncate or expire." enum:",create,change,revoke,restore,rotate,delete,import,truncate,expire" default:"" placeholder:"ACTION"`
 	Since     *commandline.Instant `help:"Only changes at or after this RFC 3339 time." placeholder:"TIME"`
 	Until     *commandline.Instant `help:"Only changes before this RFC 3339 time." placeholder:"TIME"`
-	After     int64                `help:"Id of the last entry of the previous page." placeholder:"ID"`
+	After     commandline.Count    `help:"Id of the last entry of the previous page." placeholder:"ID"`
 }
 
 func (f auditFilter) filter() auditlog.Filter {
 	return auditlog.Filter{
 		Workspace: f.Workspace, User: f.User, Object: f.Object, Actor: f.Actor, Action: f.Action,
-		Since: (*time.Time)(f.Since), Until: (*time.Time)(f.Until), After: f.After,
+		Since: (*time.Time)(f.Since), Until: (*time.Time)(f.Until), After: int64(f.After),
 	}
 }
 
@@ -63,7 +63,7 @@ func (c *auditList) Run(s *invocation, r *registry.Registry) error {
 		}
 	})
 	if err == nil && more {
-		c.After = page[len(page)-1].ID
+		c.After = commandline.Count(page[len(page)-1].ID)
 		fmt.Fprintln(s.stderr, "There are more entries: "+c.command(s))
 	}
 	return err
@@ -74,7 +74,7 @@ func (c *auditList) command(s *invocation) string {
 	return commandLine("keywicket audit list", [][2]string{
 		{"--config", s.configFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--object", c.Object}, {"--actor", c.Actor},
 		{"--action", c.Action}, {"--since", flagTime(c.Since)}, {"--until", flagTime(c.Until)}, {"--limit", strconv.Itoa(int(c.Limit))},
-		{"--after", strconv.FormatInt(c.After, 10)},
+		{"--after", strconv.Itoa(int(c.After))},
 	})
 }
 

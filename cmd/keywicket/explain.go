@@ -9,20 +9,19 @@ import (
 
 	"github.com/keywicket/keywicket/explain"
 	"github.com/keywicket/keywicket/explain/logline"
-	"github.com/keywicket/keywicket/internal/commandline"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
 type explainCommand struct {
-	Method    string               `arg:"" optional:"" help:"HTTP method, such as GET."`
-	Path      string               `arg:"" optional:"" help:"Path, as a client sends it."`
-	LogLine   commandline.NonEmpty `help:"Line of the sidecar's decision log, or - to read it from standard input. The method, the path and the flags add what the line does not contain." name:"log-line" placeholder:"LINE"`
-	TokenID   commandline.NonEmpty `help:"Id of the token that the request has. For an app's access token, copy the id from the decision log. Without --token-id, --user and --scope, the request has no credential." name:"token-id" xor:"who" placeholder:"ID"`
-	User      commandline.NonEmpty `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the simulated session has a second factor." xor:"who" placeholder:"U"`
-	Scope     []string             `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" placeholder:"SCOPE"`
-	Workspace string               `help:"Workspace of the request: id or slug." placeholder:"W"`
-	API       string               `help:"API of the request. Default: with --token-id, the token's API; with --user, the API that accepts sessions; with --scope, the API that has the scopes; otherwise, the API that has the route." name:"api" placeholder:"NAME"`
+	Method    string   `arg:"" optional:"" help:"HTTP method, such as GET."`
+	Path      string   `arg:"" optional:"" help:"Path, as a client sends it."`
+	LogLine   string   `help:"Line of the sidecar's decision log, or - to read it from standard input. The method, the path and the flags add what the line does not contain." name:"log-line" placeholder:"LINE"`
+	TokenID   string   `help:"Id of the token that the request has. For an app's access token, copy the id from the decision log. Without --token-id, --user and --scope, the request has no credential." name:"token-id" xor:"who" placeholder:"ID"`
+	User      string   `help:"Id or email of a user. The request has a session of this user. If the API requires a second factor, the simulated session has a second factor." xor:"who" placeholder:"U"`
+	Scope     []string `help:"Scopes of a simulated token, instead of a real token. If one scope is a user-level scope, the token belongs to a user with the role owner." xor:"who" placeholder:"SCOPE"`
+	Workspace string   `help:"Workspace of the request: id or slug." placeholder:"W"`
+	API       string   `help:"API of the request. Default: with --token-id, the token's API; with --user, the API that accepts sessions; with --scope, the API that has the scopes; otherwise, the API that has the route." name:"api" placeholder:"NAME"`
 
 	PoliciesDir string `help:"Folder of policies. Default: the built-in policies." name:"policies-dir" placeholder:"DIR"`
 }
@@ -41,7 +40,7 @@ func (c *explainCommand) Validate() error {
 // request returns the request to explain. With --log-line, it also returns the decision of the line.
 func (c *explainCommand) request(s *invocation) (r explain.Request, logged string, err error) {
 	r = explain.Request{
-		Method: c.Method, Path: c.Path, TokenID: string(c.TokenID), User: string(c.User), Scopes: c.Scope, Workspace: c.Workspace, API: c.API,
+		Method: c.Method, Path: c.Path, TokenID: c.TokenID, User: c.User, Scopes: c.Scope, Workspace: c.Workspace, API: c.API,
 	}
 	if c.LogLine == "" {
 		return r, "", nil

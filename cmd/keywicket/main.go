@@ -51,6 +51,9 @@ type commands struct {
 	CompleteWords completeWords     `cmd:"" hidden:""`
 }
 
+// BeforeApply is called by the parser before it validates and stores the values.
+func (*commands) BeforeApply(c *kong.Context) error { return commandline.Check(c) }
+
 // usageError is an error in the command line. The exit status is 2.
 type usageError struct{ error }
 

@@ -4,10 +4,12 @@ package commandline
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 )
@@ -25,18 +27,6 @@ func (c *Count) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%d is less than 1", n)
 	}
 	*c = Count(n)
-	return nil
-}
-
-// NonEmpty is the value of a flag whose absence has another meaning than the empty text, such as an unset variable of a shell.
-type NonEmpty string
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (n *NonEmpty) UnmarshalText(text []byte) error {
-	if len(text) == 0 {
-		return errors.New("the value is empty")
-	}
-	*n = NonEmpty(text)
 	return nil
 }
 
@@ -80,6 +70,28 @@ func (i *Instant) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not an RFC 3339 time, such as 2030-01-31T12:00:00Z", text)
 	}
 	*i = Instant(t)
+	return nil
+}
+
+// Check returns an error if an argument is not valid UTF-8, or if an optional flag has an empty value, such as an unset variable of a
+// shell. In the structure of the commands, an empty value means that the flag is not given.
+func Check(c *kong.Context) error {
+	for _, arg := range c.Args {
+		if !utf8.ValidString(arg) {
+			return errors.New("an argument is not valid UTF-8: check the encoding of your terminal or script")
+		}
+	}
+	for _, p := range c.Path {
+		if p.Flag == nil || p.Flag.Required {
+			continue
+		}
+		switch value := reflect.ValueOf(c.FlagValue(p.Flag)); value.Kind() {
+		case reflect.String, reflect.Slice:
+			if value.Len() == 0 {
+				return fmt.Errorf("--%s: the value is empty", p.Flag.Name)
+			}
+		}
+	}
 	return nil
 }
 

@@ -186,7 +186,7 @@ func Expire(ctx context.Context, r *registry.Registry, olderThan time.Duration) 
 		err = tx.Commit()
 	}
 	if err != nil {
-		return 0, fmt.Errorf("expire the audit log: %w", err)
+		return 0, fmt.Errorf("expire the audit log: %w", database.NeedsRole("keywicket_retention", err))
 	}
 	return expired, nil
 }

@@ -2,6 +2,7 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,10 +10,25 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// AddLoginRemedy adds a remedy to an error that Postgres returns because the login of the database URL lacks a right. A frequent
-// cause is that an operator's command uses the database URL of a sidecar. For any other error, and if the database does not answer,
-// AddLoginRemedy returns err unchanged.
+// roleError is an error of a statement that only a login with the role may run.
+type roleError struct {
+	error
+	role string
+}
+
+func (e roleError) Unwrap() error { return e.error }
+
+// NeedsRole adds the role that a login needs for the statement that failed with err. [AddLoginRemedy] names this role. Without
+// NeedsRole, it names keywicket_operator.
+func NeedsRole(role string, err error) error { return roleError{err, role} }
+
+// AddLoginRemedy adds a remedy to an error that Postgres returns because the login of the database URL lacks a right, or because its
+// transactions are read-only. A frequent cause is that an operator's command uses the database URL of a sidecar. For any other error,
+// and if the database does not answer, AddLoginRemedy returns err unchanged.
 func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
+	if pq.As(err, pqerror.ReadOnlySQLTransaction) != nil {
+		return fmt.Errorf("%w (the server is a standby, or default_transaction_read_only is on: use the primary server)", err)
+	}
 	if pq.As(err, pqerror.InsufficientPrivilege) == nil {
 		return err
 	}
@@ -54,6 +70,9 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 	}
 	if found.Operators && found.Role != "operator" {
 		remedy = "use a login with the role keywicket_operator; for migrations, " + remedy
+	}
+	if needed, ok := errors.AsType[roleError](err); ok {
+		remedy = "use a login with the role " + needed.role
 	}
 	return fmt.Errorf("%w (the login %s %s: %s)", err, found.Login, cause, remedy)
 }
