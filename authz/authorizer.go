@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz/clientcert"
+	"github.com/keywicket/keywicket/authz/header"
 	"github.com/keywicket/keywicket/authz/target"
 )
 
@@ -55,6 +56,9 @@ type Config struct {
 	DefaultAPI string
 	// AllowedHeaders are the request headers that policies may read. Letter case does not matter. Default: none.
 	AllowedHeaders []string
+	// ResourceMetadata maps names of APIs to the URLs of their OAuth 2.0 metadata (RFC 9728). The URL becomes a part of an answer, for
+	// the challenge of a denial. Callers must make sure that it needs no escapes in a quoted string. Default: none.
+	ResourceMetadata map[string]string
 	// Sessions verifies session JWTs. Sessions is required if an API accepts session JWTs.
 	Sessions Sessions
 	// Now returns the time that policies read. Default: time.Now.
@@ -94,7 +98,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		if api.Session.enabled() && c.Sessions == nil {
 			return nil, fmt.Errorf("apis.%s.session: no verifier of sessions is configured", name)
 		}
-		api.name = name
+		api.name, api.resourceMetadata = name, c.ResourceMetadata[name]
 		a.apis[name] = &api
 		hosts[name] = api.Hosts
 		a.upstreamHeaders = append(a.upstreamHeaders, api.UpstreamHeaders...)
@@ -115,16 +119,13 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	}
 	for _, h := range c.AllowedHeaders {
 		h = strings.ToLower(h)
-		if !validHeader(h) {
+		if !header.MayRead(h) {
 			return nil, fmt.Errorf("allowed_headers: %q is not a valid header name, or is a header that policies may not read", h)
 		}
 		a.allowedHeaders = append(a.allowedHeaders, h)
 	}
 	return a, nil
 }
-
-// secretHeaders are the headers that contain credentials.
-var secretHeaders = []string{"authorization", "proxy-authorization", "cookie", "set-cookie"}
 
 // Check decides one request. It always returns a complete answer. If Check returns an error, the code of the answer is UNAVAILABLE.
 // The error is the cause: callers must log the error, and never send it to the client.
@@ -162,7 +163,7 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		return err
 	}
 	name := api.name
-	answer.API, answer.WorkspaceHeader.Name = name, api.Workspace.Header
+	answer.API, answer.WorkspaceHeader.Name, answer.ResourceMetadata = name, api.Workspace.Header, api.resourceMetadata
 	in, err := a.input(name, &r)
 	if err != nil {
 		return err

@@ -141,6 +141,8 @@ func quoteIfValid(form *regexp.Regexp, text string) string {
 	return strconv.Quote(text)
 }
 
+var headerForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`) // names that an error may quote
+
 // validateHeaders validates the headers for the upstream. Its errors contain no value: a value may be personal data.
 func (d *Decision) validateHeaders(api *API) error {
 	for name, value := range d.Headers {
@@ -174,6 +176,8 @@ type Answer struct {
 	ID string
 	// API is the name of the request's API; empty: the API is unknown.
 	API string
+	// ResourceMetadata is the URL of the API's OAuth 2.0 metadata (RFC 9728); empty: no OAuth 2.0 app can get a token for the API.
+	ResourceMetadata string
 	// Public means that the route is open without a credential. If Public is set, Principal is nil.
 	Public bool
 	// Principal is set if the credential is valid, whether the request is allowed or denied.

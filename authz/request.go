@@ -9,8 +9,7 @@ import (
 // a body is ignored.
 //
 // To support a second credential header, change API.credential and the following:
-//   - secretHeaders (authorizer.go), so that no policy reads the header and no API uses it as a workspace header;
-//   - reservedHeaders (upstream_headers.go), so that no policy sets the header; this list already contains secretHeaders;
+//   - the secret headers of package header, so that no policy reads or sets the header, and no API uses it as a workspace header;
 //   - appendAllowed (envoy/response.go), so that the upstream does not receive the credential.
 const AuthorizationHeader = "authorization"
 

@@ -68,6 +68,9 @@ type SessionFormat struct {
 	JWKSMaxAge time.Duration `yaml:"jwks_max_age"`
 	// Leeway is the maximum error of the issuer's clock, at most 5m. Default: 10s.
 	Leeway time.Duration `yaml:"leeway"`
+	// SharedClock means that the issuer and the database read one clock, such as the clock of one machine. Then no leeway applies
+	// when the start of a session is compared with the revocation of a user's sessions.
+	SharedClock bool `yaml:"shared_clock"`
 	// If Anonymous is set, the API accepts the sessions of users that the issuer marks as anonymous. The directory must contain
 	// these users.
 	Anonymous bool `yaml:"anonymous"`

@@ -108,6 +108,7 @@ func start(t *testing.T) (d *demo.Demo, wantGone func()) {
 func TestDemo(t *testing.T) {
 	d, wantGone := start(t)
 	t.Run("the tour passes", func(t *testing.T) { tourPasses(t, d) })
+	t.Run("the summary fits a terminal, and its requests work when pasted", func(t *testing.T) { summaryWorks(t, d) })
 	t.Run("Print writes everything that a user needs", func(t *testing.T) { printIsComplete(t, d) })
 	t.Run("the printed OAuth steps work", func(t *testing.T) { stepsWork(t, d) })
 	t.Run("Close leaves no process, listener or file", func(t *testing.T) {

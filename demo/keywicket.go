@@ -77,15 +77,14 @@ func (s *Sidecar) start(ctx context.Context, chooseAddresses func()) (err error)
 	return nil
 }
 
-// startIssuer starts an issuer whose public address is the parameter `url`.
-func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issuer, error) {
+// startIssuer starts an issuer.
+func startIssuer(ctx context.Context, c Config, databaseURL string) (*Issuer, error) {
 	i := &Issuer{}
 	p, err := start(ctx, c, "issuer", func() (string, []string) {
 		i.Addr = freeAddresses(1)[0]
 		return i.Addr, []string{
 			"KEYWICKET_DATABASE_URL=" + databaseURL,
 			"KEYWICKET_ISSUER_LISTEN=" + i.Addr,
-			"KEYWICKET_ISSUER_URL=" + url,
 		}
 	})
 	if err != nil {

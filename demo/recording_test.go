@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/keywicket/keywicket/demo/example"
 )
 
 // The recording in README.md shows each request of the tour and its response.
@@ -18,8 +20,8 @@ func TestRecordingShowsTheTour(t *testing.T) {
 		t.Errorf("%d bytes", len(drawing))
 	}
 	shown := html.UnescapeString(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(string(drawing), "\n"))
-	for _, step := range tour {
-		for _, text := range []string{"# " + step.why, "ok  " + step.request, step.want} {
+	for _, step := range example.Tour {
+		for _, text := range []string{"# " + step.Why, "ok  " + step.Line, step.Want} {
 			if !strings.Contains(shown, "\n"+text) {
 				t.Errorf("docs/demo.svg does not show %q: run make recording", text)
 			}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/demo/envoyproxy"
+	"github.com/keywicket/keywicket/demo/own"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
@@ -35,7 +37,10 @@ type Config struct {
 	// If Issuer is true, the stack includes the OAuth issuer, and Environ must contain the issuer's sign-in settings. Without an
 	// issuer, Envoy routes the issuer's paths to the live upstream. The live upstream returns each request in its response.
 	Issuer bool
-	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
+	// Own are a user's own policies. Default: the built-in policies of VelaFlows and Velocity.
+	Own *own.Policies
+	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1. With other APIs, the first
+	// two APIs have these addresses.
 	VelaFlows, Velocity string
 	// EnvoyConfig changes Envoy's rendered configuration. Default: no change.
 	EnvoyConfig func([]byte) []byte
@@ -44,7 +49,7 @@ type Config struct {
 	Database func(databaseURL string) (lookups, feed string)
 	// PostgresSettings are parameters of the Postgres server, such as shared_preload_libraries.
 	PostgresSettings map[string]string
-	// Log receives the logs of all processes. Default: the logs are dropped.
+	// Log receives the logs of all processes. Default: the file Stack.LogFile.
 	Log io.Writer
 }
 
@@ -56,10 +61,14 @@ type Stack struct {
 	Sidecars      []*Sidecar
 	Issuer        *Issuer // the OAuth issuer; nil if Config.Issuer is false
 	Envoy         *envoyproxy.Proxy
-	// VelaFlows and Velocity are the base URLs of the two APIs, without a slash at the end.
+	// URLs has the base URL of each API, without a slash at the end. VelaFlows and Velocity are two of them.
+	URLs                map[string]string
 	VelaFlows, Velocity string
+	LogFile             string // the file with the logs of all processes; empty if Config.Log receives them
+	ConfigFile          string // the file with Own.Configuration; empty without it
 
 	folder *folder
+	log    *os.File
 }
 
 // databaseName is the name of the stack's database.
@@ -80,6 +89,9 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if s.folder, err = newFolder(); err != nil {
 		return nil, err
 	}
+	if err := s.openFiles(&c); err != nil {
+		return nil, err
+	}
 	s.Postgres, err = postgres.Start(ctx, postgres.Config{Dir: s.folder.path, Settings: c.PostgresSettings, Log: c.Log})
 	if err != nil {
 		return nil, err
@@ -94,15 +106,30 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if s.Sandbox, err = upstream.Start("sandbox", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	for range cmp.Or(c.Sidecars, 1) {
-		running, err := startSidecar(ctx, c, sidecarURL)
-		if err != nil {
-			return nil, err
+	return s, s.startServers(ctx, c, sidecarURL, issuerURL)
+}
+
+// openFiles opens the log file and writes the configuration file. It sets them in the configuration of the stack.
+func (s *Stack) openFiles(c *Config) (err error) {
+	if c.Log == nil {
+		s.LogFile = filepath.Join(s.folder.path, "log")
+		if s.log, err = os.OpenFile(s.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+			return fmt.Errorf("open the log file: %w", err)
 		}
-		s.Sidecars = append(s.Sidecars, running)
+		c.Log = s.log
 	}
-	s.Sidecar = s.Sidecars[0]
-	return s, s.startEnvoy(ctx, c, issuerURL)
+	if c.Own == nil {
+		return nil
+	}
+	c.Environ = slices.Concat(c.Environ, c.Own.Environ)
+	if len(c.Own.Configuration) > 0 {
+		s.ConfigFile = filepath.Join(s.folder.path, "keywicket.yaml")
+		if err := os.WriteFile(s.ConfigFile, c.Own.Configuration, 0o600); err != nil {
+			return fmt.Errorf("write the configuration file: %w", err)
+		}
+		c.Environ = append(c.Environ, "KEYWICKET_CONFIG="+s.ConfigFile)
+	}
+	return nil
 }
 
 // DatabaseURL returns the database URL of an operator, who has all rights.
@@ -114,12 +141,7 @@ func (s *Stack) Close() error {
 	if s.Envoy != nil {
 		errs = append(errs, s.Envoy.Stop())
 	}
-	if s.Issuer != nil {
-		errs = append(errs, s.Issuer.Stop())
-	}
-	for _, sidecar := range s.Sidecars {
-		errs = append(errs, sidecar.Stop())
-	}
+	errs = append(errs, s.stopKeywicket())
 	for _, u := range []*upstream.Server{s.Live, s.Sandbox} {
 		if u != nil {
 			errs = append(errs, u.Close())
@@ -127,6 +149,10 @@ func (s *Stack) Close() error {
 	}
 	if s.Postgres != nil {
 		errs = append(errs, s.Postgres.Close())
+	}
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+		s.log = nil
 	}
 	if s.folder != nil {
 		errs = append(errs, s.folder.remove())
@@ -184,35 +210,29 @@ func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (stri
 	return u.String(), nil
 }
 
-// startEnvoy starts the issuer and then Envoy. The issuer needs Envoy's address, because users and apps reach the issuer through
-// Envoy.
-func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) error {
-	var sidecarAddresses []string
-	for _, sidecar := range s.Sidecars {
-		sidecarAddresses = append(sidecarAddresses, sidecar.GRPC)
-	}
+// startServers starts the sidecars, the issuer and then Envoy. The sidecars and the issuer need Envoy's address, because users and
+// apps reach the issuer through Envoy.
+func (s *Stack) startServers(ctx context.Context, c Config, sidecarURL, issuerURL string) error {
+	environ := c.Environ
 	for {
-		free := freeAddresses(3)
-		a := bootstrap.Addresses{
-			Admin: free[0],
-			Listeners: map[string]string{
-				"velaflows": cmp.Or(c.VelaFlows, free[1]),
-				"velocity":  cmp.Or(c.Velocity, free[2]),
-			},
-			Clusters: map[string]string{
-				"keywicket": strings.Join(sidecarAddresses, ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
-				"issuer": s.Live.Addr(),
-			},
-		}
-		velaflows, velocity := "http://"+a.Listeners["velaflows"], "http://"+a.Listeners["velocity"]
+		a, urls := envoyAddresses(c)
 		if c.Issuer {
-			var err error
-			if s.Issuer, err = startIssuer(ctx, c, issuerURL, velocity); err != nil {
-				return err
-			}
+			c.Environ = append(slices.Clip(environ), "KEYWICKET_ISSUER_URL="+urls["velocity"])
+		}
+		if err := s.startKeywicket(ctx, c, sidecarURL, issuerURL); err != nil {
+			return err
+		}
+		a.Clusters = map[string]string{
+			"keywicket": strings.Join(s.sidecarAddresses(), ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
+			"issuer": s.Live.Addr(),
+		}
+		if s.Issuer != nil {
 			a.Clusters["issuer"] = s.Issuer.Addr
 		}
 		config, err := bootstrap.Render(a)
+		if c.Own != nil {
+			config, err = bootstrap.RenderAPIs(a, c.Own.Listeners())
+		}
 		if err != nil {
 			return err
 		}
@@ -221,7 +241,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) erro
 		}
 		s.Envoy, err = envoyproxy.Start(ctx, envoyproxy.Config{Config: config, Dir: s.folder.path, Log: c.Log})
 		if err == nil {
-			s.VelaFlows, s.Velocity = velaflows, velocity
+			s.URLs, s.VelaFlows, s.Velocity = urls, urls["velaflows"], urls["velocity"]
 			return nil
 		}
 		// If another process has taken a free port before Envoy listened on it, try other ports. If a configured port is in use,
@@ -230,13 +250,69 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerURL string) erro
 		if !errors.Is(err, syscall.EADDRINUSE) || configuredInUse || ctx.Err() != nil {
 			return err
 		}
-		if s.Issuer != nil {
-			err = s.Issuer.Stop()
-			if s.Issuer = nil; err != nil {
-				return err
-			}
+		err = s.stopKeywicket()
+		if s.Issuer, s.Sidecar, s.Sidecars = nil, nil, nil; err != nil {
+			return err
 		}
 	}
+}
+
+// envoyAddresses returns the addresses of the admin interface and of each API's listener, and the APIs' base URLs. The first APIs get
+// the configured addresses.
+func envoyAddresses(c Config) (a bootstrap.Addresses, urls map[string]string) {
+	names, configured := own.SampleAPIs, []string{c.VelaFlows, c.Velocity}
+	if c.Own != nil {
+		names = c.Own.Names()
+	}
+	if names[0] == "velocity" {
+		configured = configured[1:]
+	}
+	free := freeAddresses(len(names) + 1)
+	a = bootstrap.Addresses{Admin: free[len(names)], Listeners: make(map[string]string)}
+	urls = make(map[string]string)
+	for i, name := range names {
+		address := free[i]
+		if i < len(configured) && configured[i] != "" {
+			address = configured[i]
+		}
+		a.Listeners[name], urls[name] = address, "http://"+address
+	}
+	return a, urls
+}
+
+// startKeywicket starts the sidecars and, if the configuration has an issuer, the issuer.
+func (s *Stack) startKeywicket(ctx context.Context, c Config, sidecarURL, issuerURL string) (err error) {
+	for range cmp.Or(c.Sidecars, 1) {
+		running, err := startSidecar(ctx, c, sidecarURL)
+		if err != nil {
+			return err
+		}
+		s.Sidecars = append(s.Sidecars, running)
+	}
+	s.Sidecar = s.Sidecars[0]
+	if c.Issuer {
+		s.Issuer, err = startIssuer(ctx, c, issuerURL)
+	}
+	return err
+}
+
+// stopKeywicket stops the issuer and the sidecars.
+func (s *Stack) stopKeywicket() error {
+	var errs []error
+	if s.Issuer != nil {
+		errs = append(errs, s.Issuer.Stop())
+	}
+	for _, sidecar := range s.Sidecars {
+		errs = append(errs, sidecar.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Stack) sidecarAddresses() (addresses []string) {
+	for _, sidecar := range s.Sidecars {
+		addresses = append(addresses, sidecar.GRPC)
+	}
+	return addresses
 }
 
 // freeAddresses returns n different addresses that are free now. It keeps all listeners open until it has found n addresses, so

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/keywicket/keywicket/demo/example"
 )
 
 // The demo's app and its authorization request come from the example in Velocity's API document. Only the redirect URI differs. The
@@ -53,7 +55,7 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 	if p.next != nil {
 		code = p.next.Query().Get("code")
 	}
-	line("POST /oauth/consent", "", yourSlug, "303 code", statusAndText(p.status, code != "", "code"), "Ada allows it, in one workspace")
+	line("POST /oauth/consent", "", example.YourSlug, "303 code", statusAndText(p.status, code != "", "code"), "Ada allows it, in one workspace")
 
 	token := func(why, want string, parameters map[string]string) (tokens, error) {
 		t, err := d.token(ctx, parameters)
@@ -62,7 +64,7 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 	}
 	// call repeats the request for up to two seconds, because a revocation takes effect only within the staleness bound (1 s).
 	call := func(request, workspace, want, why string, t tokens) error {
-		s := tourStep{api: "velocity", request: request, workspace: workspace, want: want}
+		s := example.Request{API: "velocity", Line: request, Workspace: workspace, Want: want}
 		for deadline := time.Now().Add(2 * time.Second); ; {
 			seen, err := d.send(ctx, s, t.Access)
 			if err != nil {
@@ -74,13 +76,14 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 			}
 		}
 	}
-	first, err := token("the app gets tokens for the code", "200 issues:read issues:write", map[string]string{
-		"grant_type": "authorization_code", "code": code, "redirect_uri": callback, "client_id": clientID, "code_verifier": verifier})
+	exchange := map[string]string{
+		"grant_type": "authorization_code", "code": code, "redirect_uri": callback, "client_id": clientID, "code_verifier": verifier}
+	first, err := token("the app gets tokens for the code", "200 issues:read issues:write", exchange)
 	if err == nil {
 		err = call("GET /api/issues", "", "200 live", "the app acts for Ada in that workspace", first)
 	}
 	if err == nil {
-		err = call("GET /api/issues", targetSlug, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "but not in another workspace", first)
+		err = call("GET /api/issues", example.TargetSlug, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "but not in another workspace", first)
 	}
 	if err == nil {
 		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "Ada did not grant this scope", first)
@@ -94,10 +97,10 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 		err = call("GET /api/issues", "", "200 live", "the new access token works", second)
 	}
 	if err == nil {
-		_, err = token("the old refresh token is used again", "400 invalid_grant", refresh)
+		_, err = token("the code is used a second time", "400 invalid_grant", exchange)
 	}
 	if err == nil {
-		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "the reuse has revoked the grant", second)
+		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "the second use has revoked the grant", second)
 	}
 	return err
 }

@@ -48,7 +48,7 @@ var messages = map[authz.Reason]string{
 func appendDenied(b []byte, answer *authz.Answer) []byte {
 	b = appendMessage(b, 1, func(b []byte) []byte { return appendNumber(b, 1, uint64(httpStatus(answer))) }) //nolint:gosec // 400 to 599
 	b = appendHeader(b, "content-type", "application/json")
-	var buffer [128]byte
+	var buffer [512]byte // on the stack; large enough for almost every challenge
 	if challenge := appendChallenge(buffer[:0], answer); len(challenge) > 0 {
 		b = appendHeader(b, "www-authenticate", challenge)
 	}
@@ -72,30 +72,46 @@ func httpStatus(answer *authz.Answer) typev3.StatusCode {
 // request had no credential (section 3.1). A session without a required second factor gets the challenge of RFC 9470, section 3.
 // Every 401 has a challenge (RFC 9110, section 15.5.2). A 403 has a challenge for a missing scope, and for a route that no token
 // may use.
+//
+// If OAuth 2.0 apps can get tokens for the API, every challenge also contains the scopes of the route, and the URL of the API's
+// metadata (RFC 9728, section 5.1). With both, an app that knows only the API's address can ask its user for access.
 func appendChallenge(b []byte, answer *authz.Answer) []byte {
+	insufficientScope := false
 	switch answer.Reason {
 	case authz.ReasonMissing:
-		return append(b, `Bearer realm="keywicket"`...)
+		b = append(b, `Bearer realm="keywicket"`...)
 	case authz.ReasonSecondFactorRequired:
-		return append(b, `Bearer realm="keywicket", error="insufficient_user_authentication", `+
+		b = append(b, `Bearer realm="keywicket", error="insufficient_user_authentication", `+
 			`error_description="a second factor is required", acr_values="`+authz.AAL2+`"`...)
 	case authz.ReasonMissingScope, authz.ReasonNoRoute:
+		insufficientScope = true
 		b = append(b, `Bearer error="insufficient_scope"`...)
-		// The attribute `scope` of the challenge contains scopes that a token needs together. One scope of any_of suffices, so the
-		// attribute contains only the first scope of any_of.
-		separator, end := `, scope="`, ""
-		for _, scopes := range [...][]string{answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))]} {
-			for _, scope := range scopes {
-				b = append(append(b, separator...), scope...)
-				separator, end = " ", `"`
-			}
+	default:
+		if httpStatus(answer) != typev3.StatusCode_Unauthorized {
+			return b
 		}
-		return append(b, end...)
+		b = append(b, `Bearer realm="keywicket", error="invalid_token"`...)
 	}
-	if httpStatus(answer) == typev3.StatusCode_Unauthorized {
-		return append(b, `Bearer realm="keywicket", error="invalid_token"`...)
+	if insufficientScope || answer.ResourceMetadata != "" {
+		b = appendScopes(b, answer)
+	}
+	if answer.ResourceMetadata != "" {
+		b = append(append(append(b, `, resource_metadata="`...), answer.ResourceMetadata...), '"')
 	}
 	return b
+}
+
+// appendScopes appends the attribute `scope` of a challenge. It contains scopes that a token needs together. One scope of any_of
+// suffices, so the attribute contains only the first scope of any_of. For a route without scopes, appendScopes appends nothing.
+func appendScopes(b []byte, answer *authz.Answer) []byte {
+	separator, end := `, scope="`, ""
+	for _, scopes := range [...][]string{answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))]} {
+		for _, scope := range scopes {
+			b = append(append(b, separator...), scope...)
+			separator, end = " ", `"`
+		}
+	}
+	return append(b, end...)
 }
 
 // appendBody appends the JSON body of a denial.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/race"
 )
 
 func TestDenial(t *testing.T) {
@@ -98,6 +99,48 @@ func TestDeclaredDenial(t *testing.T) {
 		if got := check.GetDynamicMetadata().AsMap(); got["code"] != string(c.answer.Code) || got["reason"] != string(c.answer.Reason) {
 			t.Errorf("metadata %v", got)
 		}
+	}
+}
+
+// If OAuth 2.0 apps can get tokens for the API, each challenge has the scopes of the route and the URL of the metadata. See RFC 9728,
+// section 5.1; RFC 6750, section 3).
+func TestChallengeOfAnAPIWithApps(t *testing.T) {
+	const url, metadata = "https://velocity.quest/m", `, resource_metadata="https://velocity.quest/m"`
+	anyOf := denial("UNAUTHORIZED", "missing", "a")
+	anyOf.AnyOf = []string{"b", "c"}
+	for want, answer := range map[string]authz.Answer{
+		`Bearer realm="keywicket", scope="a b"` + metadata:                      anyOf,
+		`Bearer realm="keywicket"` + metadata:                                   denial("UNAUTHORIZED", "missing"),
+		`Bearer realm="keywicket", error="invalid_token", scope="a"` + metadata: denial("UNAUTHORIZED", "revoked", "a"),
+		`Bearer error="insufficient_scope", scope="a b"` + metadata:             denial("FORBIDDEN", "missing_scope", "a", "b"),
+		`Bearer error="insufficient_scope"` + metadata:                          denial("FORBIDDEN", "no_route"),
+		"": denial("WORKSPACE_ACCESS_DENIED", "workspace_mismatch", "a"),
+	} {
+		answer.ResourceMetadata = url
+		got := ""
+		for _, h := range checkedResponse(t, answer, false, nil).GetDeniedResponse().GetHeaders() {
+			if h.GetHeader().GetKey() == "www-authenticate" {
+				got = h.GetHeader().GetValue()
+			}
+		}
+		if got != want {
+			t.Errorf("%s: got %q, not %q", answer.Reason, got, want)
+		}
+	}
+}
+
+// The challenge is written without an allocation, also with the URL of the metadata and many scopes.
+func TestChallengeNeedsNoAllocation(t *testing.T) {
+	race.Skip(t)
+	answer := denial("UNAUTHORIZED", "missing", "issues:read", "issues:write", "projects:read", "projects:write", "documents:read")
+	b := make([]byte, 0, 4096)
+	allocations := func() float64 {
+		return testing.AllocsPerRun(100, func() { appendDenied(b, &answer) })
+	}
+	before := allocations()
+	answer.ResourceMetadata = "https://a-rather-long-name-of-a-product.example.com/.well-known/oauth-protected-resource"
+	if after := allocations(); after > before {
+		t.Errorf("%v allocations, not %v", after, before)
 	}
 }
 

@@ -229,6 +229,18 @@ func checkedResponse(t testing.TB, answer authz.Answer, forwardCredential bool, 
 
 // challenge returns the text that appendChallenge appends.
 func challenge(answer *authz.Answer) string {
+	text := challengeWithoutMetadata(answer)
+	if text == "" || answer.ResourceMetadata == "" {
+		return text
+	}
+	scopes := slices.Concat(answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))])
+	if len(scopes) > 0 && !strings.Contains(text, "scope=") {
+		text += `, scope="` + strings.Join(scopes, " ") + `"`
+	}
+	return text + `, resource_metadata="` + answer.ResourceMetadata + `"`
+}
+
+func challengeWithoutMetadata(answer *authz.Answer) string {
 	switch answer.Reason {
 	case authz.ReasonMissing:
 		return `Bearer realm="keywicket"`

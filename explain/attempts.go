@@ -16,7 +16,7 @@ import (
 
 // attempt is the request with another credential, workspace header or role, or with several of these changes.
 type attempt struct {
-	steps []string // instructions for the user of explain
+	steps []step
 	// cost orders the attempts: fewer steps first, and steps that grant no rights before steps that grant rights.
 	cost      int
 	principal authz.Principal
@@ -32,9 +32,9 @@ const (
 )
 
 // step returns a copy of the attempt with one more step.
-func (a attempt) step(cost int, instruction string) attempt {
+func (a attempt) step(cost int, e effect, text string) attempt {
 	a.cost += cost
-	a.steps = append(slices.Clone(a.steps), instruction)
+	a.steps = append(slices.Clone(a.steps), step{e, text})
 	return a
 }
 
@@ -67,73 +67,29 @@ func (m *simulation) attempts(ctx context.Context) ([]attempt, error) {
 	return all, nil
 }
 
-// memberships returns the memberships of the token's user. For an app's access token, it returns only the memberships in
-// granted workspaces.
-func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error) {
-	user := m.principal().UserID
-	switch {
-	case user == "":
-		return nil, nil
-	case m.registry == nil:
-		simulated := authz.Membership{ID: placeholderID, Slug: placeholderSlug, Role: "owner"}
-		return []authz.Membership{cmp.Or(m.headerWorkspace, simulated)}, nil
-	}
-	workspaces, err := m.registry.Workspaces(ctx)
-	if err != nil {
-		return nil, err
-	}
-	attributes := make(map[string]authz.Attributes, len(workspaces))
-	for _, w := range workspaces {
-		attributes[w.ID] = w.Attributes
-	}
-	members, err := m.registry.Members(ctx, "")
-	var list []authz.Membership
-	for _, member := range members {
-		if member.UserID == user && (m.token.Kind != authz.KindOAuthToken || slices.Contains(m.granted, member.WorkspaceID)) {
-			list = append(list, authz.Membership{
-				ID: member.WorkspaceID, Slug: member.WorkspaceSlug, Role: member.Role, Attributes: attributes[member.WorkspaceID],
-			})
-		}
-	}
-	return list, err
-}
-
-// ownWorkspace returns the workspace of a workspace's token. For other tokens, it returns the workspace for which an operator would
-// create a new token: the workspace of the request, or the placeholder.
-func (m *simulation) ownWorkspace(ctx context.Context) (authz.Membership, error) {
-	if m.token.WorkspaceID == nil {
-		return cmp.Or(authz.Membership{ID: m.headerWorkspace.ID, Slug: m.headerWorkspace.Slug, Attributes: m.headerWorkspace.Attributes}, authz.Membership{ID: placeholderID, Slug: placeholderSlug}), nil
-	}
-	w, err := m.registry.Workspace(ctx, *m.token.WorkspaceID)
-	return authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}, err
-}
-
 // credentialAttempts returns attempts with these credentials: the current credential if it is valid, a new credential of the same
 // format with the needed scopes, and credentials of other formats.
 func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, memberships []authz.Membership) []attempt {
 	current := m.principal()
 	newAttempt := func(p authz.Principal) attempt {
 		a := attempt{principal: p, header: m.workspace, workspace: ownWorkspace}
-		switch {
-		case p.Kind == authz.KindOAuthToken && m.workspace == "" && len(m.granted) == 1 && len(memberships) == 1:
-			a.workspace = memberships[0]
-		case p.Kind.OfUser():
+		if p.Kind.OfUser() && !m.hasSoleWorkspace() {
 			a.workspace = m.headerWorkspace
 		}
 		for _, w := range memberships {
-			if p.UserID == current.UserID && w.ID == m.headerWorkspace.ID {
+			if p.UserID == current.UserID && w.ID == a.workspace.ID {
 				a.workspace = w
 			}
 		}
 		return a
 	}
+	if current.Kind == authz.KindOAuthToken {
+		return m.appTokenAttempts(func() attempt { return newAttempt(current) })
+	}
 	var list []attempt
-	valid := m.input.Denial == ""
+	valid := m.valid()
 	if valid {
 		list = append(list, newAttempt(current))
-	}
-	if current.Kind == authz.KindOAuthToken { // an operator cannot create access tokens for apps
-		return list
 	}
 	for _, f := range m.cfg.APIs[m.api].OperatorFormats() {
 		p := current
@@ -145,23 +101,33 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 		switch {
 		case slices.ContainsFunc(m.needed(), invalid):
 		case m.anonymous:
-			list = append(list, newAttempt(p).step(costCredential, "send a token: "+m.createCommand(f, p, ownWorkspace)))
+			list = append(list, newAttempt(p).step(costCredential, corrects, "send a token: "+m.createCommand(f, p, ownWorkspace)))
 		case m.hasFormat(f):
-			if valid && len(m.missing()) == 0 {
+			missing := m.missing()
+			if valid && len(missing) == 0 {
 				continue
 			}
 			p.UserID, p.Attributes, p.UserAttributes = current.UserID, current.Attributes, current.UserAttributes
 			// The token may have scopes that are no longer in the policy.
-			p.Scopes = slices.DeleteFunc(slices.Concat(m.heldScopes(), m.missing()), invalid)
-			list = append(list, newAttempt(p).step(costCredential, m.createCommand(f, p, ownWorkspace)))
+			p.Scopes = slices.DeleteFunc(slices.Clone(m.heldScopes()), invalid)
+			a, instead := newAttempt(p), ""
+			if !valid {
+				a, instead = a.step(costCredential, restores, m.createCommand(f, p, ownWorkspace)), "instead of that token: "
+			}
+			if len(missing) > 0 {
+				p.Scopes = append(p.Scopes, missing...)
+				a = a.step(costCredential, widens, instead+m.createCommand(f, p, ownWorkspace))
+				a.principal = p
+			}
+			list = append(list, a)
 		case current.API != m.api:
-			list = append(list, newAttempt(p).step(costKind, "the token is for "+current.API+": "+m.createCommand(f, p, ownWorkspace)))
+			list = append(list, newAttempt(p).step(costKind, widens, "the token is for "+current.API+": "+m.createCommand(f, p, ownWorkspace)))
 		case f.Kind.OfUser() != current.Kind.OfUser():
 			cause := "the route needs another kind of token"
 			if m.level() == table.LevelUser {
 				cause = "the route is about a user, and a workspace's token has no user"
 			}
-			list = append(list, newAttempt(p).step(costKind, cause+": "+m.createCommand(f, p, ownWorkspace)))
+			list = append(list, newAttempt(p).step(costKind, widens, cause+": "+m.createCommand(f, p, ownWorkspace)))
 		}
 	}
 	return list
@@ -254,12 +220,12 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 		if value == a.header {
 			return
 		}
-		b := a.step(costHeader, fmt.Sprintf("send the header %s: %s", header, shownReference(value)))
+		b := a.step(costHeader, corrects, fmt.Sprintf("send the header %s: %s", header, shownReference(value)))
 		b.header, b.workspace = value, w
 		list = append(list, b)
 	}
 	if m.level() == table.LevelUser && a.header != "" {
-		b := a.step(costHeader, "send no "+header+" header: the route is about the user, not about a workspace")
+		b := a.step(costHeader, corrects, "send no "+header+" header: the route is about the user, not about a workspace")
 		b.header = ""
 		if a.principal.Kind.OfUser() {
 			b.workspace = authz.Membership{}
@@ -293,8 +259,12 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {
 		return list
 	}
-	if a.principal.Kind == authz.KindOAuthToken && !slices.Contains(m.granted, a.workspace.ID) {
+	if a.principal.Kind == authz.KindOAuthToken && !m.isGranted(a.workspace.ID) {
 		return list
+	}
+	effect := widens
+	if a.workspace.Role == "" { // the user is not a member any more
+		effect = restores
 	}
 	roles := m.explainer.Tables()[m.api].Roles
 	byReach := slices.SortedFunc(maps.Keys(roles), func(x, y string) int {
@@ -302,7 +272,7 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 	})
 	for _, role := range byReach {
 		if m.reach(roles[role]) > m.reach(roles[a.workspace.Role]) {
-			b := a.step(costRole, fmt.Sprintf("%s --workspace %s --user %s --role %s", m.command("member set"),
+			b := a.step(costRole, effect, fmt.Sprintf("%s --workspace %s --user %s --role %s", m.command("member set"),
 				nameOf(a.workspace), userOf(a.principal), shell.Quote(role)))
 			b.workspace.Role = role
 			list = append(list, b)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/explain/envoypath"
 	"github.com/keywicket/keywicket/internal/columns"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/store/registry"
@@ -38,24 +39,21 @@ type Explanation struct {
 	AnyOf          []string `json:"any_of"`
 	Route          *string  `json:"route"`            // method and pattern, such as GET /api/issues; nil: no route matches
 	Row            string   `json:"row,omitempty"`    // place of the route in its table: file:line
+	Logged         string   `json:"logged,omitempty"` // decision of the log line that is explained, if it differs; see [Explanation.Decision]
+	Path           string   `json:"path,omitempty"`   // path that the check gets, if Envoy changes the path of the request
 	Header         string   `json:"header,omitempty"` // workspace header of the request: name and value; W means any workspace
 	Rule           string   `json:"rule"`             // place of the rule that decided: file:line
 	Held           []string `json:"held"`             // scopes of the token
 	Missing        []string `json:"missing"`          // required scopes that the token does not have
 	Fix            string   `json:"fix,omitempty"`    // the steps that get the request allowed, separated by "; then "
+	Widen          string   `json:"widen,omitempty"`  // if Fix only restores a lost access: the steps that grant the missing rights
 }
 
 // Text returns the explanation as lines of a name and a value.
 func (e Explanation) Text() string {
-	value := func(s *string) string {
-		if s == nil {
-			return ""
-		}
-		return *s
-	}
-	decision := "allow"
-	if !e.Allow {
-		decision = "deny: " + value(e.Code) + ", " + value(e.Reason)
+	path := ""
+	if e.Path != "" {
+		path = e.Path + " (Envoy changes the path)"
 	}
 	route := "none"
 	if e.Route != nil {
@@ -63,7 +61,9 @@ func (e Explanation) Text() string {
 	}
 	var text strings.Builder
 	_ = columns.Fields(&text, // a strings.Builder returns no error
-		[2]string{"decision", decision},
+		[2]string{"decision", e.Decision()},
+		[2]string{"logged", e.Logged},
+		[2]string{"path", path},
 		[2]string{"rule", e.Rule},
 		[2]string{"route", route},
 		[2]string{"header", e.Header},
@@ -72,8 +72,17 @@ func (e Explanation) Text() string {
 		[2]string{"held", strings.Join(e.Held, " ")},
 		[2]string{"missing", strings.Join(e.Missing, " ")},
 		[2]string{"fix", e.Fix},
+		[2]string{"widen", e.Widen},
 	)
 	return text.String()
+}
+
+// Decision returns the decision as one text: "allow", or "deny: " with the code and the reason.
+func (e Explanation) Decision() string {
+	if e.Allow {
+		return "allow"
+	}
+	return "deny: " + *e.Code + ", " + *e.Reason
 }
 
 // RequestError is the error for a request that is incomplete, or that matches several APIs.
@@ -101,7 +110,8 @@ type Explainer struct {
 	registry *registry.Registry
 }
 
-// New returns an explainer. r may be nil: such an explainer explains only requests with simulated tokens or without a credential.
+// New returns an explainer. r may be nil: such an explainer explains only requests with simulated tokens or without a credential,
+// and does not know the ids of workspaces.
 func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 	return &Explainer{cfg: cfg, policies: p, registry: r}
 }
@@ -122,6 +132,12 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	case (r.TokenID != "" || r.User != "") && x.registry == nil:
 		return Explanation{}, errors.New("explain: without a registry, only simulated tokens can be explained")
 	}
+	path, err := envoypath.Normalize(r.Path)
+	if err != nil {
+		return refusedByEnvoy(err), nil
+	}
+	changed := path != r.Path
+	r.Path = path
 	m, err := x.simulate(ctx, r)
 	if err != nil {
 		return Explanation{}, err
@@ -129,16 +145,37 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	if err := m.check(ctx); err != nil {
 		return Explanation{}, err
 	}
-	fix, err := m.fix(ctx)
+	fix, widen, err := m.fix(ctx)
 	if err != nil {
 		return Explanation{}, err
 	}
-	return Explanation{
+	e := Explanation{
 		Allow: m.explanation.Allow, Code: orNull(string(m.explanation.Code)), Reason: orNull(string(m.explanation.Reason)),
 		RequiredScopes: orEmpty(m.explanation.RequiredScopes), AnyOf: orEmpty(m.explanation.AnyOf), Route: orNull(m.explanation.Route), Row: m.explanation.Row, Rule: m.explanation.Rule,
 		Header: mask.Keys(x.cfg.APIs, m.workspaceHeader()), // the caller may have given a key as the workspace by mistake
-		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix,
-	}, nil
+		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix, Widen: widen,
+	}
+	if changed {
+		e.Path = x.cfg.maskPath(path)
+	}
+	return e, nil
+}
+
+// maskPath shortens the keys in the segments of a path: the caller may have given a key as an id by mistake.
+func (c Config) maskPath(path string) string {
+	segments := strings.Split(path, "/")
+	for i, s := range segments {
+		segments[i] = mask.Keys(c.APIs, s)
+	}
+	return strings.Join(segments, "/")
+}
+
+// refusedByEnvoy returns the explanation of a request with a path that Envoy refuses: Envoy answers, and no rule decides.
+func refusedByEnvoy(cause error) Explanation {
+	return Explanation{
+		Code: orNull("BAD_REQUEST"), Reason: orNull("bad_request"), RequiredScopes: []string{}, AnyOf: []string{}, Held: []string{}, Missing: []string{},
+		Rule: "none: Envoy refuses the path", Fix: cause.Error() + ": correct the path",
+	}
 }
 
 func orNull(s string) *string {

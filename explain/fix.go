@@ -4,34 +4,58 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// fix returns the change that gets the request allowed: a header to send, a command to run, or a row to add. If one step is not
+// fix returns the changes that get the request allowed: a header to send, a command to run, or a row to add. If one step is not
 // enough, it returns several steps in order. For a header, credential or role to change, it evaluates the policy with the change.
-// It does not check a row to add, or the steps for a banned user or an app's token. For an allowed request it returns "".
-func (m *simulation) fix(ctx context.Context) (string, error) {
+// It does not check a row to add, or the steps for a banned user. For an allowed request it returns nothing. See [proposals] for the
+// two results.
+func (m *simulation) fix(ctx context.Context) (fix, widen string, err error) {
 	if m.explanation.Allow {
-		return "", nil
+		return "", "", nil
 	}
-	if step, err := m.bannedStep(ctx); step != "" || err != nil {
-		return step, err
+	before, err := m.bannedSteps(ctx)
+	if err != nil {
+		return "", "", err
 	}
-	var routeSteps []string
+	var after []step
 	if m.explanation.Route == "" {
-		step, otherAPI, err := m.fixRoute(ctx)
-		if err != nil || otherAPI {
-			return step, err
+		s, otherAPI, err := m.fixRoute(ctx)
+		if err != nil {
+			return "", "", err
 		}
-		routeSteps = []string{step}
+		after = []step{s}
+		if otherAPI {
+			fix, widen = proposals(after)
+			return fix, widen, nil
+		}
 	}
+	steps, err := m.sufficientSteps(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	switch {
+	case steps != nil:
+		steps = append(steps, after...)
+	case m.token.Kind == authz.KindOAuthToken:
+		steps = m.consentSteps()
+	default:
+		steps = []step{{corrects, m.noFix()}}
+	}
+	fix, widen = proposals(append(before, steps...))
+	return fix, widen, nil
+}
+
+// sufficientSteps returns the steps of the first attempt that is allowed, or whose only problem is the route. It returns nil if there
+// is none, and an empty list if the attempt needs no steps.
+func (m *simulation) sufficientSteps(ctx context.Context) ([]step, error) {
 	attempts, err := m.attempts(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, a := range attempts {
 		changed := simulation{
@@ -39,52 +63,35 @@ func (m *simulation) fix(ctx context.Context) (string, error) {
 			format: m.format, workspace: a.header, lookupResult: a.lookupResult(),
 		}
 		if err := changed.check(ctx); err != nil {
-			return "", err
+			return nil, err
 		}
 		if changed.explanation.Allow || changed.explanation.Reason == authz.ReasonNoRoute {
-			return strings.Join(append(a.steps, routeSteps...), "; then "), nil
+			return append([]step{}, a.steps...), nil
 		}
 	}
-	if m.token.Kind == authz.KindOAuthToken {
-		return m.consentStep(ctx)
-	}
-	return m.noFix(), nil
+	return nil, nil
 }
 
-// bannedStep returns the step for a banned user, or "" if the user is not banned. Another token of a banned user would not
-// help.
-func (m *simulation) bannedStep(ctx context.Context) (string, error) {
+// bannedSteps returns the step for a banned user, or nothing if the user is not banned. It notes the ban in m.banned.
+func (m *simulation) bannedSteps(ctx context.Context) ([]step, error) {
 	if m.registry == nil || m.token.UserID == nil || m.explanation.Reason != authz.ReasonRevoked {
-		return "", nil
+		return nil, nil
 	}
 	u, err := m.registry.User(ctx, *m.token.UserID)
-	if err != nil || !u.Banned(time.Now()) {
-		return "", err
+	if m.banned = err == nil && u.Banned(time.Now()); !m.banned {
+		return nil, err
 	}
-	return fmt.Sprintf("the user is banned until %s: wait, or set banned_until in keywicket.users to null", u.BannedUntil.UTC().Format(time.RFC3339)), nil
+	return []step{{restores, fmt.Sprintf("the user is banned until %s: wait, or set banned_until in keywicket.users to null", u.BannedUntil.UTC().Format(time.RFC3339))}}, nil
 }
 
-// consentStep returns the step for an app's access token that is not sufficient. In most cases only the app or the user can take
-// this step.
-func (m *simulation) consentStep(ctx context.Context) (string, error) {
-	switch {
-	case m.explanation.Reason == authz.ReasonExpired:
-		return "the app has to refresh the token", nil
-	case m.explanation.Reason == authz.ReasonRevoked:
-		return "the user has to consent again, in the app, unless the app itself was revoked", nil
-	case m.explanation.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
-		// The user is no longer a member of the only granted workspace.
-		w, err := m.registry.Workspace(ctx, m.granted[0])
-		return fmt.Sprintf("%s --workspace %s --user %s --role ROLE", m.command("member set"), w.Slug, userOf(m.principal())), err
-	}
-	step := "the user has to consent again, in the app"
-	if missing := m.missing(); len(missing) > 0 {
-		step += "; the app has to request " + strings.Join(missing, " ")
-	}
-	if m.headerWorkspace.ID != "" && !slices.Contains(m.granted, m.headerWorkspace.ID) {
-		step += "; the user has to choose the workspace " + m.headerWorkspace.Slug + ", and must be a member of that workspace"
-	}
-	return step, nil
+// valid reports whether the credential is valid, apart from a ban of its user.
+func (m *simulation) valid() bool {
+	return m.input.Denial == "" || m.banned && m.token.RevokedAt == nil && !m.expired() && m.token.API == m.api
+}
+
+// expired reports whether the token has expired.
+func (m *simulation) expired() bool {
+	return m.token.ExpiresAt != nil && !time.Now().Before(*m.token.ExpiresAt)
 }
 
 // noFix returns the text for a request that no change by an operator would allow.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,57 +19,42 @@ var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form of methods
 
 // fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. If the result
 // `otherAPI` is true, the route belongs to another API, and no step for this API would help.
-func (m *simulation) fixRoute(ctx context.Context) (step string, otherAPI bool, err error) {
+func (m *simulation) fixRoute(ctx context.Context) (s step, otherAPI bool, err error) {
 	path, _, _ := strings.Cut(m.path, "?")
 	if m.input.Segments() == nil {
-		step, err := m.fixPath(ctx, path)
-		return step, false, err
+		s, err := m.fixPath(ctx, path)
+		return s, false, err
 	}
 	for _, api := range slices.Sorted(maps.Keys(m.cfg.APIs)) {
 		explanation, err := m.findRoute(ctx, api, m.method, path)
 		if err != nil {
-			return "", false, err
+			return step{}, false, err
 		}
 		if explanation.Route != "" {
-			return fmt.Sprintf("%s has this route (%s): use --api %s", api, explanation.Row, api), true, nil
+			return step{corrects, fmt.Sprintf("%s has this route (%s): use --api %s", api, explanation.Row, api)}, true, nil
 		}
 	}
-	step, err = m.fixSpelling(ctx, path)
-	if step != "" || err != nil {
-		return step, false, err
+	spelling, err := m.fixSpelling(ctx, path)
+	if spelling != "" || err != nil {
+		return step{corrects, spelling}, false, err
 	}
 	if !methodForm.MatchString(m.method) {
-		return fmt.Sprintf("%q is not a method: use capitals, such as GET", m.method), false, nil
+		return step{corrects, fmt.Sprintf("%q is not a method: use capitals, such as GET", m.method)}, false, nil
 	}
-	row, unsupported := rowFor(m.input.Segments())
+	row, unsupported := proposedRow(m.explainer.Tables()[m.api].Routes, m.input.Segments())
 	if unsupported != "" {
-		return fmt.Sprintf("the path has a %s, which a row of a table cannot contain: choose another path, or add a row with a {parameter} there", unsupported), false, nil
+		return step{widens, fmt.Sprintf("the path has a %s, which a row of a table cannot contain: choose another path, or add a row with a {parameter} there", unsupported)}, false, nil
 	}
 	methods, err := m.otherMethods(ctx, path)
 	if methods != "" {
 		methods = "the path is listed for " + methods + "; to allow " + m.method + ", "
 	}
-	return fmt.Sprintf("%sadd the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/%s/data.yaml of the policies",
-		methods, m.method, row, m.api), false, err
-}
-
-// rowFor returns the path of a row with these segments, or the first character that a row cannot have.
-func rowFor(segments []string) (row, unsupported string) {
-	for _, s := range segments {
-		if i := strings.IndexAny(s, "#%;?"); i >= 0 {
-			return "", s[i : i+1]
-		}
-		s = strings.ReplaceAll(url.PathEscape(s), "%2C", ",") // a comma needs no escape in a path
-		if strings.HasPrefix(s, ":") {
-			s = "%3A" + s[1:] // a table rejects :id as a misspelled parameter
-		}
-		row += "/" + s
-	}
-	return row, ""
+	return step{widens, fmt.Sprintf("%sadd the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/%s/data.yaml of the policies",
+		methods, m.method, m.cfg.maskPath(row), m.api)}, false, err
 }
 
 // fixPath returns the step for a path that could not be split into segments.
-func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
+func (m *simulation) fixPath(ctx context.Context, path string) (step, error) {
 	parameters := m.explainer.Needs(m.api).Parameters
 	var keys []string
 	permitted := len(parameters.MayHold)
@@ -89,25 +73,35 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 			parameters.MayHold = append(slices.Clone(parameters.MayHold), string(character))
 			continue
 		case err != nil:
-			return fmt.Sprintf("%v, so it matches no route: correct the path", err), nil
+			return step{corrects, fmt.Sprintf("%v%s, so it matches no route: correct the path", err, m.invalidSegment(path, parameters))}, nil
 		case len(parameters.MayHold) == permitted && len(keys) == 0: // the path is valid, so the query is the cause
-			return "the policy reads the query, and servers may parse this query differently: send the query without a raw ; or # and without invalid escapes", nil
+			return step{corrects, "the policy reads the query, and servers may parse this query differently: send the query without a raw ; or # and without invalid escapes"}, nil
 		}
 		in := m.input
 		in.Path = target.JoinSegments(segments)
 		explanation, err := m.explainer.Explain(ctx, in)
 		if err != nil {
-			return "", err
+			return step{}, err
 		}
 		mayHold, _ := json.Marshal(parameters.MayHold) // a list of strings has no error
 		keys = append([]string{"parameters.may_hold: " + string(mayHold)}, keys...)
-		step := fmt.Sprintf("allow these characters in the parameters of %s, if its servers handle them: %s  in apis/%s/data.yaml of the policies",
+		text := fmt.Sprintf("allow these characters in the parameters of %s, if its servers handle them: %s  in apis/%s/data.yaml of the policies",
 			m.api, strings.Join(keys, " and "), m.api)
 		if explanation.Route == "" {
-			step += "; then add a row with a {parameter} there"
+			text += "; then add a row with a {parameter} there"
 		}
-		return step, nil
+		return step{widens, text}, nil
 	}
+}
+
+// invalidSegment names the first segment that has an error of its own, or returns "".
+func (m *simulation) invalidSegment(path string, parameters target.Parameters) string {
+	for _, s := range strings.Split(path, "/") {
+		if _, err := target.Segments("/"+s, parameters); err != nil {
+			return fmt.Sprintf(" (in the segment %q)", m.cfg.maskPath(s))
+		}
+	}
+	return ""
 }
 
 // fixSpelling returns the step for a path that differs from a route only in letter case or in a slash at the end. For any other

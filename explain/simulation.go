@@ -30,6 +30,7 @@ type simulation struct {
 	anonymous       bool               // the request has no credential
 	registry        *registry.Registry // nil if the token is simulated, or if there is no credential
 	token           registry.Token     // zero value if the token is simulated, or if there is no credential
+	banned          bool               // the user of the token is banned; fix sets it
 	user            registry.User      // user of the token; zero value for a workspace's token
 	granted         []string           // ids of the granted workspaces, for an app's access token
 	lookupResult    authz.LookupResult // result of the look-up of a simulated token
@@ -42,7 +43,7 @@ type simulation struct {
 	explanation policies.Explanation
 }
 
-// simulate returns the simulation of a request. It uses the database only for a real token or user.
+// simulate returns the simulation of a request. It uses the database only for a real token, a user or a workspace.
 func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error) {
 	m := &simulation{explainer: x.policies, cfg: x.cfg, api: c.API, method: c.Method, path: c.Path, workspace: c.Workspace}
 	if c.TokenID != "" || c.User != "" {
@@ -74,7 +75,7 @@ func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error
 		return nil, UndefinedError{fmt.Errorf("no API %q: give --api with one of these values: %s", m.api, strings.Join(slices.Sorted(maps.Keys(x.cfg.APIs)), ", "))}
 	}
 	if m.registry == nil {
-		return m, m.simulatePrincipal(api, c.Scopes)
+		return m, x.simulatePrincipal(ctx, m, api, c.Scopes)
 	}
 	m.format = api.Credentials[0] // any format of the API: the look-up uses the token's id
 	if m.token.UserID != nil {
@@ -105,7 +106,7 @@ const (
 
 // simulatePrincipal sets the result of the look-up: a workspace's credential, or a user's credential if one of the scopes is a
 // user-level scope. Without a credential, there is no principal.
-func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
+func (x *Explainer) simulatePrincipal(ctx context.Context, m *simulation, api authz.API, scopes []string) error {
 	t := m.explainer.Tables()[m.api]
 	ofUser := false
 	for _, scope := range scopes {
@@ -126,12 +127,9 @@ func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	default:
 		m.format = formats[i]
 	}
-	own := authz.Membership{ID: placeholderID, Slug: placeholderSlug}
-	switch { // the simulated principal belongs to the workspace of the request
-	case authz.ValidWorkspaceID(m.workspace):
-		own.ID = m.workspace
-	case authz.ValidSlug(m.workspace):
-		own.Slug = m.workspace
+	own, err := x.workspaceOf(ctx, m.workspace) // the simulated principal belongs to the workspace of the request
+	if err != nil {
+		return err
 	}
 	m.lookupResult = authz.LookupResult{
 		Principal: authz.Principal{ID: simulatedID, Kind: m.format.Kind, API: m.api, Environment: m.format.Environment, Scopes: scopes},
@@ -152,6 +150,25 @@ func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 		m.lookupResult.Workspace = authz.Membership{}
 	}
 	return nil
+}
+
+// workspaceOf returns the workspace with the id or slug. If the database does not know the workspace, or if there is no database,
+// placeholders represent the unknown values.
+func (x *Explainer) workspaceOf(ctx context.Context, ref string) (authz.Membership, error) {
+	if x.registry != nil && ref != "" {
+		w, err := x.registry.Workspace(ctx, ref)
+		if !errors.Is(err, database.ErrNotFound) {
+			return authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}, err
+		}
+	}
+	w := authz.Membership{ID: placeholderID, Slug: placeholderSlug}
+	switch {
+	case authz.ValidWorkspaceID(ref):
+		w.ID = ref
+	case authz.ValidSlug(ref):
+		w.Slug = ref
+	}
+	return w, nil
 }
 
 // reference returns the value of the workspace header: the id or the slug, as the API's configuration requires.

@@ -45,7 +45,9 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 		return a, err
 	}
 	a.redirectURI = query.Get("redirect_uri")
-	if !slices.ContainsFunc(a.client.RedirectURIs, func(registered string) bool { return RedirectURIMatches(registered, a.redirectURI) }) {
+	if !slices.ContainsFunc(a.client.RedirectURIs, func(registered string) bool {
+		return RedirectURIMatches(registered, a.redirectURI, a.client.Development)
+	}) {
 		return a, &mistake{"The app has not registered its redirect_uri."}
 	}
 	return s.readRequest(a, query)
@@ -83,7 +85,11 @@ func (s *Server) readRequest(a authorization, query url.Values) (authorization, 
 	case !challengeForm.MatchString(a.challenge):
 		return a, invalidRequest("code_challenge is not 43 characters of base64url")
 	}
-	for _, name := range scopesIn(query.Get("scope")) {
+	requested := scopesIn(query.Get("scope"))
+	if len(requested) == 0 {
+		requested = a.client.Scopes // the default (RFC 6749, section 3.3)
+	}
+	for _, name := range requested {
 		i := slices.IndexFunc(s.config.Scopes, func(scope Scope) bool { return scope.Name == name })
 		if i < 0 {
 			return a, &refusal{Code: "invalid_scope", Description: "a scope is unknown, or apps cannot request it"}
@@ -93,7 +99,7 @@ func (s *Server) readRequest(a authorization, query url.Values) (authorization, 
 		}
 	}
 	if len(a.scopes) == 0 {
-		return a, &refusal{Code: "invalid_scope", Description: "scope is missing"}
+		return a, &refusal{Code: "invalid_scope", Description: "scope is missing, and the app has registered no scopes"}
 	}
 	return a, nil
 }

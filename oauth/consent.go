@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/oauth/sessioncookie"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/issuer"
 )
@@ -28,12 +29,14 @@ type pageData struct {
 	Mistake, SignIn string
 
 	App, Host       string
+	Development     bool // the app is in development
 	Email           string
 	User            string
 	AccountScopes   []Scope            // scopes of the user's account
 	WorkspaceScopes []Scope            // scopes in the workspaces that the user chooses
 	Workspaces      []issuer.Workspace // workspaces that the user can choose; empty if no scope is for a workspace
 	NoneChosen      bool               // the user has chosen no workspace, and must choose at least one
+	Outdated        bool               // the user has sent an outdated form, and must answer again
 	HasNoWorkspace  bool               // a scope is for workspaces, but the user has no workspace
 	Proof           string             // value of the cookie that proofCookie returns
 }
@@ -45,7 +48,9 @@ type pageData struct {
 //
 // With SameSite=Lax, the browser sends the cookie when a link or a redirect of another site opens the page. So every tab reuses the
 // proof of the first tab. Browsers do not send such a cookie with a form from another site (RFC 6265bis, section 5.6.7.1). With
-// SameSite=Strict, each tab that another site opens would get a new proof, and the form of the earlier tab would become invalid.
+// SameSite=Strict, each tab that another site opens would get a new proof, and the form of the earlier tab would become invalid. If
+// several tabs open at the same time, each one still gets its own proof. The browser keeps one of them, and decide shows the other tabs'
+// page again.
 func (s *Server) proofCookie(proof string) *http.Cookie {
 	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure, MaxAge: 3600}
 	if s.secure {
@@ -69,7 +74,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	s.showConsent(w, r, a, user, false)
+	s.showConsent(w, r, a, user, pageData{})
 }
 
 // withAddressLimit returns a handler that refuses requests from a client address that has reached its limit.
@@ -98,13 +103,20 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	proof := s.proof(r)
-	if proof == "" || subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) != 1 || s.origins.Check(r) != nil {
+	switch {
+	case s.origins.Check(r) == nil && proof != "" && subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) == 1:
+	case r.Header.Get("Sec-Fetch-Site") == "same-origin":
+		// Another tab has replaced the cookie, or the cookie has expired. The form decides nothing, as after a GET request, so this is
+		// safe even if another page of this origin has sent the form.
+		s.showConsent(w, r, a, user, pageData{Outdated: true})
+		return
+	default:
 		s.config.Observe("consent", "forged")
 		s.showMistake(w, http.StatusForbidden, "This form was not sent from this server's page. Go back to the app, and start again.")
 		return
 	}
 	if r.PostForm.Get("user") != user.ID { // another user has signed in since the page was shown
-		s.showConsent(w, r, a, user, false)
+		s.showConsent(w, r, a, user, pageData{})
 		return
 	}
 	if r.PostForm.Get("decision") != "approve" {
@@ -115,7 +127,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	var chosen []string
 	if a.needsWorkspaces() {
 		if chosen = r.PostForm["workspace"]; len(chosen) == 0 {
-			s.showConsent(w, r, a, user, true)
+			s.showConsent(w, r, a, user, pageData{NoneChosen: true})
 			return
 		}
 	}
@@ -127,7 +139,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	})
 	switch {
 	case errors.Is(err, database.ErrInvalid): // for example, the user has left a workspace
-		s.showConsent(w, r, a, user, a.needsWorkspaces())
+		s.showConsent(w, r, a, user, pageData{NoneChosen: a.needsWorkspaces()})
 	case err != nil:
 		s.unavailable(w, r, err)
 	default:
@@ -191,7 +203,7 @@ var (
 // user returns the user who is signed in at the product. It accepts the same sessions as the sidecar, so it does not accept an
 // app's token. The error is [errSignedOut], [errSecondFactor], or a failure of the server.
 func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
-	token, ok := sessionToken(r, s.config.Cookie)
+	token, ok := sessioncookie.Token(r, s.config.Cookie)
 	if !ok {
 		return issuer.ConsentUser{}, errSignedOut
 	}
@@ -237,18 +249,16 @@ func (s *Server) signIn(r *http.Request, level string) string {
 	return u.String()
 }
 
-// showConsent writes the consent page. If the parameter `noneChosen` is true, the page says that the user must choose a workspace.
-func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, noneChosen bool) {
+// showConsent writes the consent page. The parameter `p` contains what the page says about the user's previous answer.
+func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, p pageData) {
 	proof := rand.Text()
 	// Reuse the proof of an earlier page, so that the forms in several tabs are valid.
 	if earlier := s.proof(r); len(earlier) == len(proof) {
 		proof = earlier
 	}
 	http.SetCookie(w, s.proofCookie(proof))
-	p := pageData{
-		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID,
-		NoneChosen: noneChosen, Proof: proof,
-	}
+	p.App, p.Host, p.Development = a.client.Name, destination(a.redirectURI), a.client.Development
+	p.Email, p.User, p.Proof = user.Email, user.ID, proof
 	for _, scope := range a.scopes {
 		if scope.Workspace {
 			p.WorkspaceScopes = append(p.WorkspaceScopes, scope)
@@ -261,7 +271,7 @@ func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authoriza
 		p.HasNoWorkspace = len(p.Workspaces) == 0
 	}
 	status := http.StatusOK
-	if noneChosen {
+	if p.NoneChosen {
 		status = http.StatusUnprocessableEntity
 	}
 	s.config.Observe("consent", "asked")

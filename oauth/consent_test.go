@@ -65,6 +65,38 @@ func TestUserApproves(t *testing.T) {
 	}
 }
 
+// The consent page says that an app is in development. The redirect goes to the app's current port on localhost.
+func TestAppInDevelopment(t *testing.T) {
+	i := newFixture(t)
+	app, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{
+		API: "velocity", Name: "Draft", RedirectURIs: []string{"http://localhost:3000/cb"}, Development: true})
+	if err != nil || !app.Development {
+		t.Fatalf("%+v, %v", app, err)
+	}
+	b := i.adaBrowser()
+	request := i.request("client_id", app.ID, "redirect_uri", "http://localhost:5173/cb", "state", "")
+	p := b.do(t, "GET", request, nil)
+	if !strings.Contains(p.text, "This app is in development.") || !strings.Contains(p.text, "an app on this device (http://localhost:5173)") {
+		t.Error(p.text)
+	}
+	p = b.do(t, "POST", request, p.form("approve", i.acme.ID))
+	if p.location == nil || !strings.HasPrefix(p.location.String(), "http://localhost:5173/cb?code=") {
+		t.Fatalf("%d %v %s", p.status, p.location, p.text)
+	}
+	r := i.send(t, "/api/oauth/token", i.exchangeForm(t, app).withValue("code", p.location.Query().Get("code")).withValue("redirect_uri", "http://localhost:5173/cb"))
+	if r.status != http.StatusOK {
+		t.Errorf("%+v", r)
+	}
+	if p := b.do(t, "GET", i.request(), nil); strings.Contains(p.text, "in development") {
+		t.Errorf("another app: %s", p.text)
+	}
+	// Without the mark, the port on localhost must be the registered port.
+	must(i.db.Exec(`UPDATE keywicket.oauth_apps SET development = false`))
+	if p := b.do(t, "GET", request, nil); p.status != http.StatusBadRequest || p.location != nil {
+		t.Errorf("%d to %v", p.status, p.location)
+	}
+}
+
 // If a user opens the page in several tabs, the form in each tab stays valid. TestConsentPageInChromium opens the tabs from another
 // site.
 func TestConsentInTwoTabs(t *testing.T) {
@@ -208,6 +240,43 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	p := b.do(t, "GET", i.request()+"&state=another", nil)
 	if q := p.location.Query(); q.Get("error") != "invalid_request" || q.Has("state") {
 		t.Errorf("two states: %v", q)
+	}
+}
+
+// RFC 6749, section 3.3: if the request has no scope, the scopes that the app has registered are the default. They are no limit.
+func TestRegisteredScopesAreTheDefault(t *testing.T) {
+	i := newFixture(t)
+	b := i.adaBrowser()
+	register := func(scopes ...string) string {
+		app, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{callback}, Scopes: scopes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return app.ID
+	}
+	id := register("issues:read", "user:read")
+	for _, query := range []string{
+		i.request("client_id", id, "scope", ""), i.request("client_id", id, "scope", "") + "&scope=", i.request("client_id", id, "scope", " "),
+	} {
+		p := b.do(t, "GET", query, nil)
+		if p.status != http.StatusOK || !strings.Contains(p.text, "Read issues and comments") || !strings.Contains(p.text, "Read your own profile") {
+			t.Fatalf("%d to %v: %s", p.status, p.location, p.text)
+		}
+		q := expectRedirect(t, b.do(t, "POST", query, p.form("approve", i.acme.ID)))
+		form := i.exchangeForm(t, i.public).withValue("code", q.Get("code")).withValue("client_id", id)
+		if r := i.send(t, "/api/oauth/token", form); r.status != http.StatusOK || r.text("scope") != "issues:read user:read" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if p := b.do(t, "GET", i.request("client_id", id, "scope", "issues:write"), nil); p.status != http.StatusOK ||
+		!strings.Contains(p.text, "Create, update, delete issues") || strings.Contains(p.text, "Read your own profile") {
+		t.Errorf("%d to %v: %s", p.status, p.location, p.text)
+	}
+	// A scope that the policies no longer define, or that apps may not request, is refused even if it is registered.
+	for _, scope := range []string{"issues:archive", "admin", "workspace:admin"} {
+		if q := expectRedirect(t, b.do(t, "GET", i.request("client_id", register("issues:read", scope), "scope", ""), nil)); q.Get("error") != "invalid_scope" {
+			t.Errorf("%s: %v", scope, q)
+		}
 	}
 }
 

@@ -36,6 +36,33 @@ func TestForgedApprovals(t *testing.T) {
 			t.Errorf("%s: %d to %v", name, p.status, p.location)
 		}
 	}
+	// The browser says that this server's own page has sent the form, but the form is outdated. So the server asks again. It decides
+	// nothing, and does not trust this header alone.
+	for name, outdated := range map[string]func(b *browser, f url.Values){
+		"another proof": func(_ *browser, f url.Values) { f.Set("proof", "ABCDEFGHIJKLMNOPQRSTUVWXYZ") },
+		"no proof":      func(_ *browser, f url.Values) { f.Del("proof") },
+		"no cookie":     func(b *browser, _ url.Values) { clear(b.cookies) }, // it has expired
+	} {
+		for _, decision := range []string{"approve", "deny"} {
+			b := i.adaBrowser()
+			f := b.do(t, "GET", i.request(), nil).form(decision, i.acme.ID)
+			outdated(b, f)
+			p := b.do(t, "POST", i.request(), f, "Sec-Fetch-Site", "same-origin")
+			if p.status != http.StatusOK || p.location != nil || !strings.Contains(p.text, "answer again") {
+				t.Errorf("%s: %d to %v", name, p.status, p.location)
+			}
+			if decision == "deny" {
+				if q := expectRedirect(t, b.do(t, "POST", i.request(), p.form("deny"), "Sec-Fetch-Site", "same-origin")); q.Get("error") != "access_denied" {
+					t.Errorf("%s, then deny: %v", name, q)
+				}
+			}
+			for _, site := range []string{"same-site", "cross-site", "none", "Same-Origin"} {
+				if p := b.do(t, "POST", i.request(), f, "Sec-Fetch-Site", site); p.status != http.StatusForbidden {
+					t.Errorf("%s, %s: %d to %v", name, site, p.status, p.location)
+				}
+			}
+		}
+	}
 	// A browser may send Origin without Sec-Fetch-Site.
 	oldBrowser := i.adaBrowser()
 	if q := expectRedirect(t, oldBrowser.do(t, "POST", i.request(), oldBrowser.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {

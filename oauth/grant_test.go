@@ -8,16 +8,27 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/store/issuer"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
 // RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: the second use of a code or a refresh token revokes the grant
-// and all its tokens. It does not matter which app sends the second request.
+// and all its tokens. It does not matter which app sends the second request. The tokens here have a used successor, so a reuse
+// window makes no difference.
 func TestReuseEndsTheGrant(t *testing.T) {
-	i := newFixture(t)
+	for _, window := range []time.Duration{0, 10 * time.Second} {
+		t.Run(window.String(), func(t *testing.T) {
+			testReuseEndsTheGrant(t, newFixture(t, func(c *oauth.Config) { c.ReuseWindow = window }))
+		})
+	}
+}
+
+func testReuseEndsTheGrant(t *testing.T, i *fixture) {
+	t.Helper()
 	stranger, _ := i.app(t, false)
 	for name, reuse := range map[string]func(exchange, refresh form) form{
 		"a code":                              func(exchange, _ form) form { return exchange },

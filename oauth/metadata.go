@@ -35,10 +35,6 @@ func httpsOrLocal(u *url.URL) bool {
 // metadata is the endpoint of the server's metadata (RFC 8414, section 2).
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	issuer := s.config.Issuer
-	scopes := make([]string, len(s.config.Scopes))
-	for i, scope := range s.config.Scopes {
-		scopes[i] = scope.Name
-	}
 	methods := []string{"none", "client_secret_basic", "client_secret_post"}
 	body := map[string]any{
 		"issuer":                                         issuer,
@@ -55,7 +51,7 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"introspection_endpoint_auth_methods_supported":  methods[1:],
 		"authorization_response_iss_parameter_supported": true,
 	}
-	if len(scopes) > 0 { // empty lists are omitted (section 3.2)
+	if scopes := s.scopeNames(); len(scopes) > 0 { // empty lists are omitted (section 3.2)
 		body["scopes_supported"] = scopes
 	}
 	respond(w, http.StatusOK, body)

@@ -93,3 +93,50 @@ func TestMetadata(t *testing.T) {
 		}
 	}
 }
+
+// RFC 9728, sections 3.1 to 3.3: the path of the metadata contains the path of the resource, and the response contains the address of
+// exactly this resource.
+func TestResourceMetadata(t *testing.T) {
+	i := newFixture(t)
+	for path, resource := range map[string]string{
+		"":                     "https://velocity.quest",
+		"/mcp":                 "https://velocity.quest/mcp",
+		"/api/issues/7":        "https://velocity.quest/api/issues/7",
+		"/a%22b%3C?tenant=x&y": "https://velocity.quest/a%22b%3C?tenant=x&y",
+	} {
+		answer, err := http.Get(i.URL + "/.well-known/oauth-protected-resource" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m struct {
+			Resource string
+			Servers  []string `json:"authorization_servers"`
+			Methods  []string `json:"bearer_methods_supported"`
+			Scopes   []string `json:"scopes_supported"`
+		}
+		err = json.NewDecoder(answer.Body).Decode(&m)
+		_ = answer.Body.Close()
+		if err != nil || answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != "application/json" || m.Resource != resource ||
+			!slices.Equal(m.Servers, []string{"https://velocity.quest"}) || !slices.Equal(m.Methods, []string{"header"}) || !slices.Contains(m.Scopes, "issues:read") {
+			t.Errorf("%s: %d %v %+v, %v", path, answer.StatusCode, answer.Header, m, err)
+		}
+	}
+	for _, path := range []string{"s", "-x/mcp"} {
+		w := httptest.NewRecorder()
+		i.Config.Handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/.well-known/oauth-protected-resource"+path, nil))
+		if w.Code != http.StatusNotFound {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+	w := httptest.NewRecorder()
+	must(i.newServer("https://velocity.quest")).Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/.well-known/oauth-protected-resource", nil))
+	if strings.Contains(w.Body.String(), "scopes_supported") { // section 3.2: empty lists are omitted
+		t.Error(w.Body)
+	}
+	if url, err := oauth.ResourceMetadataURL("https://velocity.quest"); err != nil || url != "https://velocity.quest/.well-known/oauth-protected-resource" {
+		t.Errorf("%s, %v", url, err)
+	}
+	if _, err := oauth.ResourceMetadataURL("https://velocity.quest/\""); err == nil {
+		t.Error("the invalid URL of an issuer is accepted")
+	}
+}

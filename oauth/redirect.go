@@ -14,10 +14,10 @@ import (
 )
 
 // CheckRedirectURI returns an error for an invalid redirect URI. The scheme must be https. Native apps may also use http on a
-// loopback address, or a private scheme that contains a dot (RFC 8252, sections 7.3 and 7.1). A fragment is not allowed (RFC
-// 6749, section 3.1.2). The query must not contain a parameter of the authorization response, because this parameter would then
-// occur twice in the redirect (section 3.1).
-func CheckRedirectURI(uri string) error {
+// loopback address, or a private scheme that contains a dot (RFC 8252, sections 7.3 and 7.1). An app in development may also use
+// http on localhost. A fragment is not allowed (RFC 6749, section 3.1.2). The query must not contain a parameter of the
+// authorization response, because this parameter would then occur twice in the redirect (section 3.1).
+func CheckRedirectURI(uri string, development bool) error {
 	if len(uri) > 2000 {
 		return errors.New("it is longer than 2,000 characters")
 	}
@@ -49,9 +49,12 @@ func CheckRedirectURI(uri string) error {
 	switch {
 	case u.Scheme == "https" && validHost(u):
 		return nil
+	case u.Scheme == "http" && strings.EqualFold(u.Hostname(), "localhost") && !development:
+		return errors.New("localhost is only for an app in development, because this name may resolve to another address than loopback " +
+			"(RFC 8252, section 8.3): use http://127.0.0.1, or mark the app with --development")
 	case u.Scheme == "http":
-		if _, _, ok := loopback(uri); !ok {
-			return errors.New("http is allowed only for 127.0.0.1 and [::1] (RFC 8252, section 8.3): use https")
+		if _, _, ok := loopback(uri, development); !ok {
+			return errors.New("http is allowed only for 127.0.0.1 and [::1], and for localhost if the app is in development (RFC 8252, section 8.3): use https")
 		}
 		return nil
 	case u.Scheme != "https" && strings.Contains(u.Scheme, "."):
@@ -74,22 +77,23 @@ func validHost(u *url.URL) bool {
 
 // RedirectURIMatches reports whether the presented URI, which the app's request contains, matches the registered URI. The two
 // URIs must be identical (RFC 9700, section 4.1.3). Only the port on a loopback address may differ, because a native app learns
-// its port only when it runs (RFC 8252, section 7.3).
-func RedirectURIMatches(registered, presented string) bool {
+// its port only when it runs (RFC 8252, section 7.3). For an app in development, the port on localhost may differ too.
+func RedirectURIMatches(registered, presented string, development bool) bool {
 	if registered == presented {
 		return true
 	}
-	host, rest, ok := loopback(registered)
-	presentedHost, presentedRest, presentedOK := loopback(presented)
+	host, rest, ok := loopback(registered, development)
+	presentedHost, presentedRest, presentedOK := loopback(presented, development)
 	return ok && presentedOK && host == presentedHost && rest == presentedRest
 }
 
-// loopback splits an http URI whose host is a loopback address. The result `host` is "http://" with the address. The result `rest`
-// is the part after the host and the optional port. For any other URI, ok is false.
-func loopback(uri string) (host, rest string, ok bool) {
-	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
+// loopback splits an http URI whose host is a loopback address, or localhost if the app is in development. The result `host` is
+// "http://" with the address. The result `rest` is the part after the host and the optional port. For any other URI, ok is false.
+func loopback(uri string, development bool) (host, rest string, ok bool) {
+	const localhost = "http://localhost"
+	for _, host := range []string{"http://127.0.0.1", "http://[::1]", localhost} {
 		rest, ok := strings.CutPrefix(uri, host)
-		if !ok {
+		if !ok || host == localhost && !development {
 			continue
 		}
 		if port, hasPort := strings.CutPrefix(rest, ":"); hasPort {

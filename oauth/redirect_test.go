@@ -12,8 +12,10 @@ func TestCheckRedirectURI(t *testing.T) {
 		"https://yourapp.com/callback", "https://yourapp.com", "https://yourapp.com:8443/cb?x=1", "https://[2001:db8::1]:8443/", "https://xn--bcher-kva.example/",
 		"http://127.0.0.1/cb", "http://127.0.0.1:5173/cb", "http://[::1]:1/", "http://127.0.0.1", "com.example.app:/cb", "com.example.app://cb",
 	} {
-		if err := oauth.CheckRedirectURI(uri); err != nil {
-			t.Errorf("%s: %v", uri, err)
+		for _, development := range []bool{false, true} {
+			if err := oauth.CheckRedirectURI(uri, development); err != nil {
+				t.Errorf("%s: %v", uri, err)
+			}
 		}
 	}
 	for uri, want := range map[string]string{
@@ -34,7 +36,17 @@ func TestCheckRedirectURI(t *testing.T) {
 		"https://bücher.example/":                          "characters",
 		`https://yourapp.com\@evil.com/`:                   "characters",
 		"http://yourapp.com/cb":                            "http is allowed only for",
-		"http://localhost/cb":                              "http is allowed only for",
+		"http://localhost.evil.com/cb":                     "http is allowed only for",
+		"http://app.localhost/cb":                          "http is allowed only for",
+		"http://localhost./cb":                             "http is allowed only for",
+		"http://localhost@evil.com/cb":                     "user name",
+		"http://localhost:80@evil.com/cb":                  "user name",
+		"http://localhost:80:90/cb":                        "",
+		"http://localhost:x/cb":                            "",
+		"http://localhost:123456/cb":                       "",
+		"http://localhost/a/../cb":                         "dot segments",
+		"http://localhost/cb#x":                            "fragment",
+		"http://localhost/cb?code=1":                       "its query has code",
 		"http://127.0.0.1.evil.com/cb":                     "http is allowed only for",
 		"http://127.0.0.1:80:90/cb":                        "",
 		"http://127.0.0.1@evil.com/cb":                     "user name",
@@ -64,8 +76,44 @@ func TestCheckRedirectURI(t *testing.T) {
 		"https://yourapp.com/%00":                          "control",
 		"https://yourapp.com/" + strings.Repeat("x", 2000): "longer",
 	} {
-		if err := oauth.CheckRedirectURI(uri); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, not %s", uri, err, want)
+		if err := oauth.CheckRedirectURI(uri, true); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q, in development: %v, not %s", uri, err, want)
+		}
+		if err := oauth.CheckRedirectURI(uri, false); err == nil {
+			t.Errorf("%q was accepted", uri)
+		}
+	}
+}
+
+// http on localhost is accepted only for an app in development (RFC 8252, section 8.3).
+func TestLocalhostIsForDevelopment(t *testing.T) {
+	for _, uri := range []string{"http://localhost", "http://localhost/cb", "http://localhost:3000/cb?x=1", "http://localhost:5173"} {
+		if err := oauth.CheckRedirectURI(uri, true); err != nil {
+			t.Errorf("%s, in development: %v", uri, err)
+		}
+		if err := oauth.CheckRedirectURI(uri, false); err == nil || !strings.Contains(err.Error(), "RFC 8252, section 8.3): use http://127.0.0.1, or mark the app with --development") {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+	for _, uri := range []string{"http://LOCALHOST:3000/cb", "HTTP://localhost:3000/cb"} { // the comparison is exact
+		for _, development := range []bool{false, true} {
+			if err := oauth.CheckRedirectURI(uri, development); err == nil {
+				t.Errorf("%s was accepted", uri)
+			}
+		}
+	}
+	const registered = "http://localhost:3000/cb"
+	for presented, want := range map[string]bool{
+		"http://localhost:3000/cb": true, "http://localhost:5173/cb": true, "http://localhost/cb": true,
+		"http://localhost:3000/cb/": false, "http://localhost:3000/": false, "https://localhost:3000/cb": false,
+		"http://127.0.0.1:3000/cb": false, "http://[::1]:3000/cb": false, "http://localhost.evil.com:3000/cb": false,
+		"http://localhost:3000@evil.com/cb": false, "http://localhost:/cb": false, "http://localhost:123456/cb": false,
+	} {
+		if got := oauth.RedirectURIMatches(registered, presented, true); got != want {
+			t.Errorf("%s matches %s: %t", presented, registered, got)
+		}
+		if got := oauth.RedirectURIMatches(registered, presented, false); got != (presented == registered) {
+			t.Errorf("without development, %s matches %s: %t", presented, registered, got)
 		}
 	}
 }
@@ -99,8 +147,10 @@ func TestRedirectURIMatches(t *testing.T) {
 		{"http://127.0.0.1/cb", "http://127.0.0.1.evil.com/cb", false},
 		{"http://127.0.0.1/cb", "http://localhost:51004/cb", false},
 	} {
-		if got := oauth.RedirectURIMatches(c.registered, c.presented); got != c.want {
-			t.Errorf("%s matches the registered %s: %t", c.presented, c.registered, got)
+		for _, development := range []bool{false, true} {
+			if got := oauth.RedirectURIMatches(c.registered, c.presented, development); got != c.want {
+				t.Errorf("%s matches the registered %s: %t", c.presented, c.registered, got)
+			}
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/issuer"
@@ -42,7 +43,11 @@ type Config struct {
 	// AddressLimit is the maximum number of requests per minute from one client address. ClientLimit is the maximum number of
 	// requests per minute that one app may send to the endpoints for apps. 0 means no limit.
 	AddressLimit, ClientLimit int
-	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or a word of a fixed set.
+	// ReuseWindow is the time after the first use of a refresh token in which the same app may use it again: from a second to a
+	// minute. The app then gets a second successor. 0 means that every second use revokes the grant.
+	ReuseWindow time.Duration
+	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or a word of a fixed set. The outcome of a
+	// successful second use of a refresh token is "repeated".
 	Observe func(endpoint, outcome string)
 }
 
@@ -70,7 +75,7 @@ type Server struct {
 func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
-		return nil, errors.New("url: give the issuer's own URL, such as https://velocity.quest, without a slash at the end; http is only for 127.0.0.1, [::1] and localhost")
+		return nil, errIssuerURL
 	case !validSignIn(c.SignInURL):
 		return nil, errors.New("sign_in: give the URL of the sign-in page, such as https://velocity.quest/login; http is only for 127.0.0.1, [::1] and localhost")
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
@@ -81,6 +86,8 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 		return nil, errors.New("address_limit: give a number of requests per minute, or 0 for no limit")
 	case c.ClientLimit < 0:
 		return nil, errors.New("client_limit: give a number of requests per minute, or 0 for no limit")
+	case c.ReuseWindow != 0 && (c.ReuseWindow < time.Second || c.ReuseWindow > time.Minute):
+		return nil, errors.New("reuse_window: give a duration from 1s to 1m, such as 10s, or 0s: every second use of a refresh token revokes the grant")
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, string) {}
@@ -104,6 +111,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST "+revokePath, s.appEndpoint("revoke", s.withClient(s.revoke)))
 	mux.HandleFunc("POST "+introspectPath, s.appEndpoint("introspect", s.withClient(s.introspect)))
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
+	mux.HandleFunc("GET "+resourcePath, s.resource)
+	mux.HandleFunc("GET "+resourcePath+"/", s.resource)
 	mux.HandleFunc("GET "+consentPath, s.withAddressLimit(s.consent))
 	mux.HandleFunc("POST "+consentPath, s.withAddressLimit(s.decide))
 	return withSemicolons(mux)
@@ -125,7 +134,11 @@ func (s *Server) appEndpoint(name string, endpoint func(*http.Request) (any, err
 			s.config.Observe(name, s.refuse(w, r, err))
 			return
 		}
-		s.config.Observe(name, "ok")
+		outcome := "ok"
+		if t, isTokens := body.(tokens); isTokens && t.repeated {
+			outcome = "repeated"
+		}
+		s.config.Observe(name, outcome)
 		respond(w, http.StatusOK, body)
 	}
 }

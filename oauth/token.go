@@ -18,6 +18,8 @@ type tokens struct {
 	ExpiresIn    int    `json:"expires_in"` // seconds
 	RefreshToken string `json:"refresh_token"`
 	Scope        string `json:"scope"`
+
+	repeated bool // the refresh token was used again within [Config.ReuseWindow]
 }
 
 // token is the token endpoint (RFC 6749, section 3.2).
@@ -51,9 +53,15 @@ func (s *Server) token(r *http.Request) (any, error) {
 	case err != nil:
 		return nil, err
 	}
-	s.log.LogAttrs(r.Context(), slog.LevelInfo, "tokens were issued",
-		slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType))
+	if issued.Repeated {
+		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a refresh token was used again within issuer.reuse_window, so tokens were issued",
+			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("address", address(r)))
+	} else {
+		s.log.LogAttrs(r.Context(), slog.LevelInfo, "tokens were issued",
+			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType))
+	}
 	return tokens{
+		repeated:    issued.Repeated,
 		AccessToken: issued.Access.Reveal(), TokenType: "Bearer", ExpiresIn: int(issuer.AccessLifetime.Seconds()),
 		RefreshToken: issued.Refresh.Reveal(), Scope: strings.Join(issued.Scopes, " "),
 	}, nil
@@ -92,16 +100,14 @@ func (s *Server) refresh(r *http.Request, p parameters, c client) (issuer.TokenP
 	if err != nil {
 		return issuer.TokenPair{}, err
 	}
-	return s.grants.Refresh(r.Context(), authz.Secret(token), s.config.Format, func(granted issuer.RefreshGrant) ([]string, error) {
-		if granted.Client != c.ID {
-			return nil, invalidGrant()
-		}
+	request := issuer.RefreshRequest{Token: authz.Secret(token), Client: c.ID, Format: s.config.Format, ReuseWindow: s.config.ReuseWindow}
+	return s.grants.Refresh(r.Context(), request, func(granted []string) ([]string, error) {
 		requested := scopesIn(scope)
 		if len(requested) == 0 {
-			return granted.Scopes, nil
+			return granted, nil
 		}
 		for _, scope := range requested {
-			if !slices.Contains(granted.Scopes, scope) {
+			if !slices.Contains(granted, scope) {
 				return nil, invalidScope()
 			}
 		}

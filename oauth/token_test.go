@@ -10,13 +10,13 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/oauth2"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
@@ -196,33 +196,90 @@ func TestRefreshCanReduceScopes(t *testing.T) {
 }
 
 // Of twenty concurrent requests with the same code or refresh token, one succeeds. The other requests revoke the tokens that the
-// successful request received (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2).
+// successful request received (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Within a reuse window, all requests with the same
+// refresh token succeed, and nothing is revoked. A code is always accepted only once.
 func TestRacesHaveOneWinner(t *testing.T) {
-	i := newFixture(t)
-	for name, request := range map[string]form{
-		"code":          i.exchangeForm(t, i.public),
-		"refresh token": {"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")},
-	} {
-		var succeeded atomic.Int64
-		var access atomic.Value
-		var requests sync.WaitGroup
-		for range 20 {
-			requests.Go(func() {
-				switch r := i.send(t, "/api/oauth/token", request); {
-				case r.status == http.StatusOK:
-					succeeded.Add(1)
-					access.Store(r.text("access_token"))
-				case r.text("error") != "invalid_grant":
-					t.Errorf("%+v", r)
+	for _, window := range []time.Duration{0, 10 * time.Second} {
+		i := newFixture(t, func(c *oauth.Config) { c.ReuseWindow = window })
+		for name, c := range map[string]struct {
+			request form
+			winners int
+		}{
+			"code": {i.exchangeForm(t, i.public), 1},
+			"refresh token": {
+				form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")},
+				map[bool]int{false: 1, true: 20}[window > 0],
+			},
+		} {
+			var mu sync.Mutex
+			var issued []response
+			var requests sync.WaitGroup
+			for range 20 {
+				requests.Go(func() {
+					r := i.send(t, "/api/oauth/token", c.request)
+					mu.Lock()
+					defer mu.Unlock()
+					switch {
+					case r.status == http.StatusOK:
+						issued = append(issued, r)
+					case r.text("error") != "invalid_grant":
+						t.Errorf("%+v", r)
+					}
+				})
+			}
+			requests.Wait()
+			if len(issued) != c.winners {
+				t.Errorf("window %v: a %s was accepted %d times", window, name, len(issued))
+			}
+			for _, r := range issued {
+				if _, err := i.Introspect(t.Context(), authz.Secret(r.text("access_token"))); errors.Is(err, issuer.ErrGrant) != (c.winners == 1) {
+					t.Errorf("window %v, %s: the issued access token: %v", window, name, err)
 				}
-			})
+			}
 		}
-		requests.Wait()
-		if succeeded.Load() != 1 {
-			t.Errorf("a %s was accepted %d times", name, succeeded.Load())
+	}
+}
+
+// Two tabs of an app use the same refresh token within the reuse window. Both get tokens and go on. The log and the outcome differ
+// from the outcome of a use that revokes the grant. A later use, or a use by another app, revokes the grant of both tabs.
+func TestSecondTabGoesOn(t *testing.T) {
+	for name, end := range map[string]func(*fixture, form) form{
+		"later": func(i *fixture, refresh form) form {
+			must(i.db.Exec(`UPDATE keywicket.oauth_refresh_tokens SET used_at = used_at - interval '10 seconds'`))
+			return refresh
+		},
+		"another app": func(i *fixture, refresh form) form {
+			stranger, _ := i.app(t, false)
+			return refresh.withValue("client_id", stranger.ID)
+		},
+	} {
+		outcomes := map[string]int{}
+		i := newFixture(t, func(c *oauth.Config) {
+			c.ReuseWindow = 10 * time.Second
+			c.Observe = func(endpoint, outcome string) { outcomes[endpoint+" "+outcome]++ }
+		})
+		refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")}
+		one, other := i.send(t, "/api/oauth/token", refresh), i.send(t, "/api/oauth/token", refresh.withValue("scope", "issues:read"))
+		if one.status != http.StatusOK || other.status != http.StatusOK || one.text("refresh_token") == other.text("refresh_token") || other.text("scope") != "issues:read" {
+			t.Fatalf("%s: %+v, %+v", name, one, other)
 		}
-		if _, err := i.Introspect(t.Context(), authz.Secret(access.Load().(string))); !errors.Is(err, issuer.ErrGrant) {
-			t.Errorf("%s: the issued access token is still active: %v", name, err)
+		if r := i.send(t, "/api/oauth/token", refresh.withValue("scope", "documents:read")); r.text("error") != "invalid_scope" {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if log := i.log.String(); outcomes["token repeated"] != 1 || outcomes["token reused"] != 0 || strings.Contains(log, "level=WARN") ||
+			!strings.Contains(log, `level=INFO msg="a refresh token was used again within issuer.reuse_window`) {
+			t.Errorf("%s: %v, %s", name, outcomes, log)
+		}
+		if r := i.send(t, "/api/oauth/token", end(i, refresh)); r.text("error") != "invalid_grant" || outcomes["token reused"] != 1 {
+			t.Errorf("%s: %+v, %v", name, r, outcomes)
+		}
+		for _, r := range []response{one, other} {
+			if _, err := i.Introspect(t.Context(), authz.Secret(r.text("access_token"))); !errors.Is(err, issuer.ErrGrant) {
+				t.Errorf("%s: an access token is still active: %v", name, err)
+			}
+		}
+		if !strings.Contains(i.log.String(), "level=WARN") {
+			t.Errorf("%s: the log has no warning", name)
 		}
 	}
 }

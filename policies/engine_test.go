@@ -125,7 +125,7 @@ func TestPolicyIsRefused(t *testing.T) {
 			if err := os.RemoveAll(filepath.Join(dir, "apis")); err != nil {
 				t.Fatal(err)
 			}
-		}, `there is no apis/NAME/data.yaml`},
+		}, `there is no table: create apis/NAME/data.yaml for your API`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := policytest.Copy(t)

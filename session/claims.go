@@ -168,10 +168,27 @@ func validID(s string) bool {
 		!strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
 }
 
-// session returns the session of the token. It moves the start of the session back by the leeway, because the issuer's clock
-// may be ahead of the clock that sets the times of revocations.
-func (c *claims) session(leeway time.Duration) authz.Session {
-	return authz.Session{ID: c.id, UserID: c.user, StartedAt: max(0, c.startedAt.Add(-leeway).Unix())}
+// session returns the session of the token. It moves the start of the session back, because the issuer's clock may be ahead of the
+// database's clock, which sets the times of revocations.
+func (c *claims) session(f authz.SessionFormat) authz.Session {
+	return authz.Session{ID: c.id, UserID: c.user, StartedAt: max(0, c.startedAt.Add(-clockDifference(f)).Unix())}
+}
+
+// BegunBefore returns the start of the first session that a revocation of all sessions of its user does not revoke. The parameter
+// `revoked` is the time of the revocation by the database's clock. The result is by the issuer's clock, in whole seconds. It is
+// later than the revocation by the leeway, unless one clock sets both times, and by up to a second, because the times in tokens are
+// in whole seconds.
+func BegunBefore(revoked time.Time, f authz.SessionFormat) time.Time {
+	first := revoked.Truncate(time.Second).Add(time.Second + clockDifference(f))
+	return first.Add(time.Second - 1).Truncate(time.Second)
+}
+
+// clockDifference returns the maximum time by which the issuer's clock may be ahead of the database's clock.
+func clockDifference(f authz.SessionFormat) time.Duration {
+	if f.SharedClock {
+		return 0
+	}
+	return f.Leeway
 }
 
 // The following methods implement [jwt.Claims].

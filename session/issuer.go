@@ -112,7 +112,7 @@ func (i *issuerVerifier) verify(ctx context.Context, token string) (*verifiedTok
 	case c.app != nil && !c.app.isOneOf(i.format.ClientIDs):
 		return nil, denial{authz.ReasonAppToken, "the token was given to an app whose id is not in session.client_ids"}, nil
 	}
-	return &verifiedToken{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
+	return &verifiedToken{issuer: i, key: k, session: c.session(i.format), aal: c.aal, expires: c.expires.Time}, denial{}, nil
 }
 
 // mismatch returns a detail for a token with a valid signature: the claim iss or aud, and the setting that the claim does not match.

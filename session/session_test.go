@@ -112,6 +112,36 @@ func TestValidTokensOfEachAlgorithm(t *testing.T) {
 	}
 }
 
+// BegunBefore returns the first start that a revocation does not revoke: a look-up compares StartedAt with the revocation.
+func TestBegunBefore(t *testing.T) {
+	hourAgo := time.Now().Add(-time.Hour).Truncate(time.Second)
+	for name, c := range map[string]struct {
+		format  authz.SessionFormat
+		seconds int64 // from the revocation's second to the first start that is not revoked
+	}{
+		"two clocks": {authz.SessionFormat{Leeway: 10 * time.Second}, 11},
+		"two clocks, a leeway of one and a half seconds": {authz.SessionFormat{Leeway: 1500 * time.Millisecond}, 3},
+		"one clock": {authz.SessionFormat{Leeway: 10 * time.Second, SharedClock: true}, 1},
+	} {
+		c.format.HS256Secret = secret
+		v := verifier(t, c.format, nil)
+		for _, fraction := range []time.Duration{0, time.Microsecond, 999_999 * time.Microsecond} {
+			revoked := hourAgo.Add(fraction)
+			first := session.BegunBefore(revoked, c.format)
+			if got := first.Unix() - hourAgo.Unix(); got != c.seconds || first.Nanosecond() != 0 {
+				t.Errorf("%s: %v", name, first.Sub(revoked))
+			}
+			for began, want := range map[int64]bool{first.Unix() - 1: true, first.Unix(): false} {
+				amr := []fields{{"method": "password", "timestamp": began}}
+				s, denial, err := verify(t, v, api, sign(jose.HS256, []byte(secret), "", claimsWith(fields{"amr": amr})))
+				if isRevoked := !revoked.Before(time.Unix(s.StartedAt, 0)); err != nil || denial != "" || isRevoked != want {
+					t.Errorf("%s, %v: a session that began at %d: %+v, %s, %v", name, fraction, began, s, denial, err)
+				}
+			}
+		}
+	}
+}
+
 // The start of a session is the earliest time in the claim amr. If iat is earlier, the start is iat. The leeway is subtracted.
 // Without a time in amr, the start is in 1970. A start that is too early is safe, because a revocation then still applies to the
 // session.

@@ -50,9 +50,16 @@ func (p Parameters) permits(c rune) bool {
 // The errors that [Segments] returns, in addition to [NotPermittedError].
 var (
 	ErrPathStart     = errors.New("the path does not start with a /")
-	ErrPathSegment   = errors.New("the path has an empty segment or a dot segment")
-	ErrPathCharacter = errors.New("the path has a character that must be escaped, or a % that is not followed by two hexadecimal digits")
-	ErrPathEscape    = errors.New("the path has an escaped slash, backslash or control character, is escaped twice, or does not decode to UTF-8")
+	ErrEmptySegment  = errors.New("the path has an empty segment")
+	ErrDotSegment    = errors.New("the path has a dot segment")
+	ErrNearlyDot     = errors.New("the path has a segment that some servers read as a dot segment")
+	ErrSegmentStart  = errors.New("the path has a segment that starts with a ;")
+	ErrPathCharacter = errors.New("the path has a character that must be escaped")
+	ErrPathPercent   = errors.New("the path has a % that is not followed by two hexadecimal digits")
+	ErrEscapedSlash  = errors.New("the path has an escaped slash or backslash")
+	ErrControl       = errors.New("the path has an escaped control character")
+	ErrEscapedTwice  = errors.New("the path is escaped twice")
+	ErrNotUTF8       = errors.New("the path does not decode to UTF-8")
 )
 
 // NotPermittedError is the error for a character that [Parameters] does not permit. Its value is the character. For a semicolon
@@ -85,7 +92,7 @@ func Segments(path string, p Parameters) ([]string, error) {
 	segments := strings.Split(path[1:], "/")
 	for i, raw := range segments {
 		if raw == "" && i < len(segments)-1 {
-			return nil, ErrPathSegment
+			return nil, ErrEmptySegment
 		}
 		var err error
 		if segments[i], err = decodeSegment(raw, p); err != nil {
@@ -151,7 +158,7 @@ func decodeSegment(raw string, p Parameters) (string, error) {
 		switch c := raw[i]; {
 		case c == '%':
 			if !isEscape(raw[i:]) {
-				return "", ErrPathCharacter
+				return "", ErrPathPercent
 			}
 			escaped = true
 			i += 2
@@ -174,8 +181,13 @@ func decodeSegment(raw string, p Parameters) (string, error) {
 	// Some servers truncate a segment at a semicolon. Other servers parse the decoded path again, and end the path at a ? or #. The
 	// variable head is the part that such servers use.
 	head := text[:strings.IndexAny(text+";", ";?#")]
-	if head == "." || head == ".." || strings.HasPrefix(text, ";") {
-		return "", ErrPathSegment
+	switch {
+	case text == "." || text == "..":
+		return "", ErrDotSegment
+	case head == "." || head == "..":
+		return "", ErrNearlyDot
+	case strings.HasPrefix(text, ";"):
+		return "", ErrSegmentStart
 	}
 	return text, nil
 }
@@ -183,12 +195,16 @@ func decodeSegment(raw string, p Parameters) (string, error) {
 // checkDecoded returns an error for decoded text that is ambiguous, or that the parameter `p` does not permit.
 func checkDecoded(text string, p Parameters) error {
 	if !utf8.ValidString(text) {
-		return ErrPathEscape
+		return ErrNotUTF8
 	}
 	for i, r := range text {
 		switch {
-		case r == '/' || r == '\\' || unicode.IsControl(r) || r == '%' && isEscape(text[i:]):
-			return ErrPathEscape
+		case r == '/' || r == '\\':
+			return ErrEscapedSlash
+		case unicode.IsControl(r):
+			return ErrControl
+		case r == '%' && isEscape(text[i:]):
+			return ErrEscapedTwice
 		case strings.ContainsRune(specialCharacters, r) && !p.permits(r):
 			return NotPermittedError(string(r))
 		}

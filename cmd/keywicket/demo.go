@@ -1,38 +1,72 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/demo/own"
+	"github.com/keywicket/keywicket/internal/shell"
 )
 
 type demoCommand struct {
-	Once bool `help:"Send a series of requests, print the expected and the actual results, and exit. The exit status is 1 if they differ."`
-	Logs bool `help:"Print the logs of Postgres, the sidecar and Envoy."`
+	PoliciesDir string `help:"Folder of policies. Overrides $KEYWICKET_POLICIES_DIR. Default: the built-in policies, with a tour of their APIs." name:"policies-dir" placeholder:"DIR"`
+	All         bool   `help:"Print all keys and all requests, and the steps of OAuth 2.0." xor:"print"`
+	Once        bool   `help:"Send a series of requests, print the expected and the actual results, and exit. With the built-in policies, the exit status is 1 if they differ. With other policies, it is 1 if a request gets no decision." xor:"print"`
+	Logs        bool   `help:"Print the logs of Postgres, the sidecar and Envoy. Default: write them to a temporary file."`
 }
 
 // Run starts the demo. Envoy listens on the documented ports 8000 and 8001. All other servers use free ports.
 func (c *demoCommand) Run(s *invocation) (err error) {
-	config := demo.Config{VelaFlows: "127.0.0.1:8000", Velocity: "127.0.0.1:8001", Log: io.Discard}
-	if c.Logs {
-		config.Log = s.stderr
-	}
-	fmt.Fprintln(s.stdout, "starting Postgres, the sidecar, the OAuth issuer, two upstreams and Envoy")
-	d, err := demo.New(s.ctx, config)
+	dir := cmp.Or(c.PoliciesDir, variable(s.environ, "KEYWICKET_POLICIES_DIR"))
+	policies, environ, err := own.Load(s.ctx, s.configFile, dir)
 	if err != nil {
-		if s.ctx.Err() != nil {
-			return errors.New("interrupted while starting")
-		}
-		return err
+		return starting(s, err)
+	}
+	demoConfig := demo.Config{VelaFlows: "127.0.0.1:8000", Velocity: "127.0.0.1:8001", Own: policies, Environ: environ}
+	if c.Logs {
+		demoConfig.Log = s.stderr
+	}
+	parts := "Postgres, the sidecar, the OAuth issuer, two upstreams and Envoy"
+	if policies != nil {
+		policies.Flags = flags([2]string{"config", s.configFlag}, [2]string{"policies-dir", c.PoliciesDir})
+		parts = "Postgres, the sidecar, two upstreams and Envoy, with the policies of " + cmp.Or(dir, s.configFile)
+	}
+	fmt.Fprintln(s.stdout, "starting "+parts)
+	d, err := demo.New(s.ctx, demoConfig)
+	if err != nil {
+		return starting(s, err)
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	if c.Once {
+	switch {
+	case c.Once:
 		return d.Tour(s.ctx, s.stdout)
+	case c.All:
+		err = d.Print(s.stdout)
+	default:
+		err = d.PrintSummary(s.ctx, s.stdout)
 	}
-	if err := d.Print(s.stdout); err != nil {
+	if err != nil {
 		return err
 	}
 	return d.Wait(s.ctx)
+}
+
+// flags returns the flags that have a value, for a shell.
+func flags(values ...[2]string) (line string) {
+	for _, v := range values {
+		if v[1] != "" {
+			line += " --" + v[0] + " " + shell.Quote(v[1])
+		}
+	}
+	return line
+}
+
+// starting returns the error of a demo that could not start.
+func starting(s *invocation, err error) error {
+	if s.ctx.Err() != nil {
+		return errors.New("interrupted while starting")
+	}
+	return err
 }

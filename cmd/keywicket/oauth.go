@@ -8,6 +8,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/oauth"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -21,8 +22,10 @@ type oauthAppCommand struct {
 
 type oauthAppCreate struct {
 	Name         string   `help:"The app's name on the consent page." required:"" placeholder:"NAME"`
-	RedirectURI  []string `help:"Redirect URI. Its scheme is https, or http on the host 127.0.0.1 or [::1], or the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
+	RedirectURI  []string `help:"Redirect URI. Its scheme is https, or http on the host 127.0.0.1 or [::1], or the app's own scheme. With --development, also http on localhost. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
+	Scope        []string `help:"Scopes to ask the user for if the app's request has no scope. Repeat the flag, or separate the scopes by commas." placeholder:"SCOPE"`
 	Confidential bool     `help:"The app runs on a server that can keep a secret. It must authenticate with its secret."`
+	Development  bool     `help:"The app is in development: a redirect URI may be http://localhost, and the consent page says that the app is in development. Do not use it for an app that your users use (RFC 8252, section 8.3)."`
 	ID           string   `help:"The client id. Default: a generated id." name:"id" placeholder:"ID"`
 	API          string   `help:"The API of the app's access tokens. Required if several APIs have credentials of the kind oauth_token." name:"api" placeholder:"NAME"`
 }
@@ -39,11 +42,17 @@ func (c *oauthAppCreate) Run(s *invocation, r *registry.Registry, cfg config.Con
 		return err
 	}
 	for _, uri := range c.RedirectURI {
-		if err := oauth.CheckRedirectURI(uri); err != nil {
+		if err := oauth.CheckRedirectURI(uri, c.Development); err != nil {
 			return fmt.Errorf("--redirect-uri %q: %w", uri, err)
 		}
 	}
-	app, secret, err := r.CreateApp(s.ctx, registry.NewApp{ID: c.ID, API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Confidential: c.Confidential})
+	scopes, err := c.scopes(cfg, api)
+	if err != nil {
+		return err
+	}
+	app, secret, err := r.CreateApp(s.ctx, registry.NewApp{
+		ID: c.ID, API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Scopes: scopes, Confidential: c.Confidential, Development: c.Development,
+	})
 	if err != nil {
 		return err
 	}
@@ -64,13 +73,33 @@ func (c *oauthAppCreate) api(cfg config.Config) (string, error) {
 	return "", usageError{fmt.Errorf("several APIs have credentials of the kind oauth_token: give --api with one of these values: %s", strings.Join(names, ", "))}
 }
 
+// scopes returns the scopes without duplicates.
+func (c *oauthAppCreate) scopes(cfg config.Config, api string) ([]string, error) {
+	if len(c.Scope) == 0 {
+		return nil, nil
+	}
+	tables, err := cfg.Tables()
+	if err != nil {
+		return nil, err
+	}
+	valid := slices.Concat(tables[api].AppScopes(table.LevelWorkspace), tables[api].AppScopes(table.LevelUser))
+	for _, scope := range c.Scope {
+		if !slices.Contains(valid, scope) {
+			return nil, undefinedError{fmt.Errorf("%q is not a scope that an app may request; scopes are %s", scope, strings.Join(valid, ", "))}
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(c.Scope))), nil
+}
+
 func printApp(s *invocation, app registry.App, secret authz.Secret) error {
 	err := printOne(s, appWithSecret{app, secret.Reveal()},
 		[2]string{"client id", app.ID},
 		[2]string{"client secret", secret.Reveal()},
 		[2]string{"name", app.Name},
 		[2]string{"redirect URIs", strings.Join(app.RedirectURIs, " ")},
+		[2]string{"scopes", strings.Join(app.Scopes, " ")},
 		[2]string{"confidential", fmt.Sprint(app.Confidential)},
+		[2]string{"development", fmt.Sprint(app.Development)},
 	)
 	if err != nil {
 		return fmt.Errorf("the secret of %s was created, but cannot be shown: run keywicket oauth-app rotate-secret %s: %w", app.ID, app.ID, err)
@@ -88,8 +117,12 @@ func (c *oauthAppList) Run(s *invocation, r *registry.Registry) error {
 	if err != nil {
 		return err
 	}
-	return printList(s, apps, []string{"CLIENT ID", "NAME", "REDIRECT URIS", "CONFIDENTIAL", "CREATED", "STATUS"}, func(a registry.App) []string {
-		return []string{a.ID, a.Name, strings.Join(a.RedirectURIs, " "), fmt.Sprint(a.Confidential), formatTime(&a.CreatedAt), string(a.Status)}
+	titles := []string{"CLIENT ID", "NAME", "REDIRECT URIS", "SCOPES", "CONFIDENTIAL", "DEVELOPMENT", "CREATED", "STATUS"}
+	return printList(s, apps, titles, func(a registry.App) []string {
+		return []string{
+			a.ID, a.Name, strings.Join(a.RedirectURIs, " "), strings.Join(a.Scopes, " "), fmt.Sprint(a.Confidential), fmt.Sprint(a.Development),
+			formatTime(&a.CreatedAt), string(a.Status),
+		}
 	})
 }
 

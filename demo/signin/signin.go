@@ -100,6 +100,7 @@ func (s *Server) Environ() []string {
 	return []string{
 		"KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=" + s.base + "/auth/v1",
 		"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL=" + s.base + keysPath,
+		"KEYWICKET_APIS_VELOCITY_SESSION_SHARED_CLOCK=true", // this server and the demo's Postgres run on one machine
 		"KEYWICKET_ISSUER_SIGN_IN=" + s.base + loginPath,
 		"KEYWICKET_ISSUER_COOKIE=" + cookie,
 	}

@@ -2,7 +2,7 @@
 // and the tests attack it. "Bootstrap" is Envoy's term for this configuration.
 //
 // Only the addresses differ between these uses. Render replaces the addresses and leaves everything else unchanged, so the
-// tests cover what operators use.
+// tests cover what operators use. RenderAPIs is for a demo with other APIs.
 package bootstrap
 
 import (
@@ -26,16 +26,18 @@ var file []byte
 // of the maps are the names of listeners and clusters. The hosts must be IP addresses, because the clusters are static.
 type Addresses struct {
 	Admin     string            // Envoy's admin interface; empty: the address in the file
-	Listeners map[string]string // velaflows and velocity
+	Listeners map[string]string // velaflows and velocity; for RenderAPIs, the names of the APIs
 	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox; several endpoints: "1.1.1.1:1,2.2.2.2:2"
 }
 
 // Render returns envoy.yaml with these addresses. A listener or cluster that is missing in the argument keeps its address from the
 // file. A name that the file does not contain is an error. For each address of a cluster, the cluster gets a copy of the file's
 // endpoint.
-func Render(addresses Addresses) ([]byte, error) {
+func Render(addresses Addresses) ([]byte, error) { return render(file, addresses) }
+
+func render(text []byte, addresses Addresses) ([]byte, error) {
 	var document yaml.Node
-	if err := yaml.Unmarshal(file, &document); err != nil {
+	if err := yaml.Unmarshal(text, &document); err != nil {
 		return nil, fmt.Errorf("parse envoy.yaml: %w", err)
 	}
 	for name, list := range addresses.Clusters {

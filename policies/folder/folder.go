@@ -43,26 +43,44 @@ func (f Folder) Hash() string {
 	return hex.EncodeToString(hash.Sum(nil)[:6])
 }
 
-// Open reads a folder of the operating system. The error has a line for each file and folder that Open cannot read.
+// attempts is the number of times that Open reads a folder whose links change.
+const attempts = 10
+
+// Open reads a folder of the operating system. All files belong to one version of the folder, even if Kubernetes replaces a mounted
+// ConfigMap meanwhile. The error has a line for each file and folder that Open cannot read.
 func Open(dir string) (Folder, error) {
+	for range attempts {
+		r, err := open(dir)
+		if err != nil {
+			return Folder{}, err
+		}
+		if !r.linksChanged() {
+			return r.folder, r.faults.Err()
+		}
+	}
+	return Folder{}, errors.New("the links in the folder change while it is read: stop what changes them, and try again")
+}
+
+// open reads a folder once.
+func open(dir string) (*reader, error) {
 	dir, err := filepath.Abs(dir)
 	if err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
 	if err != nil {
-		return Folder{}, unreadable(err)
+		return nil, unreadable(err)
 	}
 	root, err := os.OpenRoot(dir)
 	if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
 		err = syscall.ENOTDIR // OpenRoot has an error of its own for a file
 	}
 	if err != nil {
-		return Folder{}, unreadable(err)
+		return nil, unreadable(err)
 	}
 	defer func() { _ = root.Close() }()
-	r := reader{files: root.FS(), dir: dir}
+	r := &reader{files: root.FS(), dir: dir, targets: map[string]string{}}
 	r.read(".", ".", nil)
-	return r.folder, r.faults.Err()
+	return r, nil
 }
 
 // Read reads a folder without links, such as the built-in policy.
@@ -98,6 +116,8 @@ type reader struct {
 	dir    string // the folder's path without links; empty if the folder is not in the operating system
 	folder Folder
 	faults fault.Errors
+	// targets has the target of each link that was followed; the target is empty if the link could not be followed.
+	targets map[string]string
 }
 
 func (r *reader) refuse(name, text string) {
@@ -165,17 +185,34 @@ func (r *reader) readEntry(name, place string, mode fs.FileMode, above []string)
 
 // follow returns the place and the type of a link's target. The place starts with .. if the target is not in the folder.
 func (r *reader) follow(link string) (place string, mode fs.FileMode, err error) {
-	link = filepath.Join(r.dir, filepath.FromSlash(link))
-	info, err := os.Stat(link)
-	if err != nil {
-		return "", 0, err
-	}
-	target, err := filepath.EvalSymlinks(link)
+	target, info, err := r.target(link)
+	r.targets[link] = target
 	if err != nil {
 		return "", 0, err
 	}
 	place, err = filepath.Rel(r.dir, target)
 	return filepath.ToSlash(place), info.Mode().Type(), err
+}
+
+// target returns the path of a link's target, without links. It returns an empty path if the link cannot be followed.
+func (r *reader) target(link string) (string, fs.FileInfo, error) {
+	link = filepath.Join(r.dir, filepath.FromSlash(link))
+	info, err := os.Stat(link)
+	if err != nil {
+		return "", nil, err
+	}
+	target, err := filepath.EvalSymlinks(link)
+	return target, info, err
+}
+
+// linksChanged reports whether a link that was followed has another target now.
+func (r *reader) linksChanged() bool {
+	for link, before := range r.targets {
+		if now, _, _ := r.target(link); now != before {
+			return true
+		}
+	}
+	return false
 }
 
 // isPolicy reports whether `opa test -b` reads a file with this name.

@@ -26,21 +26,23 @@ anonymous(api, line) := {
 
 refused(request, denial) := object.union(request, {"denial": denial})
 
-by(request, principal) := object.union(request, {"denial": null, "principal": principal})
+# A principal without an API gets the API of the request.
+by(request, principal) := object.union(request, {"denial": null, "principal": object.union({"api": request.api}, principal)})
 
 at(request, workspace) := object.union(request, {"workspace": workspace})
 
 # Principals, by kind and scopes.
-workspace_token(scopes) := principal("workspace_token", "velaflows", null, scopes)
+workspace_token(scopes) := credential("workspace_token", null, scopes)
 
-workspace_key(scopes) := principal("workspace_key", "velocity", null, scopes)
+workspace_key(scopes) := credential("workspace_key", null, scopes)
 
-personal_key(scopes) := principal("personal_key", "velocity", "ada", scopes)
+personal_key(scopes) := credential("personal_key", "ada", scopes)
 
-principal(kind, api, user, scopes) := {
+principal(kind, api, user, scopes) := object.union(credential(kind, user, scopes), {"api": api})
+
+credential(kind, user, scopes) := {
 	"id": "t1",
 	"kind": kind,
-	"api": api,
 	"environment": "live",
 	"user_id": user,
 	"scopes": scopes,

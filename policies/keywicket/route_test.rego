@@ -1,5 +1,5 @@
 # Tests of the rule `route`, which finds the row of a request.
-package keywicket_test
+package keywicket_route_test
 
 import data.keywicket
 import data.keywicket.fixture
@@ -71,7 +71,7 @@ test_path_of_a_row_is_decoded if {
 }
 
 test_row_of_another_api_does_not_match if {
-	request := fixture.anonymous("velaflows", "GET /animals")
+	request := fixture.anonymous("crm", "GET /animals")
 	not keywicket.route with data.apis as zoo with input as request
 }
 

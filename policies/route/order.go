@@ -77,6 +77,15 @@ func (p Pattern) LiteralPrefix() []string {
 	return start
 }
 
+// MatchingSegments returns how many segments at the start of the pattern match the decoded segments at the start of a path.
+func (p Pattern) MatchingSegments(path []string) int {
+	n := 0
+	for n < len(p.segments) && n < len(path) && p.segments[n].matches(path[n]) {
+		n++
+	}
+	return n
+}
+
 // trimSlash removes the empty last segment of a path with a trailing slash. It keeps the path /.
 func trimSlash(segments []segment) []segment {
 	if n := len(segments); n > 1 && segments[n-1].kind == literal && segments[n-1].texts[0] == "" {

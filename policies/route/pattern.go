@@ -80,7 +80,7 @@ func parse(text string) (Pattern, error) {
 		case s.kind == rest && !last:
 			return p, fmt.Errorf("%s is the rest of the path, so nothing can follow it", r)
 		case s.kind == literal && s.texts[0] == "" && !last:
-			return p, noRequestError{target.ErrPathSegment}
+			return p, noRequestError{target.ErrEmptySegment}
 		}
 		p.segments, p.folded = append(p.segments, s), append(p.folded, s.fold())
 	}

@@ -236,7 +236,7 @@ func TestFolderThatIsNone(t *testing.T) {
 		"missing":          {"nowhere", "the folder does not exist: create it, or correct its name"},
 		"a file":           {"file", "this is not a folder: name the folder that contains keywicket/ and apis/"},
 		"below a file":     {"file/below", "this is not a folder: name the folder that contains keywicket/ and apis/"},
-		"without a policy": {"facts", "there is no apis/NAME/data.yaml\nthere is no Rego file"},
+		"without a policy": {"facts", "there is no table: create apis/NAME/data.yaml for your API\nthere is no Rego file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.MkdirAll(filepath.Join(dir, "facts"), 0o755); err != nil {

@@ -141,6 +141,14 @@ func (t Table) Includes(scopes []string, scope string) bool {
 		slices.ContainsFunc(scopes, func(held string) bool { return slices.Contains(t.Implied(held), scope) })
 }
 
+// AppScopes returns the scopes of a level that an app may request, in alphabetical order: all except overrides of any level. An
+// override satisfies the required scopes of every route of a level.
+func (t Table) AppScopes(level Level) []string {
+	return slices.DeleteFunc(t.ScopeNames(level), func(scope string) bool {
+		return t.IsOverride(scope, LevelWorkspace) || t.IsOverride(scope, LevelUser)
+	})
+}
+
 // IsOverride reports whether the table lists the scope, or a scope that it implies, as an override of the level.
 func (t Table) IsOverride(scope string, level Level) bool {
 	return slices.ContainsFunc(t.Implied(scope), func(s string) bool { return slices.Contains(t.Overrides[level], s) })

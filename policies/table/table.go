@@ -112,7 +112,7 @@ func Read(policy folder.Folder) (map[string]Table, error) {
 		tables[path.Base(path.Dir(file.Name))] = table
 	}
 	if len(tables) == 0 {
-		return nil, errors.New("there is no apis/NAME/data.yaml")
+		return nil, errors.New("there is no table: create apis/NAME/data.yaml for your API")
 	}
 	return tables, all.Err()
 }

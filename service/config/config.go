@@ -91,6 +91,8 @@ type Issuer struct {
 
 	AddressLimit int `yaml:"address_limit"`
 	ClientLimit  int `yaml:"client_limit"`
+
+	ReuseWindow time.Duration `yaml:"reuse_window"`
 }
 
 // Log is the section "log" of the configuration file.
@@ -111,19 +113,27 @@ var levels = map[string]slog.Level{
 // overrides the defaults. The parameter `flags` is a function that applies the command-line flags. It may be nil. The parameter
 // `file` is the path of the configuration file. If the path is empty, Load reads no file.
 func Load(file string, environ []string, flags func(*Config)) (Config, error) {
+	if file == "" {
+		return parse("", nil, environ, flags)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return Config{}, fmt.Errorf("the configuration file cannot be read: %w", err)
+	}
+	return parse(file, text, environ, flags)
+}
+
+// parse is Load for the text of a configuration file. If the name is empty, there is no file.
+func parse(name string, text []byte, environ []string, flags func(*Config)) (Config, error) {
 	var c Config
 	if err := strictyaml.Decode(defaults, &c); err != nil {
 		return c, fmt.Errorf("defaults.yaml: %w", err)
 	}
-	if file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return c, fmt.Errorf("the configuration file cannot be read: %w", err)
-		}
+	if name != "" {
 		builtin := c.APIs
 		c.APIs = nil
 		if err := strictyaml.Decode(text, &c); err != nil {
-			return c, fmt.Errorf("%s: %w", file, err)
+			return c, fmt.Errorf("%s: %w", name, err)
 		}
 		if c.APIs == nil {
 			c.APIs = builtin

@@ -40,7 +40,7 @@ func TestDefaults(t *testing.T) {
 	want.Database.LookupTimeout = 200 * time.Millisecond
 	want.Cache = Cache{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
 	want.Listen = Listen{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", LameDuck: 5 * time.Second, Drain: 5 * time.Second}
-	want.Issuer = Issuer{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000}
+	want.Issuer = Issuer{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000, ReuseWindow: 10 * time.Second}
 	want.AllowedHeaders = []string{}
 	want.Log = Log{Level: "info", Format: "json", AllowSample: 100}
 	want.APIs = map[string]authz.API{
@@ -80,7 +80,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"cache.max_bytes": "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.lame_duck": "6s", "listen.drain": "7s",
 		"issuer.url": "https://u", "issuer.listen": "127.0.0.1:4", "issuer.api": "velaflows", "issuer.cookie": "c", "issuer.sign_in": "https://s",
-		"issuer.address_limit": "7", "issuer.client_limit": "8",
+		"issuer.address_limit": "7", "issuer.client_limit": "8", "issuer.reuse_window": "9s",
 		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
 		"log.level": "debug", "log.format": "text", "log.allow_sample": "7",
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
@@ -92,7 +92,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		path := "apis." + strings.ToLower(api) + ".session."
 		maps.Copy(settings, map[string]string{
 			path + "issuer": "https://k", path + "audience": "a", path + "jwks_url": "https://l", path + "jwks_max_age": "2h0m0s",
-			path + "leeway": "3s", path + "anonymous": "true", path + "require_aal2": "enrolled",
+			path + "leeway": "3s", path + "shared_clock": "true", path + "anonymous": "true", path + "require_aal2": "enrolled",
 		})
 	}
 	before := settingsOf(t, issuers)

@@ -30,22 +30,25 @@ func (e PoliciesError) Unwrap() error { return e.err }
 func (c *Config) Engine(ctx context.Context) (*policies.Engine, error) {
 	engine, err := policies.Load(ctx, c.Policies)
 	if err == nil {
+		err = c.checkTables(engine.Tables())
+	}
+	if err == nil {
 		err = engine.Uses().CheckDeclared(c.APIs)
 	}
 	if err != nil {
 		return nil, PoliciesError{c.Policies.Dir, err}
 	}
-	return engine, c.checkTables(engine.Tables())
+	return engine, nil
 }
 
 // Explainer loads the policies for explanations, and checks that they match the APIs' configuration.
 func (c *Config) Explainer(ctx context.Context) (*policies.Explainer, error) {
 	explainer, err := policies.LoadExplainer(ctx, c.Policies)
 	if err == nil {
-		err = explainer.Uses().CheckDeclared(c.APIs)
+		err = c.checkTables(explainer.Tables())
 	}
 	if err == nil {
-		err = c.checkTables(explainer.Tables())
+		err = explainer.Uses().CheckDeclared(c.APIs)
 	}
 	if err != nil {
 		return nil, PoliciesError{c.Policies.Dir, err}
@@ -91,11 +94,16 @@ func (c *Config) Roles() ([]string, error) {
 // checkTables returns an error if an API has no table, because this API would deny every request. It also returns an error if the
 // sessions of an API have an unknown scope, because such a scope has no effect.
 func (c *Config) checkTables(tables map[string]table.Table) error {
-	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
-		if _, ok := tables[name]; !ok {
-			return fmt.Errorf("apis.%s: the policies have no apis/%s/data.yaml; they have tables for %s",
-				name, name, strings.Join(slices.Sorted(maps.Keys(tables)), ", "))
-		}
+	names := slices.Sorted(maps.Keys(c.APIs))
+	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		_, ok := tables[name]
+		return ok
+	})
+	if len(missing) > 0 {
+		return fmt.Errorf("apis: the policies have tables for %s, but none for %s: create apis/NAME/data.yaml, or write `apis` with only your own APIs into the configuration file",
+			strings.Join(slices.Sorted(maps.Keys(tables)), ", "), strings.Join(missing, ", "))
+	}
+	for _, name := range names {
 		session := c.APIs[name].Session
 		for _, scope := range session.Scopes {
 			if _, ok := tables[name].Scope(scope); !ok && session.Issuer != "" {

@@ -111,14 +111,13 @@ func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Is
 	}
 }
 
-// oauthConfig returns the configuration of the issuer. The format of access tokens comes from the API's configuration. Apps may
-// request all scopes of the API's table except overrides, because an override satisfies the required scopes of every route of a
-// level.
+// oauthConfig returns the configuration of the issuer. The format of access tokens comes from the API's configuration, and the scopes
+// come from the API's table.
 func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{
 		Issuer: cfg.Issuer.URL, API: name, Sessions: cfg.APIs[name].Session, Cookie: cfg.Issuer.Cookie, SignInURL: cfg.Issuer.SignIn,
-		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit,
+		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit, ReuseWindow: cfg.Issuer.ReuseWindow,
 	}
 	tables, err := cfg.Tables()
 	if err != nil {
@@ -136,12 +135,9 @@ func oauthConfig(cfg config.Config) (oauth.Config, error) {
 		return o, fmt.Errorf("apis.%s.session.issuer: empty: set the issuer of user sessions, because a user needs a session to consent", name)
 	}
 	t := tables[name]
-	levels := []table.Level{table.LevelWorkspace, table.LevelUser}
-	for _, level := range levels {
-		for _, scope := range t.ScopeNames(level) {
-			if !slices.ContainsFunc(levels, func(l table.Level) bool { return t.IsOverride(scope, l) }) {
-				o.Scopes = append(o.Scopes, oauth.Scope{Name: scope, Description: t.Scopes[level][scope], Workspace: level == table.LevelWorkspace})
-			}
+	for _, level := range []table.Level{table.LevelWorkspace, table.LevelUser} {
+		for _, scope := range t.AppScopes(level) {
+			o.Scopes = append(o.Scopes, oauth.Scope{Name: scope, Description: t.Scopes[level][scope], Workspace: level == table.LevelWorkspace})
 		}
 	}
 	return o, nil

@@ -139,7 +139,7 @@ func NewIssuer(v *session.Verifier) *Issuer {
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywicket_issuer_requests_total",
-			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited (too many requests), reused (a code or token was used twice), forged (a consent form that does not come from the issuer's page), or the choice of the user on the consent page.",
+			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited (too many requests), reused (a code or token was used twice), repeated (a refresh token was used again within issuer.reuse_window), forged (a consent form that does not come from the issuer's page), or the choice of the user on the consent page.",
 		}, []string{"endpoint", "outcome"}),
 		cleaned: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keywicket_issuer_cleaned_total", Help: "Expired codes and tokens that the issuer deleted.",

@@ -4,6 +4,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
+	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/service/listener"
 	"github.com/keywicket/keywicket/service/logger"
@@ -80,8 +82,12 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	}
 	defer sessions.Close()
 	m := metrics.NewSidecar(directory, sessions, engine)
+	metadata, err := resourceMetadata(cfg.Issuer)
+	if err != nil {
+		return err
+	}
 	authorizer, err := authz.New(authz.Config{
-		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, Sessions: sessions,
+		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, Sessions: sessions, ResourceMetadata: metadata,
 	}, m.MeasureDirectory(directory), engine)
 	if err != nil {
 		return err
@@ -93,6 +99,19 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		Observe:           m.Observe,
 	}, authorizer, log)
 	return serve(ctx, cfg, version, log, server, operations.NewReadiness(ctx, directory.Ready, directory.Warnings, sessions), m)
+}
+
+// resourceMetadata returns the URL of the metadata of the issuer's API, by the name of the API. Without the issuer's URL, it returns
+// nothing.
+func resourceMetadata(i config.Issuer) (map[string]string, error) {
+	if i.URL == "" {
+		return nil, nil
+	}
+	url, err := oauth.ResourceMetadataURL(i.URL)
+	if err != nil {
+		return nil, fmt.Errorf("issuer.%w", err)
+	}
+	return map[string]string{i.API: url}, nil
 }
 
 // serve answers checks until the context running is canceled, and during two phases after that: lame duck and drain. The

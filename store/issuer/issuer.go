@@ -27,7 +27,7 @@ import (
 //
 // A code or a refresh token can be used only once. A second use means that two parties have the code or token. So the second use
 // revokes the grant with all its tokens (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two concurrent uses, exactly one
-// succeeds.
+// succeeds. The only exception is a second use of a refresh token within [RefreshRequest].ReuseWindow.
 type Issuer struct{ db *sqlx.DB }
 
 // These are the lifetimes of codes and tokens.
@@ -114,7 +114,9 @@ type Client struct {
 	API          string         `db:"api"`
 	Name         string         `db:"name"`
 	RedirectURIs pq.StringArray `db:"redirect_uris"`
+	Scopes       pq.StringArray `db:"scopes"` // of an authorization request without a scope; may be empty
 	Confidential bool           `db:"confidential"`
+	Development  bool           `db:"development"` // the app is in development, so its redirect URIs may have the host localhost
 	secret       authz.Digest
 }
 
@@ -136,7 +138,10 @@ func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
 		Digest []byte `db:"secret_digest"`
 	}
 	err := i.db.GetContext(ctx, &row, `
-		SELECT id, api, name, redirect_uris, confidential, secret_digest FROM keywicket.oauth_apps
+		SELECT id, api, name, redirect_uris, a.scopes, confidential, a.development, secret_digest
+		FROM (SELECT '{}'::text[] AS scopes, false AS development) missing -- until migrations 00014 and 00017 have added these columns; see lookup.MissingColumns
+		CROSS JOIN LATERAL (SELECT id, api, name, redirect_uris, scopes, confidential, development, secret_digest, revoked_at
+		                    FROM keywicket.oauth_apps) a
 		WHERE id = $1 AND revoked_at IS NULL`, id)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):

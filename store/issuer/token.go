@@ -21,6 +21,7 @@ type TokenPair struct {
 	Grant           string // id
 	Access, Refresh authz.Secret
 	Scopes          []string
+	Repeated        bool // the app has used its refresh token before, within the reuse window
 }
 
 // Code describes the approval for which a code was issued.
@@ -58,58 +59,11 @@ func (i *Issuer) Exchange(
 		if refused = check(row.Code); refused != nil {
 			return refused, nil
 		}
-		issued, err = row.issue(ctx, tx, format, row.Scopes)
+		issued, err = row.issue(ctx, tx, format, row.Scopes, nil)
 		return nil, err
 	})
 	if err != nil {
 		return TokenPair{}, fmt.Errorf("exchange the code: %w", err)
-	}
-	return issued, refused
-}
-
-// RefreshGrant describes the grant of a refresh token.
-type RefreshGrant struct {
-	Client string         `db:"app_id"`
-	Scopes pq.StringArray `db:"scopes"` // all granted scopes
-}
-
-// Refresh returns a new refresh token with the same scopes, and an access token. The function check selects the scopes of the
-// access token from the granted scopes. If check returns an error, Refresh returns the same error, and the refresh token can still
-// be used. The error is [ErrGrant] if the token is unknown, expired, used or revoked.
-func (i *Issuer) Refresh(
-	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(RefreshGrant) ([]string, error),
-) (TokenPair, error) {
-	var issued TokenPair
-	digest := refresh.Digest()
-	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
-		var row struct {
-			Client string `db:"app_id"`
-			grantState
-		}
-		err = tx.GetContext(ctx, &row, `
-			SELECT g.app_id, g.id, g.scopes, r.used_at IS NOT NULL AS used,
-			       r.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL OR `+lookup.Banned+` AS over
-			FROM keywicket.oauth_refresh_tokens r
-			JOIN keywicket.oauth_grants g ON g.id = r.grant_id
-			JOIN keywicket.oauth_apps a ON a.id = g.app_id
-			CROSS JOIN `+lookup.MissingColumns+`
-			JOIN `+lookup.Users+` ON u.id = g.user_id
-			WHERE r.digest = $1 FOR UPDATE OF g, r`, digest[:])
-		var scopes []string
-		if err == nil && !row.Used && !row.Ended {
-			if scopes, refused = check(RefreshGrant{row.Client, row.Scopes}); refused != nil {
-				return refused, nil
-			}
-		}
-		issued.Grant = row.Grant
-		if refused, err = row.markUsed(ctx, tx, err, `oauth_refresh_tokens`, digest); refused != nil || err != nil {
-			return refused, err
-		}
-		issued, err = row.issue(ctx, tx, format, scopes)
-		return nil, err
-	})
-	if err != nil {
-		return TokenPair{}, fmt.Errorf("refresh the grant: %w", err)
 	}
 	return issued, refused
 }
@@ -141,8 +95,11 @@ func (s grantState) markUsed(ctx context.Context, tx *sqlx.Tx, findErr error, ta
 	return nil, err
 }
 
-// issue creates an access token with the scopes, and a refresh token.
-func (s grantState) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (TokenPair, error) {
+// issue creates an access token with the scopes, and a refresh token. If the parameter parent is not nil, issue stores it as the
+// parent of the refresh token.
+func (s grantState) issue(
+	ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string, parent []byte,
+) (TokenPair, error) {
 	issued := TokenPair{Grant: s.Grant, Access: format.NewKey(), Refresh: oauthapp.NewSecret(), Scopes: scopes}
 	access, refresh := issued.Access.Digest(), issued.Refresh.Digest()
 	_, err := tx.ExecContext(ctx, `
@@ -152,9 +109,12 @@ func (s grantState) issue(ctx context.Context, tx *sqlx.Tx, format authz.Credent
 	if err != nil {
 		return TokenPair{}, err
 	}
-	_, err = tx.ExecContext(ctx, `
-		INSERT INTO keywicket.oauth_refresh_tokens (digest, grant_id, expires_at)
-		VALUES ($1, $2, clock_timestamp() + $3::float8 * interval '1 second')`, refresh[:], s.Grant, RefreshLifetime.Seconds())
+	const columns, values = `digest, grant_id, expires_at`, `$1, $2, clock_timestamp() + $3::float8 * interval '1 second'`
+	query, args := `(`+columns+`) VALUES (`+values+`)`, []any{refresh[:], s.Grant, RefreshLifetime.Seconds()}
+	if parent != nil {
+		query, args = `(`+columns+`, parent) VALUES (`+values+`, $4)`, append(args, parent)
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO keywicket.oauth_refresh_tokens `+query, args...)
 	return issued, err
 }
 

@@ -24,22 +24,29 @@ type App struct {
 	API          string         `db:"api" json:"api"`
 	Name         string         `db:"name" json:"name"`
 	RedirectURIs pq.StringArray `db:"redirect_uris" json:"redirect_uris"`
+	// Scopes are the scopes of an authorization request without a scope.
+	Scopes pq.StringArray `db:"scopes" json:"scopes"`
 	// Confidential reports whether the app must always authenticate with its secret.
-	Confidential bool       `db:"confidential" json:"confidential"`
-	CreatedAt    time.Time  `db:"created_at" json:"created_at"`
-	RevokedAt    *time.Time `db:"revoked_at" json:"revoked_at"`
-	Status       Status     `db:"status" json:"status"`
+	Confidential bool `db:"confidential" json:"confidential"`
+	// Development reports whether the app is in development. The consent page says so.
+	Development bool       `db:"development" json:"development"`
+	CreatedAt   time.Time  `db:"created_at" json:"created_at"`
+	RevokedAt   *time.Time `db:"revoked_at" json:"revoked_at"`
+	Status      Status     `db:"status" json:"status"`
 }
 
-// NewApp describes the app to create. The caller must check the form of the redirect URIs, because the registry does not check it.
+// NewApp describes the app to create. The caller must check the redirect URIs and the scopes, because the registry does not check
+// them.
 type NewApp struct {
 	ID           string // the client_id; if it is empty, CreateApp generates a random UUID
 	API, Name    string
 	RedirectURIs []string
+	Scopes       []string
 	Confidential bool
+	Development  bool // the app is in development
 }
 
-const appColumns = `id, api, name, redirect_uris, confidential, created_at, revoked_at,
+const appColumns = `id, api, name, redirect_uris, scopes, confidential, development, created_at, revoked_at,
 	CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END AS status`
 
 // CreateApp creates an app and returns it with its secret. The database stores only the secret's digest.
@@ -60,9 +67,10 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	}
 	var app App
 	err := r.db.GetContext(ctx, &app, `
-		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential)
-		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6)
-		RETURNING `+appColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential)
+		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential, development, scopes)
+		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6, $7, $8)
+		RETURNING `+appColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential, n.Development,
+		database.NonNilArray(n.Scopes))
 	if err != nil {
 		return App{}, "", database.ConstraintError(err, "create the app", map[string]error{
 			"oauth_apps_pkey":     database.NewRefusal(database.ErrExists, "the client id %q is taken", n.ID),

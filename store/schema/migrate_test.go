@@ -2,7 +2,9 @@ package schema_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -234,6 +236,30 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 	}
 }
 
+// The issuer finds apps before migration 00017 has added their scopes.
+func TestAppsBeforeScopesExist(t *testing.T) {
+	url := storetest.EmptyDatabase(t)
+	db := storetest.OpenDB(t, url)
+	if err := schema.MigrateTo(t.Context(), db, 13); err != nil {
+		t.Fatal(err)
+	}
+	db.MustExec(`INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential)
+		VALUES ('planner', 'velocity', 'Planner', '{https://planner.example/cb}', sha256('secret'), false)`)
+	apps := storetest.Must(issuer.Open(url))
+	defer func() { _ = apps.Close() }()
+	expectScopes := func(when string, want ...string) {
+		t.Helper()
+		if got, err := apps.Client(t.Context(), "planner"); err != nil || !slices.Equal(got.Scopes, want) || !got.HasSecret("secret") {
+			t.Errorf("%s: %+v, %v", when, got, err)
+		}
+	}
+	expectScopes("before")
+	storetest.Must(schema.Migrate(t.Context(), db))
+	expectScopes("after")
+	db.MustExec(`UPDATE keywicket.oauth_apps SET scopes = '{issues:read,user:read}'`)
+	expectScopes("with scopes", "issues:read", "user:read")
+}
+
 // Look-ups work before migrations 00010 and 00012 have added their columns. After these migrations, look-ups read the new
 // columns.
 func TestLookupsBeforeNewColumnsExist(t *testing.T) {
@@ -287,5 +313,48 @@ func TestLookupsBeforeNewColumnsExist(t *testing.T) {
 			db.MustExec(`UPDATE keywicket.users SET banned_until = now() + interval '1 hour'`)
 			expectAnswers("after a ban", authz.ReasonRevoked, none)
 		})
+	}
+}
+
+// The issuer works before migration 00014. Before it, every second use of a refresh token revokes the grant, and no app is in
+// development. After it, only refreshes that the issuer makes afterwards may be repeated.
+func TestIssuerBeforeMigration14(t *testing.T) {
+	url := storetest.EmptyDatabase(t)
+	db := storetest.OpenDB(t, url)
+	if err := schema.MigrateTo(t.Context(), db, 13); err != nil {
+		t.Fatal(err)
+	}
+	db.MustExec(`INSERT INTO keywicket.users (id, email) VALUES ('ada', 'ada@example.com')`)
+	db.MustExec(`INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential)
+		VALUES ('app', 'velocity', 'Planner', '{r}', sha256('secret'), false)`)
+	grants := storetest.Must(issuer.Open(storetest.WithOption(url, "role", "keywicket_issuer")))
+	defer func() { _ = grants.Close() }()
+	tokens := func() issuer.TokenPair {
+		approved := storetest.Must(grants.Approve(t.Context(), issuer.Approval{Client: "app", User: "ada", RedirectURI: "r", Challenge: strings.Repeat("c", 43)}))
+		return storetest.Must(grants.Exchange(t.Context(), approved.Code, storetest.Velo, storetest.AcceptCode))
+	}
+	refresh := func(p issuer.TokenPair) (issuer.TokenPair, error) {
+		return grants.Refresh(t.Context(), issuer.RefreshRequest{Token: p.Refresh, Client: "app", Format: storetest.Velo, ReuseWindow: time.Minute}, storetest.AllScopes)
+	}
+	if c, err := grants.Client(t.Context(), "app"); err != nil || c.Development || c.Name != "Planner" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	early, earlier := tokens(), tokens()
+	storetest.Must(refresh(early))
+	if _, err := refresh(early); !errors.Is(err, issuer.ErrReused) {
+		t.Errorf("before the migration: %v", err)
+	}
+	next := storetest.Must(refresh(earlier))
+	storetest.Must(schema.Migrate(t.Context(), db))
+	db.MustExec(`UPDATE keywicket.oauth_apps SET development = true`)
+	if c, err := grants.Client(t.Context(), "app"); err != nil || !c.Development {
+		t.Errorf("%+v, %v", c, err)
+	}
+	storetest.Must(refresh(next))
+	if again, err := refresh(next); err != nil || !again.Repeated {
+		t.Errorf("after the migration: %+v, %v", again, err)
+	}
+	if _, err := refresh(earlier); !errors.Is(err, issuer.ErrReused) {
+		t.Errorf("a token that was used before the migration: %v", err)
 	}
 }

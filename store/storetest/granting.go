@@ -56,11 +56,21 @@ func (g *GrantFixture) ExchangeCode(t *testing.T, code authz.Secret) issuer.Toke
 	return Must(g.Exchange(t.Context(), code, Velo, AcceptCode))
 }
 
-// RefreshToken exchanges a refresh token for new tokens with all scopes.
+// RefreshToken exchanges a refresh token for new tokens with all scopes. Every second use revokes the grant.
 func (g *GrantFixture) RefreshToken(t *testing.T, token authz.Secret) (issuer.TokenPair, error) {
 	t.Helper()
-	return g.Refresh(t.Context(), token, Velo, func(r issuer.RefreshGrant) ([]string, error) { return r.Scopes, nil })
+	return g.RefreshWithin(t, 0, token)
 }
+
+// RefreshWithin exchanges a refresh token for new tokens with all scopes. A second use within the window is accepted.
+func (g *GrantFixture) RefreshWithin(t *testing.T, window time.Duration, token authz.Secret) (issuer.TokenPair, error) {
+	t.Helper()
+	request := issuer.RefreshRequest{Token: token, Client: g.App.ID, Format: Velo, ReuseWindow: window}
+	return g.Refresh(t.Context(), request, AllScopes)
+}
+
+// AllScopes selects all granted scopes.
+func AllScopes(granted []string) ([]string, error) { return granted, nil }
 
 // AccessLookup returns the look-up of an access token in a workspace. If slug is empty, no workspace is requested.
 func AccessLookup(token authz.Secret, slug string) authz.Lookup {

@@ -138,10 +138,18 @@ func commandFolder(t *testing.T) string {
 
 type shellCommand struct{ line, want string }
 
-// commandsOf splits a block into commands. A backslash at the end of a line joins it with the next line.
+// commandsOf splits a block into commands. A backslash at the end of a line joins it with the next line. A here-document belongs
+// to its command.
 func commandsOf(block string) []shellCommand {
 	var commands []shellCommand
-	for _, line := range strings.Split(strings.ReplaceAll(block, "\\\n", " "), "\n") {
+	block = strings.ReplaceAll(block, "\\\n", " ")
+	for block != "" {
+		line, rest, _ := strings.Cut(block, "\n")
+		if strings.HasSuffix(line, "<<'EOF'") {
+			document, after, _ := strings.Cut(rest, "\nEOF\n")
+			line, rest = line+"\n"+document+"\nEOF", after
+		}
+		block = rest
 		c := shellCommand{line: strings.TrimSpace(line)}
 		if m := expectedOutput.FindStringSubmatch(c.line); m != nil {
 			c.want = m[1]

@@ -23,8 +23,9 @@ type explainOutput struct {
 	Code, Reason   *string
 	RequiredScopes []string `json:"required_scopes"`
 	Route          *string
-	Row, Rule, Fix string
-	Header         string
+	Row, Rule      string
+	Fix, Widen     string
+	Header, Logged string
 	Held, Missing  []string
 }
 
@@ -77,7 +78,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		workspace registry.Workspace // zero: no header
 		outcome   string
 		missing   string
-		steps     []string // the expected text of each step, in order
+		steps     []string // the expected text of each step of the fix and of widen, in order
 	}{
 		"missing scope":                        {"velaflows", deleteLead, harness.IssueToken(t, s, "sk_live_", home.Slug, "crm:read"), home, missingScope, "crm:delete", []string{"--scope crm:read,crm:delete"}},
 		"sandbox token, missing scope":         {"velaflows", "GET /api/v1/tags", harness.IssueToken(t, s, "sk_test_", home.Slug, "crm:read"), home, missingScope, "tags:read", []string{"--prefix sk_test_"}},
@@ -101,8 +102,8 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		"the user's profile, another workspace":                {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
 		"the user's profile, nonexistent workspace":            {"velocity", "GET /api/user", personalOf(eve, "user:read"), nonexistent, mismatch, "", []string{"send no"}},
 		"the user's profile, another workspace, missing scope": {"velocity", "PATCH /api/user", personalOf(eve, "user:read"), home, mismatch, "user:write", []string{"--scope user:read,user:write", "send no"}},
-		"expired, missing scope":                               {"velaflows", deleteLead, expired("inbox:read,crm:read"), home, "UNAUTHORIZED expired", "crm:delete", []string{"--scope inbox:read,crm:read,crm:delete --expires-in 1d"}},
-		"revoked, missing scope":                               {"velaflows", deleteLead, revoked("inbox:read", "--expires-in", "90d"), home, "UNAUTHORIZED revoked", "crm:delete", []string{"--scope inbox:read,crm:delete --expires-in 90d"}},
+		"expired, missing scope":                               {"velaflows", deleteLead, expired("inbox:read,crm:read"), home, "UNAUTHORIZED expired", "crm:delete", []string{"--scope inbox:read,crm:read --expires-in 1d", "--scope inbox:read,crm:read,crm:delete --expires-in 1d"}},
+		"revoked, missing scope":                               {"velaflows", deleteLead, revoked("inbox:read", "--expires-in", "90d"), home, "UNAUTHORIZED revoked", "crm:delete", []string{"--scope inbox:read --expires-in 90d", "--scope inbox:read,crm:delete --expires-in 90d"}},
 		"expired, no workspace":                                {"velaflows", harness.Conversations, expired("inbox:read"), none, "UNAUTHORIZED expired", "", []string{"--expires-in 1d", home.ID}},
 		"another workspace, missing scope":                     {"velaflows", deleteLead, harness.IssueToken(t, s, "sk_live_", home.Slug, "crm:read"), other, mismatch, "crm:delete", []string{"--scope crm:read,crm:delete", home.ID}},
 		"a workspace key, user-level route, another workspace": {"velocity", "GET /api/user", harness.IssueToken(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "user:read", []string{"--prefix velu_", "send no"}},
@@ -142,10 +143,19 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 				t.Errorf("explain returns %+v", e)
 			}
 			steps := strings.Split(e.Fix, "; then ")
+			fixes := len(steps) // after these steps, widen follows
+			if e.Widen != "" {
+				steps = append(steps, strings.Split(e.Widen, "; then ")...)
+			}
 			if len(steps) != len(c.steps) {
-				t.Fatalf("the fix %q does not have %d steps", e.Fix, len(c.steps))
+				t.Fatalf("the fix %q and %q do not have %d steps", e.Fix, e.Widen, len(c.steps))
 			}
 			for i, step := range steps {
+				if i == fixes { // the access is restored, and not widened
+					if a := client.Send(t, harness.NewRequest(c.api, c.line, token, workspace)); a.HasOutcome(missingScope, a.RequiredScopes...) != nil {
+						t.Errorf("after %q: %s", e.Fix, a.Outcome)
+					}
+				}
 				if !strings.Contains(step, c.steps[i]) {
 					t.Errorf("%q does not contain %q", step, c.steps[i])
 				}

@@ -13,7 +13,10 @@ func TestNodeFindsThePackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"axe-core/axe.min.js", "oauth4webapi/build/index.js"} {
+	for _, name := range []string{
+		"axe-core/axe.min.js", "oauth4webapi/build/index.js", "oidc-client-ts/dist/browser/oidc-client-ts.min.js",
+		"@modelcontextprotocol/sdk/package.json",
+	} {
 		if _, err := js.File(name); err != nil {
 			t.Error(err)
 		}

@@ -45,13 +45,18 @@ func (c *consentStack) openSignedIn(t *testing.T, email, address string) *browse
 	if status := p.Visit(address); status != http.StatusOK || !strings.Contains(p.URL(), "/login?") {
 		t.Fatalf("without a sign-in the browser is at %s, %d", p.URL(), status)
 	}
-	var name string
-	p.Eval(`[...document.querySelectorAll("button")].findIndex(b => b.textContent === "Sign in as `+email+`") + 1 + ""`, &name)
-	p.ClickAndLoad(`p:nth-of-type(` + name + `) > button`)
+	signIn(p, email)
 	if p.URL() != address+"&returned=1" {
 		t.Fatalf("after the sign-in the browser is at %s", p.URL())
 	}
 	return p
+}
+
+// signIn signs the user in, on the demo's sign-in page.
+func signIn(p *browser.Page, email string) {
+	var name string
+	p.Eval(`[...document.querySelectorAll("button")].findIndex(b => b.textContent === "Sign in as `+email+`") + 1 + ""`, &name)
+	p.ClickAndLoad(`p:nth-of-type(` + name + `) > button`)
 }
 
 // appQuery returns the query that the app receives after the user has pressed a button.
@@ -137,6 +142,31 @@ func TestConsentPageInChromium(t *testing.T) {
 			at, err := url.Parse(p.URL())
 			if err != nil || status != http.StatusOK || at.Query().Get("code") == "" || at.Query().Get("state") != "random_state;" {
 				t.Errorf("%d at %s: %s", status, p.URL(), p.Text("body"))
+			}
+		}
+	})
+	// If several tabs request the page at the same time, no request has the cookie, and each response sets another value. Removing the
+	// cookie between the requests leads to the same state.
+	t.Run("in two tabs that open at the same time", func(t *testing.T) {
+		earlier := c.openSignedIn(t, ada, c.requestURL())
+		earlier.SetCookie("keywicket_consent", "", c.Velocity)
+		later := earlier.Tab()
+		if status := later.Visit(c.requestURL()); status != http.StatusOK {
+			t.Fatalf("%d at %s", status, later.URL())
+		}
+		before := c.grants(t)
+		earlier.Check(box(1))
+		if status := earlier.ClickAndLoad(allow); status != http.StatusOK || !strings.Contains(earlier.Text(`[role="alert"]`), "Check the page, and answer again.") {
+			t.Fatalf("%d at %s: %s", status, earlier.URL(), earlier.Text("body"))
+		}
+		if c.grants(t) != before {
+			t.Error("the outdated form has created a grant")
+		}
+		requireAccessible(t, earlier, "outdated")
+		for _, p := range []*browser.Page{earlier, later} {
+			p.Check(box(1))
+			if q := c.appQuery(t, p, p.ClickAndLoad(allow)); q.Get("code") == "" {
+				t.Errorf("%v", q)
 			}
 		}
 	})

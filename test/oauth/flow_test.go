@@ -75,11 +75,22 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	if got := issues(second.Text("access_token")); got != "allow" {
 		t.Errorf("the new access token: %s", got)
 	}
-	// The test sends the old refresh token again, as an attacker may do. All tokens of the grant must then stop working.
+	// A second tab of the app sends the same refresh token a moment later, and also gets tokens.
+	tab := harness.Fetch(t, http.DefaultClient, "POST", token, refresh, "Content-Type", "application/json")
+	if tab.Status != http.StatusOK || tab.Text("refresh_token") == second.Text("refresh_token") || issues(tab.Text("access_token")) != "allow" {
+		t.Errorf("%+v", tab)
+	}
+	// The test sends the old refresh token again after issuer.reuse_window (10s), as an attacker may do. All tokens of the grant must
+	// then stop working.
+	if _, err := db.Exec(`UPDATE keywicket.oauth_refresh_tokens SET used_at = used_at - interval '10 seconds'`); err != nil {
+		t.Fatal(err)
+	}
 	if again := harness.Fetch(t, http.DefaultClient, "POST", token, refresh, "Content-Type", "application/json"); again.Status != http.StatusBadRequest || again.Text("error") != "invalid_grant" {
 		t.Errorf("%+v", again)
 	}
-	harness.Await(t, "the access token is revoked", func() bool { return issues(second.Text("access_token")) == "UNAUTHORIZED revoked" })
+	for _, r := range []harness.Reply{second, tab} {
+		harness.Await(t, "the access token is revoked", func() bool { return issues(r.Text("access_token")) == "UNAUTHORIZED revoked" })
+	}
 }
 
 // A terminal that closes sends SIGHUP to the processes that were started in it. The servers must ignore this signal.

@@ -19,15 +19,15 @@ import (
 	"github.com/keywicket/keywicket/test/rego"
 )
 
-// documentedPolicy adds the examples of docs/policies.md to a copy of the built-in policy. It appends each block to the file
-// that the block's first line names. It returns the policy folder, and the text of the example of keywicket.yaml.
+// documentedPolicy adds the examples of docs/policies.md to a copy of the shipped rules. It appends each block to the file that
+// the block's first line names. It returns the policy folder, and the text of the example of keywicket.yaml.
 func documentedPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policies.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir = rego.CopyBuiltin(t)
+	dir = rego.CopyRules(t)
 	blocks := regexp.MustCompile("(?ms)^```(?:yaml|rego)\n# (\\S+\\.(?:yaml|rego))\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
 	if len(blocks) < 8 {
 		t.Fatalf("docs/policies.md has %d examples of files", len(blocks))

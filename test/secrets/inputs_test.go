@@ -8,7 +8,9 @@ token revoke GONE
 token revoke GONE --output json
 explain GET /api/v1/inbox/conversations --token-id GONE
 explain GET /api/v1/tags --token-id LIVE --workspace SECRET --output json
-explain GET /api/v1/tags --scope tags:read --workspace SECRET`
+explain GET /api/v1/tags --scope tags:read --workspace SECRET
+explain GET /api/v1//tags/SECRET --scope tags:read
+explain GET /api/v1/nothing/SECRET/x --scope tags:read --output json`
 
 // mistakes are commands with a secret in the wrong place.
 const mistakes = `token revoke SECRET
@@ -48,6 +50,12 @@ user create --email SECRET
 member set --workspace HOME --user ada@example.com --role SECRET
 explain GET / --token-id SECRET
 explain GET / --scope SECRET --api velaflows
+explain GET / --api SECRET
+explain --log-line SECRET
+explain --log-line {"msg":"SECRET"}
+explain --log-line {"msg":"decision","api":"SECRET"} GET /
+explain --log-line {"msg":"decision","api":"velaflows","allow":true,"subject":"SECRET"} GET /healthz
+explain --log-line {"msg":"decision","decision_id":"SECRET"}
 serve --listen-grpc SECRET
 serve --policies-dir SECRET
 serve --config SECRET

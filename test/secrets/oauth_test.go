@@ -143,8 +143,9 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	harness.Get(t, http.DefaultClient, d.Velocity+"/api/user?access_token="+second.Text("access_token"))
 	post("introspect", 200, url.Values{"token": {second.Text("access_token")}}, basic)
 	post("introspect", 400, url.Values{"token": {second.Text("access_token")}}) // no client authentication
-	post("token", 400, refresh, basic)                                          // the refresh token a second time
-	post("token", 400, exchange, basic)
+	post("token", 200, refresh, basic)                                          // the refresh token a second time, within issuer.reuse_window
+	post("token", 400, exchange, basic)                                         // the code a second time
+	post("token", 400, refresh, basic)                                          // now the grant is revoked
 	post("token", 400, url.Values{"grant_type": {app.Secret}, "client_id": {app.ID}, "client_secret": {app.Secret}})
 	post("token", 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {app.Secret}, "client_secret": {verifier}})
 	post("token?client_secret="+app.Secret, 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {app.ID}})
@@ -183,7 +184,8 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	for whose, line := range map[string]string{
 		"Envoy": `"path":"/oauth/consent".*"status":303`, "Postgres": `INSERT INTO keywicket\.oauth_codes`, "a grant": `"msg":"a user has granted`,
 		"tokens": `"msg":"tokens were issued"`, "reuse": `"level":"WARN","msg":"a code or refresh token was used a second time`,
-		"revocation": `"msg":"a token was revoked`, "the issuer's errors": `"msg":"the issuer could not answer","path":"/api/oauth/token"`,
+		"a second tab": `"msg":"a refresh token was used again within issuer`,
+		"revocation":   `"msg":"a token was revoked`, "the issuer's errors": `"msg":"the issuer could not answer","path":"/api/oauth/token"`,
 		"the sidecar": `"kind":"oauth_token"`,
 	} {
 		if !regexp.MustCompile(line).MatchString(log) {

@@ -94,6 +94,41 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 	}
 }
 
+// After `session revoke --user`, a user signs in again. If the issuer and the database share a clock, the new session is valid from
+// the next second on. Otherwise, a session that begins within the leeway is revoked, and the command's output says until when.
+func TestSignInAfterRevocation(t *testing.T) {
+	t.Parallel()
+	issuer := supabase.Start()
+	defer issuer.Close()
+	shared := harness.StartStack(t, demo.Config{Environ: append(issuer.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_SHARED_CLOCK=true")})
+	for name, c := range map[string]struct {
+		stack  *demo.Stack
+		issuer *supabase.Issuer
+		want   string // the outcome for a session that begins 4 s after the revocation
+	}{
+		"one clock":  {shared, issuer, "allow"},
+		"two clocks": {deployment.Stack, deployment.Sessions, "UNAUTHORIZED revoked"},
+	} {
+		user := harness.Keywicket[registry.User](t, c.stack, "user", "create", "--email", strings.ReplaceAll(name, " ", ".")+"@example.com")
+		client := harness.NewClient(t, c.stack, 1)
+		profile := func(session string, began int64) harness.Request {
+			return harness.NewRequest("velocity", "GET /api/user", c.issuer.Token(user.ID, supabase.Fields{
+				"session_id": session, "iat": began, "amr": []supabase.Fields{{"method": "password", "timestamp": began}}}), "")
+		}
+		before := profile("before", time.Now().Unix()-1)
+		client.Expect(t, before, "allow")
+		revoked := harness.Keywicket[struct {
+			RevokedAt   time.Time `json:"revoked_at"`
+			BegunBefore time.Time `json:"begun_before"`
+		}](t, c.stack, "session", "revoke", "--user", user.ID)
+		harness.Await(t, "the earlier session is revoked", func() bool { return client.Send(t, before).Outcome == "UNAUTHORIZED revoked" })
+		client.Expect(t, profile("after", revoked.RevokedAt.Unix()+4), c.want)
+		if leeway := revoked.BegunBefore.Sub(revoked.RevokedAt); leeway <= 10*time.Second || leeway > 11*time.Second { // this command has no configuration
+			t.Errorf("%s: %+v", name, revoked)
+		}
+	}
+}
+
 // If the sidecar cannot reach an issuer, /readyz and the metrics report this failure. Sessions whose key is known are still
 // allowed, until the keys are too old.
 func TestIssuerThatCannotBeReached(t *testing.T) {

@@ -152,6 +152,9 @@ func (h Inputs) Threats() []Threat {
 		{row: 21, Request: method("FOO", inbox), envoy: wire.Refused, h2: wire.NoRoute, direct: wire.NoRoute},
 		{row: 21, Request: method("TRACE", inbox), envoy: wire.NoRoute},
 		{row: 21, Request: wire.Request{Method: "OPTIONS", Target: inbox, Header: [][2]string{{"Origin", "https://evil.test"}, {"Access-Control-Request-Method", "GET"}}}, envoy: wire.Missing},
+		{row: 21, Request: wire.Request{Method: "OPTIONS", Target: inbox, Header: [][2]string{{"Origin", "https://app.example"}}}, envoy: wire.Missing}, // this origin is listed, but the request is not a preflight request
+		{row: 21, Request: wire.Request{Method: "OPTIONS", Target: inbox, Header: [][2]string{{"Access-Control-Request-Method", "GET"}}}, envoy: wire.Missing},
+		{row: 21, Request: wire.Request{Method: "OPTIONS", Target: inbox, Header: append([][2]string{{"Origin", "https://app.example"}}, withAdminToken("").Header...)}, envoy: wire.NoRoute},
 		{row: 22, Request: wire.Request{Target: inbox, Host: "A.TEST.:80", Header: withInboxToken(inbox).Header}, envoy: "allow",
 			istio: wire.UnknownHost, gateway: wire.UnknownHost, Received: map[string][]string{":host": {"A.TEST"}}},
 		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test", Header: append([][2]string{{"Host", "b.test"}}, withInboxToken(inbox).Header...)}, envoy: wire.NoRoute, h2: "allow", direct: "-",

@@ -40,3 +40,11 @@ test_oauth_endpoints_are_public if {
 		keywicket.decision.allow with input as fixture.anonymous("velocity", line)
 	}
 }
+
+test_metadata_is_public if {
+	metadata := "GET /.well-known/oauth-protected-resource"
+	every path in ["", "/mcp", "/api/issues", "/api/issues/7", "/api/issues/7/comments"] {
+		keywicket.decision.allow with input as fixture.anonymous("velocity", concat("", [metadata, path]))
+	}
+	not keywicket.decision.allow with input as fixture.anonymous("velocity", concat("", [metadata, "/1/2/3/4/5"]))
+}

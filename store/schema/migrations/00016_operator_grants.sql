@@ -30,8 +30,8 @@ GRANT SELECT (token_id, last_used_at) ON keywicket.token_usage TO keywicket_oper
 
 GRANT SELECT (session_id, user_id, revoked_at), INSERT (session_id, user_id) ON keywicket.revoked_sessions TO keywicket_operator;
 
-GRANT SELECT (id, api, name, redirect_uris, confidential, created_at, revoked_at),
-      INSERT (id, api, name, redirect_uris, secret_digest, confidential),
+GRANT SELECT (id, api, name, redirect_uris, confidential, development, created_at, revoked_at),
+      INSERT (id, api, name, redirect_uris, secret_digest, confidential, development),
       UPDATE (secret_digest, revoked_at)
     ON keywicket.oauth_apps TO keywicket_operator;
 GRANT SELECT (id, app_id, user_id, scopes, created_at, revoked_at), UPDATE (revoked_at) ON keywicket.oauth_grants TO keywicket_operator;

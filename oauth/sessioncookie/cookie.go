@@ -1,4 +1,5 @@
-package oauth
+// Package sessioncookie finds the token of a user's session in the cookies that Supabase's libraries write.
+package sessioncookie
 
 import (
 	"encoding/base64"
@@ -11,11 +12,11 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// sessionToken returns the token of the user's session from the cookie with the given name. The value of the cookie is either the
+// Token returns the token of the user's session from the cookie with the given name. The value of the cookie is either the
 // token itself, or the JSON that Supabase's libraries write. This JSON is an object that contains the access token. Old versions
 // of these libraries write a list whose first element is the access token. The JSON is percent-encoded, or it is base64url text
 // after the prefix "base64-". A value that is too long for one cookie is split into the cookies NAME.0, NAME.1 and so on.
-func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
+func Token(r *http.Request, name string) (authz.Secret, bool) {
 	value, ok := cookieValue(r, name)
 	if !ok {
 		return "", false

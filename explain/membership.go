@@ -1,0 +1,63 @@
+package explain
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// isGranted reports whether the user has granted the app access to the workspace.
+func (m *simulation) isGranted(workspace string) bool { return slices.Contains(m.granted, workspace) }
+
+// memberships returns the memberships of the token's user. For an app's access token, it returns only the memberships in
+// granted workspaces.
+func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error) {
+	user := m.principal().UserID
+	switch {
+	case user == "":
+		return nil, nil
+	case m.registry == nil:
+		simulated := authz.Membership{ID: placeholderID, Slug: placeholderSlug, Role: "owner"}
+		return []authz.Membership{cmp.Or(m.headerWorkspace, simulated)}, nil
+	}
+	workspaces, err := m.registry.Workspaces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	attributes := make(map[string]authz.Attributes, len(workspaces))
+	for _, w := range workspaces {
+		attributes[w.ID] = w.Attributes
+	}
+	members, err := m.registry.Members(ctx, "")
+	var list []authz.Membership
+	for _, member := range members {
+		if member.UserID == user && (m.token.Kind != authz.KindOAuthToken || m.isGranted(member.WorkspaceID)) {
+			list = append(list, authz.Membership{
+				ID: member.WorkspaceID, Slug: member.WorkspaceSlug, Role: member.Role, Attributes: attributes[member.WorkspaceID],
+			})
+		}
+	}
+	return list, err
+}
+
+// hasSoleWorkspace reports whether the token is an app's token with only one granted workspace, and the request does not name a
+// workspace. The look-up then uses this workspace.
+func (m *simulation) hasSoleWorkspace() bool {
+	return m.token.Kind == authz.KindOAuthToken && m.workspace == "" && len(m.granted) == 1
+}
+
+// ownWorkspace returns the workspace of a workspace's token, or the sole workspace of an app's token. For other tokens, it returns the workspace for which an operator would
+// create a new token: the workspace of the request, or the placeholder.
+func (m *simulation) ownWorkspace(ctx context.Context) (authz.Membership, error) {
+	workspaceID := m.token.WorkspaceID
+	if m.hasSoleWorkspace() {
+		workspaceID = &m.granted[0]
+	}
+	if workspaceID == nil {
+		return cmp.Or(authz.Membership{ID: m.headerWorkspace.ID, Slug: m.headerWorkspace.Slug, Attributes: m.headerWorkspace.Attributes}, authz.Membership{ID: placeholderID, Slug: placeholderSlug}), nil
+	}
+	w, err := m.registry.Workspace(ctx, *workspaceID)
+	return authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}, err
+}

@@ -1,0 +1,111 @@
+package explain
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/test/harness"
+)
+
+// If a sender has lost its access, and also never had a right that the request needs, explain makes two proposals: `fix` restores the
+// access, and `widen` grants the right.
+func TestExplainKeepsRestoringAndWideningApart(t *testing.T) {
+	d, db := deployment, harness.OpenDatabase(t, deployment.Stack)
+	home, other := harness.CreateWorkspace(t, d.Stack), harness.CreateWorkspace(t, d.Stack)
+	user := func(role string) string {
+		u := harness.Keywicket[registry.User](t, d.Stack, "user", "create", "--email", strings.ToLower(t.Name()+role)+"@example.com")
+		harness.Keywicket[registry.Member](t, d.Stack, "member", "set", "--workspace", home.Slug, "--user", u.ID, "--role", role)
+		return u.ID
+	}
+	ada, eve, bob := user("owner"), user("guest"), user("member")
+	const (
+		expire = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() WHERE id = $1`
+		revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
+		banned = `the user is banned until 2099-01-02T03:04:05Z: wait, or set banned_until in keywicket.users to null`
+		again  = "the user has to consent again, in the app"
+	)
+	token := func(prefix, owner, scopes, change string) string {
+		n := registry.NewToken{Name: "n", Scopes: strings.Split(scopes, ",")}
+		if n.User = owner; owner == home.Slug {
+			n.User, n.Workspace = "", owner
+		}
+		made, _ := d.CreateToken(t, prefix, n)
+		if change != "" {
+			db.MustExec(change, made.ID)
+		}
+		return made.ID
+	}
+	appToken := func(owner, scopes, change string) string {
+		issued := d.Grant(t, owner, strings.Split(scopes, ","), home.Slug)
+		var id string
+		if err := db.Get(&id, `SELECT id FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, issued.Grant); err != nil {
+			t.Fatal(err)
+		}
+		switch change {
+		case expire:
+			db.MustExec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp() WHERE id = $1`, id)
+		case revoke:
+			harness.Keywicket[registry.Grant](t, d.Stack, "grant", "revoke", issued.Grant)
+		}
+		return id
+	}
+	create := func(prefix, owner, scopes string) string {
+		return "keywicket token create --prefix " + prefix + " " + owner + " --name=n --scope " + scopes
+	}
+	ofHome := "--workspace " + home.Slug
+	setMember := func(w registry.Workspace, user, role string) string {
+		return "keywicket member set --workspace " + w.Slug + " --user " + user + " --role " + role
+	}
+	cases := map[string]struct {
+		line, token string
+		workspace   registry.Workspace
+		fix, widen  string
+	}{
+		// One proposal.
+		"missing scope":       {"POST /api/issues", token("vel_", home.Slug, "issues:read", ""), home, create("vel_", ofHome, "issues:read,issues:write"), ""},
+		"revoked":             {"GET /api/issues", token("vel_", home.Slug, "issues:read", revoke), home, create("vel_", ofHome, "issues:read"), ""},
+		"role too low":        {"POST /api/issues", token("velu_", eve, "issues:write", ""), home, setMember(home, eve, "member"), ""},
+		"no member":           {"POST /api/issues", token("velu_", eve, "issues:write", ""), other, setMember(other, eve, "member"), ""},
+		"banned":              {"GET /api/issues", token("velu_", bob, "issues:read", ""), home, banned, ""},
+		"revoked, no header":  {"GET /api/issues", token("velu_", ada, "issues:read", revoke), registry.Workspace{}, create("velu_", "--user "+ada, "issues:read") + "; then send the header x-workspace-slug: " + home.Slug, ""},
+		"banned, no header":   {"GET /api/issues", token("velu_", bob, "issues:read", ""), registry.Workspace{}, banned + "; then send the header x-workspace-slug: " + home.Slug, ""},
+		"banned and revoked":  {"GET /api/issues", token("velu_", bob, "issues:read", revoke), home, banned + "; then " + create("velu_", "--user "+bob, "issues:read"), ""},
+		"banned, not allowed": {"GET /api/issues", appToken(bob, "issues:read", ""), home, banned, ""},
+		// Two proposals.
+		"expired, missing scope":   {"POST /api/issues", token("vel_", home.Slug, "issues:read", expire), home, create("vel_", ofHome, "issues:read") + " --expires-in 1d", "instead of that token: " + create("vel_", ofHome, "issues:read,issues:write") + " --expires-in 1d"},
+		"revoked, missing scope":   {"POST /api/issues", token("vel_", home.Slug, "issues:read", revoke), home, create("vel_", ofHome, "issues:read"), "instead of that token: " + create("vel_", ofHome, "issues:read,issues:write")},
+		"revoked, role too low":    {"POST /api/issues", token("velu_", eve, "issues:write", revoke), home, create("velu_", "--user "+eve, "issues:write"), setMember(home, eve, "member")},
+		"revoked, no route":        {"GET /api/nothing", token("vel_", home.Slug, "issues:read", revoke), home, create("vel_", ofHome, "issues:read"), "add the row .*"},
+		"banned, missing scope":    {"POST /api/issues", token("velu_", bob, "issues:read", ""), home, banned, create("velu_", "--user "+bob, "issues:read,issues:write")},
+		"banned, role too low":     {"PATCH /api/workspace", token("velu_", bob, "workspace:admin", ""), home, banned, setMember(home, bob, "owner")},
+		"banned, no route":         {"GET /api/nothing", token("velu_", bob, "issues:read", ""), home, banned, "add the row .*"},
+		"no member, missing scope": {"POST /api/issues", token("velu_", eve, "issues:read", ""), other, setMember(other, eve, "member"), create("velu_", "--user "+eve, "issues:read,issues:write")},
+		"banned, revoked, missing scope": {"POST /api/issues", token("velu_", bob, "issues:read", revoke), home, banned + "; then " + create("velu_", "--user "+bob, "issues:read"),
+			"instead of that token: " + create("velu_", "--user "+bob, "issues:read,issues:write")},
+		// An app's token.
+		"app: expired, missing scope":  {"GET /api/projects", appToken(ada, "issues:read", expire), home, "the app has to refresh the token", again + "; the app has to request projects:read"},
+		"app: revoked, missing scope":  {"GET /api/projects", appToken(ada, "issues:read", revoke), home, again + ", unless the app itself was revoked", again + "; the app has to request projects:read"},
+		"app: expired, role too low":   {"POST /api/issues", appToken(eve, "issues:write", expire), home, "the app has to refresh the token", setMember(home, eve, "member")},
+		"app: expired, not granted":    {"GET /api/issues", appToken(ada, "issues:read", expire), other, "the app has to refresh the token", again + "; the user has to choose the workspace " + other.Slug + ", and must be a member of that workspace"},
+		"app: banned, missing scope":   {"GET /api/projects", appToken(bob, "issues:read", ""), home, banned, again + "; the app has to request projects:read"},
+		"app: expired, no route":       {"GET /api/nothing", appToken(ada, "issues:read", expire), home, "the app has to refresh the token", "add the row .*"},
+		"app: missing scope and grant": {"GET /api/projects", appToken(ada, "issues:read", ""), other, again + "; the app has to request projects:read; the user has to choose .*", ""},
+	}
+	db.MustExec(`UPDATE keywicket.users SET banned_until = '2099-01-02 03:04:05Z' WHERE id = $1`, bob)
+	for name, c := range cases {
+		args := append(append([]string{"explain"}, strings.Fields(c.line)...), "--token-id", c.token)
+		if c.workspace.ID != "" {
+			args = append(args, "--workspace", c.workspace.Slug)
+		}
+		e := explain(t, d.Stack, "", args...)
+		matches := func(text, pattern string) bool {
+			pattern = strings.ReplaceAll(regexp.QuoteMeta(pattern), `\.\*`, ".*")
+			return regexp.MustCompile("^" + pattern + "$").MatchString(text)
+		}
+		if e.Allow || !matches(e.Fix, c.fix) || !matches(e.Widen, c.widen) {
+			t.Errorf("%s:\n fix   %s\n not   %s\n widen %s\n not   %s", name, e.Fix, c.fix, e.Widen, c.widen)
+		}
+	}
+}
