@@ -19,7 +19,8 @@ import (
 )
 
 // operatorCommands are command lines for each command of an operator, in an order in which all of them succeed. Words that start
-// with a dollar sign are values of earlier outputs. The key of stdin is a command, and the value is its standard input.
+// with a dollar sign are values of earlier outputs. The keys of operatorInput are the starts of command lines, and the values are
+// their standard inputs.
 var (
 	operatorCommands = []string{
 		"workspace create --slug acme --name Acme --id 64f1a2b3c4d5e6f7a8b9c0d1 --attributes {}",
@@ -42,10 +43,11 @@ var (
 		"explain GET /api/issues --user ada --policies-dir $policies",
 		"explain GET /api/issues --token-id app-token",
 		"explain GET /api/issues --scope issues:read",
+		"explain --log-line -",
 		"token revoke $id --wait",
 		"session revoke 0b5a2b3c-1111-2222-3333-444455556666 --wait",
 		"session revoke --user ada",
-		"oauth-app create --name app --redirect-uri https://app.example/cb --id my-app --api velocity --confidential",
+		"oauth-app create --name app --redirect-uri https://app.example/cb --id my-app --api velocity --confidential --scope issues:read --development",
 		"oauth-app list",
 		"oauth-app rotate-secret my-app --wait",
 		"grant list --app planner --user ada",
@@ -56,8 +58,9 @@ var (
 		"member remove --workspace acme --user ada --wait",
 	}
 	operatorInput = map[string]string{
-		"token import": "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
-		"token verify": "$token",
+		"token import":       "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
+		"token verify":       "$token",
+		"explain --log-line": `{"msg":"decision","api":"velocity","method":"GET","route":"GET /api/issues","allow":false,"code":"FORBIDDEN","reason":"missing_scope","subject":"ada","kind":"session","session_id":"s1"}`,
 	}
 )
 
