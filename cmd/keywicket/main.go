@@ -41,6 +41,7 @@ type commands struct {
 	Session   sessionCommand   `cmd:"" help:"Revoke sessions before their tokens expire."`
 	OAuthApp  oauthAppCommand  `cmd:"" name:"oauth-app" help:"Manage OAuth apps, which act for users."`
 	Grant     grantCommand     `cmd:"" help:"List and revoke the grants that users gave to apps."`
+	Audit     auditCommand     `cmd:"" help:"Show who changed what."`
 	Sidecar   sidecarCommand   `cmd:"" help:"List the running sidecars."`
 	Explain   explainCommand   `cmd:"" help:"Show the decision for a request, its cause, and how to get the request allowed."`
 	Demo      demoCommand      `cmd:"" help:"Run a complete stack: Postgres, the sidecar, the issuer, Envoy and two upstreams."`

@@ -19,8 +19,7 @@ import (
 )
 
 // operatorCommands are command lines for each command of an operator, in an order in which all of them succeed. Words that start
-// with a dollar sign are values of earlier outputs. The keys of operatorInput are the starts of command lines, and the values are
-// their standard inputs.
+// with a dollar sign are values of earlier outputs. The key of stdin is a command, and the value is its standard input.
 var (
 	operatorCommands = []string{
 		"workspace create --slug acme --name Acme --id 64f1a2b3c4d5e6f7a8b9c0d1 --attributes {}",
@@ -43,7 +42,9 @@ var (
 		"explain GET /api/issues --user ada --policies-dir $policies",
 		"explain GET /api/issues --token-id app-token",
 		"explain GET /api/issues --scope issues:read",
-		"explain --log-line -",
+		"explain --log-line - --workspace acme",
+		"token list --expiring 14d --unused 90d",
+		"token rotate $id --overlap 1h",
 		"token revoke $id --wait",
 		"session revoke 0b5a2b3c-1111-2222-3333-444455556666 --wait",
 		"session revoke --user ada",
@@ -55,12 +56,15 @@ var (
 		"oauth-app revoke my-app --wait",
 		"sidecar list",
 		"migrate status",
+		"audit list --workspace acme --user ada --object $id --actor ada --action change --since 2020-01-01T00:00:00Z --until 2020-01-01T00:00:00Z --after 1 --limit 5",
+		"audit export --workspace acme --user ada --object $id --actor ada --action change --since 2020-01-01T00:00:00Z --until 2020-01-01T00:00:00Z --after 1",
 		"member remove --workspace acme --user ada --wait",
 	}
 	operatorInput = map[string]string{
-		"token import":       "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
-		"token verify":       "$token",
-		"explain --log-line": `{"msg":"decision","api":"velocity","method":"GET","route":"GET /api/issues","allow":false,"code":"FORBIDDEN","reason":"missing_scope","subject":"ada","kind":"session","session_id":"s1"}`,
+		"token import": "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
+		"token verify": "$token",
+		"explain --log-line": `{"msg":"decision","decision_id":"D","api":"velocity","method":"GET","route":"GET /api/issues","allow":true,` +
+			`"subject":"app-token","kind":"oauth_token"}`,
 	}
 )
 
@@ -81,7 +85,7 @@ func TestOperatorsLoginRunsEveryCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withoutOperator := []string{"serve", "issuer", "demo", "version", "completion", "migrate up"}
+	withoutOperator := []string{"serve", "issuer", "demo", "version", "completion", "migrate up", "audit expire"}
 	for _, leaf := range parser.Model.Leaves(true) {
 		name := strings.TrimPrefix(leaf.FullPath(), parser.Model.Name+" ")
 		var lines []string

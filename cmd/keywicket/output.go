@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/keywicket/keywicket/internal/columns"
+	"github.com/keywicket/keywicket/internal/shell"
 )
 
 // print writes data as JSON, or as a table of titles and rows.
@@ -35,6 +37,17 @@ func printOne(s *invocation, object any, fields ...[2]string) error {
 		return s.print(object, nil, nil)
 	}
 	return columns.Fields(s.stdout, fields...)
+}
+
+// commandLine returns a command with the flags whose values are not empty.
+func commandLine(command string, flags [][2]string) string {
+	words := []string{command}
+	for _, f := range flags {
+		if f[1] != "" {
+			words = append(words, f[0], shell.Quote(f[1]))
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // formatTime formats a time in UTC as RFC 3339, or nil as "-".

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,7 +12,6 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
 	"github.com/keywicket/keywicket/internal/commandline"
-	"github.com/keywicket/keywicket/internal/shell"
 	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/registry"
@@ -21,6 +21,7 @@ type tokenCommand struct {
 	Create tokenCreate `cmd:"" help:"Create a token and show it once."`
 	List   tokenList   `cmd:"" help:"List tokens with their visible prefix."`
 	Set    tokenSet    `cmd:"" help:"Replace a token's attributes."`
+	Rotate tokenRotate `cmd:"" help:"Create a token that replaces another one, and show it once."`
 	Revoke tokenRevoke `cmd:"" help:"Revoke a token permanently."`
 	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
 	Verify tokenVerify `cmd:"" help:"Read a token from standard input, and show what it is and whether it is good."`
@@ -62,7 +63,12 @@ func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config.Config
 	if err != nil {
 		return err
 	}
-	err = printOne(s, createdToken{
+	return printCreated(s, t, key)
+}
+
+// printCreated prints a new token with its key.
+func printCreated(s *invocation, t registry.Token, key authz.Secret) error {
+	err := printOne(s, createdToken{
 		ID: t.ID, Token: key.Reveal(), Prefix: t.Prefix, Name: t.Name, Scopes: t.Scopes,
 		WorkspaceID: t.WorkspaceID, UserID: t.UserID, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, Attributes: t.Attributes,
 	},
@@ -187,15 +193,19 @@ func accessScopes(valid []string, t table.Table, access string) []string {
 }
 
 type tokenList struct {
-	Workspace string            `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
-	User      string            `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
-	Prefix    string            `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
-	Limit     commandline.Count `help:"Maximum number of tokens." default:"100" placeholder:"N"`
-	After     string            `help:"Id of the last token of the previous page." placeholder:"ID"`
+	Workspace string               `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
+	User      string               `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
+	Expiring  commandline.Lifetime `help:"Only active tokens that expire within this time, such as 14d." placeholder:"DURATION"`
+	Unused    commandline.Lifetime `help:"Only active tokens that were not used for this time, such as 90d. With --expiring: tokens of either kind." placeholder:"DURATION"`
+	Prefix    string               `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
+	Limit     commandline.Count    `help:"Maximum number of tokens." default:"100" placeholder:"N"`
+	After     string               `help:"Id of the last token of the previous page." placeholder:"ID"`
 }
 
 func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
-	f := registry.TokenFilter{Workspace: c.Workspace, User: c.User, After: c.After}
+	f := registry.TokenFilter{
+		Workspace: c.Workspace, User: c.User, ExpiringIn: time.Duration(c.Expiring), UnusedFor: time.Duration(c.Unused), After: c.After,
+	}
 	if c.Prefix != "" {
 		var err error
 		if f.Prefix, err = mask.Start(cfg.APIs, c.Prefix); err != nil {
@@ -228,16 +238,10 @@ func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 
 // command returns the command line of `keywicket token list` with the flags in c.
 func (c *tokenList) command(s *invocation) string {
-	words := []string{"keywicket token list"}
-	for _, f := range [][2]string{
-		{"--config", s.configFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))},
-		{"--after", c.After},
-	} {
-		if f[1] != "" {
-			words = append(words, f[0], shell.Quote(f[1]))
-		}
-	}
-	return strings.Join(words, " ")
+	return commandLine("keywicket token list", [][2]string{
+		{"--config", s.configFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--expiring", c.Expiring.String()}, {"--unused", c.Unused.String()},
+		{"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))}, {"--after", c.After},
+	})
 }
 
 type tokenSet struct {
@@ -251,6 +255,38 @@ func (c *tokenSet) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"attributes", t.Attributes.JSON()})
+}
+
+type tokenRotate struct {
+	ID      string               `arg:"" help:"The id of the token to replace. The command 'keywicket token list' shows it." name:"id"`
+	Overlap commandline.Lifetime `help:"How long the old token stays valid. Default: it ends immediately." placeholder:"DURATION"`
+}
+
+func (c *tokenRotate) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
+	old, err := r.Token(s.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	_, format, err := findFormat(cfg, formatPrefix(cfg, old), old.API)
+	if err != nil {
+		return err
+	}
+	t, key, err := r.RotateToken(s.ctx, c.ID, format, time.Duration(c.Overlap))
+	if err != nil {
+		return err
+	}
+	return printCreated(s, t, key)
+}
+
+// formatPrefix returns the prefix of the format of a token's key. If no format matches, it returns the token's visible prefix.
+func formatPrefix(cfg config.Config, t registry.Token) string {
+	prefix := ""
+	for _, f := range cfg.APIs[t.API].OperatorFormats() {
+		if f.Kind == t.Kind && f.Environment == t.Environment && strings.HasPrefix(t.Prefix, f.Prefix) && len(f.Prefix) > len(prefix) {
+			prefix = f.Prefix
+		}
+	}
+	return cmp.Or(prefix, t.Prefix)
 }
 
 type tokenRevoke struct {

@@ -58,6 +58,18 @@ func (l *Lifetime) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String returns the value in the syntax of the flag, or "" for 0.
+func (l Lifetime) String() string {
+	const day = Lifetime(24 * time.Hour)
+	switch {
+	case l == 0:
+		return ""
+	case l%day == 0:
+		return fmt.Sprintf("%dd", l/day)
+	}
+	return time.Duration(l).String()
+}
+
 // Instant is the value of a flag that takes an RFC 3339 time.
 type Instant time.Time
 

@@ -166,17 +166,22 @@ func TestLogRowHasOldAndNewKeys(t *testing.T) {
 func TestTriggerFunctionsGrantNoPrivileges(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var definers []string
-	err := f.DB.Select(&definers, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
-	if err != nil || !slices.Equal(definers, []string{"keywicket.keep_up()"}) { // keep_up has no arguments, so a caller cannot choose which rows are deleted
+	err := f.DB.Select(&definers, `
+		SELECT proname || CASE WHEN has_function_privilege('keywicket_sidecar', oid, 'EXECUTE') THEN ' for sidecars' ELSE '' END
+		FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef ORDER BY proname`)
+	// keep_up has no arguments, so a caller cannot choose which rows are deleted.
+	if err != nil || !slices.Equal(definers, []string{"audit", "expire_audit_log", "keep_up for sidecars", "shorten_token"}) {
 		t.Errorf("these functions run with their owner's privileges: %v, %v", definers, err)
 	}
 	sidecar := storetest.OpenDB(t, storetest.SidecarURL(f.URL))
 	sidecar.SetMaxOpenConns(1)
 	sidecar.MustExec(`CREATE TEMP TABLE own (a int)`)
-	_, err = sidecar.Exec(`CREATE TRIGGER own AFTER INSERT ON own REFERENCING NEW TABLE AS new_rows
-		FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes('token', 'version()')`)
-	if err == nil || !strings.Contains(err.Error(), "permission denied") {
-		t.Errorf("the sidecar's login may use the function: %v", err)
+	for _, function := range []string{`tell_changes('token', 'version()')`, `audit('token', 'a')`} {
+		_, err = sidecar.Exec(`CREATE TRIGGER own AFTER INSERT ON own REFERENCING NEW TABLE AS new_rows
+			FOR EACH STATEMENT EXECUTE FUNCTION keywicket.` + function)
+		if err == nil || !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("the sidecar's login may use the function %s: %v", function, err)
+		}
 	}
 }
 

@@ -178,6 +178,9 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (ApprovalResult, error
 		return ApprovalResult{}, errNoMember
 	}
 	_, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
+		if err := setActor(ctx, tx, actorUser, a.User); err != nil {
+			return nil, err
+		}
 		err = tx.GetContext(ctx, &approved.Grant, `
 			INSERT INTO keywicket.oauth_grants (app_id, user_id, scopes)
 			SELECT a.id, u.id, $3 FROM keywicket.oauth_apps a, keywicket.users u

@@ -144,7 +144,10 @@ func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) 
 				return ErrGrant, nil
 			}
 			grant = grantID
-			_, err := tx.ExecContext(ctx, revoke.statement, id)
+			err := setActor(ctx, tx, actorApp, client)
+			if err == nil {
+				_, err = tx.ExecContext(ctx, revoke.statement, id)
+			}
 			return nil, err
 		}
 		return nil, nil

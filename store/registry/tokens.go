@@ -179,6 +179,9 @@ type TokenFilter struct {
 	// Prefix selects the tokens whose key may start with Prefix. Only the visible part of each key is stored. Prefix is sent to
 	// the database. So if the caller has a whole key, it must set Prefix only to the key's visible part.
 	Prefix string
+	// ExpiringIn selects the active tokens that expire within this time. UnusedFor selects the active tokens that were created, and
+	// not used, before this time. If both are set, tokens of either kind are selected.
+	ExpiringIn, UnusedFor time.Duration
 	// After is the id of a token. It selects the tokens that come after this token in the list.
 	After string
 	// Limit is the maximum number of tokens. 0 means no limit.
@@ -242,6 +245,16 @@ WHERE true`
 		}
 		query += ` AND (t.visible_prefix LIKE ` + arg(likeEscaper.Replace(f.Prefix)+"%") +
 			` OR t.visible_prefix = ANY (` + arg(starts) + `))`
+	}
+	var due []string
+	if f.ExpiringIn > 0 {
+		due = append(due, `t.expires_at <= clock_timestamp() + `+arg(f.ExpiringIn.Seconds())+` * interval '1 second'`)
+	}
+	if f.UnusedFor > 0 {
+		due = append(due, `COALESCE(u.last_used_at, t.created_at) < clock_timestamp() - `+arg(f.UnusedFor.Seconds())+` * interval '1 second'`)
+	}
+	if due != nil {
+		query += ` AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp()) AND (` + strings.Join(due, ` OR `) + `)`
 	}
 	if f.After != "" {
 		query += ` AND (t.created_at, t.id) < (` + arg(after) + `, ` + arg(f.After) + `)`

@@ -69,6 +69,8 @@ func TestOperatorsLoginCannotDoMore(t *testing.T) {
 		`UPDATE keywicket.upkeep SET number = number + 2`,
 		`UPDATE keywicket.migrations SET version_id = 1`,
 		`SELECT keywicket.keep_up()`,
+		`DELETE FROM keywicket.audit_log`,
+		`SELECT keywicket.expire_audit_log('1 day')`,
 		// The change log and the triggers that write it.
 		`DELETE FROM keywicket.changes`,
 		`UPDATE keywicket.changes SET keys = ''`,

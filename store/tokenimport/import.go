@@ -268,10 +268,10 @@ func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	column := ownerOf(im.Format.Kind) + "_id"
 	result, err := tx.ExecContext(ctx, `
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, `+column+`, created_at,
-			expires_at, revoked_at, attributes)
+			expires_at, revoked_at, attributes, import_id)
 		SELECT $1, $2, $3, l.visible_prefix, l.digest, l.name, l.scopes, o.id, COALESCE(l.created_at, clock_timestamp()),
-			l.expires_at, l.revoked_at, l.attributes
-		FROM pg_temp.import_lines l
+			l.expires_at, l.revoked_at, l.attributes, import.id
+		FROM (SELECT gen_random_uuid()::text AS id) AS import, pg_temp.import_lines l
 		JOIN pg_temp.import_owners o ON o.owner = l.owner
 		ORDER BY l.line
 		ON CONFLICT (digest) DO NOTHING`, im.API, im.Format.Kind, im.Format.Environment)

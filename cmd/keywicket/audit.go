@@ -1,0 +1,147 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/keywicket/keywicket/internal/commandline"
+	"github.com/keywicket/keywicket/store/auditlog"
+	"github.com/keywicket/keywicket/store/registry"
+)
+
+type auditCommand struct {
+	List   auditList   `cmd:"" help:"List changes, newest first."`
+	Export auditExport `cmd:"" help:"Print changes as NDJSON, oldest first."`
+	Expire auditExpire `cmd:"" help:"Delete old entries. The login needs the role keywicket_retention."`
+}
+
+// auditFilter contains the flags that select entries of the audit log.
+type auditFilter struct {
+	Workspace string               `help:"Only changes in this workspace: id or slug." placeholder:"W"`
+	User      string               `help:"Only changes of this user and of what belongs to them: id or email." placeholder:"U"`
+	Object    string               `help:"Only changes of the object with this id." placeholder:"ID"`
+	Actor     string               `help:"Only changes by this actor: the id of a user, or a login of Postgres." placeholder:"A"`
+	Action    string               `help:"Only changes of this kind: create, change, revoke, restore, rotate, delete, import, truncate or expire." enum:",create,change,revoke,restore,rotate,delete,import,truncate,expire" default:"" placeholder:"ACTION"`
+	Since     *commandline.Instant `help:"Only changes at or after this RFC 3339 time." placeholder:"TIME"`
+	Until     *commandline.Instant `help:"Only changes before this RFC 3339 time." placeholder:"TIME"`
+	After     int64                `help:"Id of the last entry of the previous page." placeholder:"ID"`
+}
+
+func (f auditFilter) filter() auditlog.Filter {
+	return auditlog.Filter{
+		Workspace: f.Workspace, User: f.User, Object: f.Object, Actor: f.Actor, Action: f.Action,
+		Since: (*time.Time)(f.Since), Until: (*time.Time)(f.Until), After: f.After,
+	}
+}
+
+type auditList struct {
+	auditFilter
+	Limit commandline.Count `help:"Maximum number of entries." default:"100" placeholder:"N"`
+}
+
+func (c *auditList) Run(s *invocation, r *registry.Registry) error {
+	f := c.filter()
+	f.Limit = int(c.Limit) + 1 // one more entry shows whether there is a next page
+	var page []auditlog.Entry
+	for e, err := range auditlog.Entries(s.ctx, r, f) {
+		if err != nil {
+			return err
+		}
+		page = append(page, e)
+	}
+	more := len(page) > int(c.Limit)
+	if more {
+		page = page[:c.Limit]
+	}
+	titles := []string{"ID", "TIME", "ACTOR", "ACTION", "OBJECT", "NAME", "CHANGE"}
+	err := printList(s, page, titles, func(e auditlog.Entry) []string {
+		return []string{
+			strconv.FormatInt(e.ID, 10), formatTime(&e.At), auditActor(e), e.Action, auditObject(e), value(e.ObjectName), auditChange(e),
+		}
+	})
+	if err == nil && more {
+		c.After = page[len(page)-1].ID
+		fmt.Fprintln(s.stderr, "There are more entries: "+c.command(s))
+	}
+	return err
+}
+
+// command returns the command line of `keywicket audit list` with the flags in c.
+func (c *auditList) command(s *invocation) string {
+	return commandLine("keywicket audit list", [][2]string{
+		{"--config", s.configFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--object", c.Object}, {"--actor", c.Actor},
+		{"--action", c.Action}, {"--since", flagTime(c.Since)}, {"--until", flagTime(c.Until)}, {"--limit", strconv.Itoa(int(c.Limit))},
+		{"--after", strconv.FormatInt(c.After, 10)},
+	})
+}
+
+// flagTime formats the value of a flag, or returns "" if the flag is not given.
+func flagTime(t *commandline.Instant) string {
+	if t == nil {
+		return ""
+	}
+	return time.Time(*t).Format(time.RFC3339Nano)
+}
+
+// auditActor names the actor, and the login if it acted for somebody else.
+func auditActor(e auditlog.Entry) string {
+	if e.ActorID == nil {
+		return e.Login
+	}
+	return fmt.Sprintf("%s %s (%s)", cmp.Or(value(e.ActorKind), "actor"), *e.ActorID, e.Login)
+}
+
+func auditObject(e auditlog.Entry) string {
+	if e.Objects > 1 {
+		return fmt.Sprintf("%d %ss %s", e.Objects, e.ObjectKind, value(e.ObjectID))
+	}
+	return e.ObjectKind + " " + value(e.ObjectID)
+}
+
+// auditChange shows the values that a change replaced and wrote. The objects of the other actions are too long for a table.
+func auditChange(e auditlog.Entry) string {
+	if e.Action != "change" || e.Before == nil || e.After == nil {
+		return ""
+	}
+	return string(*e.Before) + " → " + string(*e.After)
+}
+
+// value returns the text, or "" for nil.
+func value(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
+}
+
+type auditExport struct{ auditFilter }
+
+func (c *auditExport) Run(s *invocation, r *registry.Registry) error {
+	f := c.filter()
+	f.OldestFirst = true
+	encoder := json.NewEncoder(s.stdout)
+	for e, err := range auditlog.Entries(s.ctx, r, f) {
+		if err == nil {
+			err = encoder.Encode(e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type auditExpire struct {
+	OlderThan commandline.Lifetime `help:"Delete the entries that are older than this, such as 400d. At least 1d." required:"" placeholder:"DURATION"`
+}
+
+func (c *auditExpire) Run(s *invocation, r *registry.Registry) error {
+	expired, err := auditlog.Expire(s.ctx, r, time.Duration(c.OlderThan))
+	if err != nil {
+		return err
+	}
+	return printOne(s, map[string]int64{"expired": expired}, [2]string{"expired", strconv.FormatInt(expired, 10)})
+}

@@ -1,0 +1,192 @@
+package auditlog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+)
+
+// Entry is a row of the audit log: a change of one object, or of all tokens of an import. It contains no credential, and no digest
+// of one.
+type Entry struct {
+	ID int64     `db:"id" json:"id"`
+	At time.Time `db:"at" json:"at"` // the time of the change, not of the commit
+	// Login is the login that Postgres authenticated.
+	Login string `db:"login" json:"login"`
+	// The actor is the person or program that caused the change, according to the login's program. It is nil if the program named
+	// nobody.
+	ActorKind *string `db:"actor_kind" json:"actor_kind"`
+	ActorID   *string `db:"actor_id" json:"actor_id"`
+	// Action is one of create, change, revoke, restore, rotate, delete, import, truncate and expire.
+	Action string `db:"action" json:"action"`
+	// ObjectKind is one of token, workspace, user, member, session, app, grant, grant_workspace and audit_log.
+	ObjectKind  string  `db:"object_kind" json:"object_kind"`
+	ObjectID    *string `db:"object_id" json:"object_id"` // nil if the entry is about several objects
+	ObjectName  *string `db:"object_name" json:"object_name"`
+	API         *string `db:"api" json:"api"`
+	WorkspaceID *string `db:"workspace_id" json:"workspace_id"` // the workspace and the user to which the object belongs
+	UserID      *string `db:"user_id" json:"user_id"`
+	Objects     int64   `db:"objects" json:"objects"` // the number of changed objects; 0 if unknown
+	// Before is a deleted object, or the values that a change replaced. After is a new object, or the values that a change wrote.
+	Before *json.RawMessage `db:"before" json:"before"`
+	After  *json.RawMessage `db:"after" json:"after"`
+	// Source is the address of the actor's client, and RequestID the id of the actor's request.
+	Source    *string `db:"source" json:"source"`
+	RequestID *string `db:"request_id" json:"request_id"`
+}
+
+// Filter selects entries. Empty fields select all entries.
+type Filter struct {
+	Workspace string // id or slug; the id also if the workspace no longer exists
+	User      string // id or email; the id also if the user no longer exists
+	Object    string // the object's id
+	Actor     string // the id of an actor, or a login
+	Action    string
+	// Since and Until are the times of the first entry and after the last entry.
+	Since, Until *time.Time
+	// OldestFirst gives the order of the entries. The default is: newest first.
+	OldestFirst bool
+	After       int64 // the id of the last entry of the previous page
+	Limit       int   // the maximum number of entries; 0: no limit
+}
+
+// Entries reads entries one by one, so they need not fit in memory. An error is the last value.
+func Entries(ctx context.Context, r *registry.Registry, f Filter) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		query, args, err := f.query(ctx, r)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		if err := read(ctx, r, query, args, yield); err != nil {
+			yield(Entry{}, fmt.Errorf("read the audit log: %w", err))
+		}
+	}
+}
+
+func read(ctx context.Context, r *registry.Registry, query string, args []any, yield func(Entry, error) bool) error {
+	tx, err := r.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	rows, err := tx.QueryxContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var e Entry
+		if err := rows.StructScan(&e); err != nil {
+			return err
+		}
+		if !yield(e, nil) {
+			return nil
+		}
+	}
+	return rows.Err()
+}
+
+// query returns the filter's query and its arguments.
+func (f Filter) query(ctx context.Context, r *registry.Registry) (string, []any, error) {
+	var conditions []string
+	var args []any
+	where := func(condition string, value any) {
+		args = append(args, value)
+		conditions = append(conditions, strings.ReplaceAll(condition, "?", fmt.Sprintf("$%d", len(args))))
+	}
+	if f.Workspace != "" {
+		id, err := workspaceID(ctx, r, f.Workspace)
+		if err != nil {
+			return "", nil, err
+		}
+		where("workspace_id = ?", id)
+	}
+	if f.User != "" {
+		id, err := userID(ctx, r, f.User)
+		if err != nil {
+			return "", nil, err
+		}
+		where("user_id = ?", id)
+	}
+	if f.Object != "" {
+		where("object_id = ?", f.Object)
+	}
+	if f.Actor != "" {
+		where("(actor_id = ? OR actor_id IS NULL AND login = ?)", f.Actor)
+	}
+	if f.Action != "" {
+		where("action = ?", f.Action)
+	}
+	if f.Since != nil {
+		where("at >= ?", *f.Since)
+	}
+	if f.Until != nil {
+		where("at < ?", *f.Until)
+	}
+	after, order := "id < ?", "DESC"
+	if f.OldestFirst {
+		after, order = "id > ?", "ASC"
+	}
+	if f.After != 0 {
+		where(after, f.After)
+	}
+	query := `SELECT id, at, login, actor_kind, actor_id, action, object_kind, object_id, object_name, api, workspace_id, user_id,
+		objects, before, after, source, request_id FROM keywicket.audit_log`
+	if len(conditions) > 0 {
+		query += " WHERE " + strings.Join(conditions, " AND ")
+	}
+	query += " ORDER BY id " + order
+	if f.Limit > 0 {
+		query += fmt.Sprintf(" LIMIT %d", f.Limit)
+	}
+	return query, args, nil
+}
+
+// workspaceID returns the id of a workspace. A workspace that no longer exists is found only by its id.
+func workspaceID(ctx context.Context, r *registry.Registry, ref string) (string, error) {
+	w, err := r.Workspace(ctx, ref)
+	if errors.Is(err, database.ErrNotFound) && authz.ValidWorkspaceID(ref) {
+		return ref, nil
+	}
+	return w.ID, err
+}
+
+// userID returns the id of a user. A user who no longer exists is found only by their id.
+func userID(ctx context.Context, r *registry.Registry, ref string) (string, error) {
+	u, err := r.User(ctx, ref)
+	if errors.Is(err, database.ErrNotFound) && !strings.Contains(ref, "@") {
+		return ref, nil
+	}
+	return u.ID, err
+}
+
+// Expire deletes the entries that are older than the duration, which must be at least a day. It returns their number. The audit
+// log gets an entry about the deletion.
+func Expire(ctx context.Context, r *registry.Registry, olderThan time.Duration) (int64, error) {
+	if olderThan < 24*time.Hour {
+		return 0, database.NewRefusal(database.ErrInvalid, "the audit log keeps its entries for at least one day: give a longer time")
+	}
+	tx, err := r.Begin(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("expire the audit log: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // Rollback has no effect after a commit
+	var expired int64
+	err = tx.GetContext(ctx, &expired, `SELECT keywicket.expire_audit_log($1 * interval '1 second')`, olderThan.Seconds())
+	if err == nil {
+		err = tx.Commit()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("expire the audit log: %w", err)
+	}
+	return expired, nil
+}
