@@ -131,7 +131,7 @@ func TestTokensThatNeedAttention(t *testing.T) {
 		}
 	}
 	for want, filter := range map[string]registry.TokenFilter{
-		"both, expires in 10d": {ExpiringIn: 14 * day},
+		"both, expires in 10d":                                               {ExpiringIn: 14 * day},
 		"both, never used, unused but ending, used long ago":                 {UnusedFor: 90 * day},
 		"both, expires in 10d, never used, unused but ending, used long ago": {ExpiringIn: 14 * day, UnusedFor: 90 * day},
 	} {
