@@ -3,7 +3,8 @@ package schema_test
 import (
 	"context"
 	"net/url"
-	"strings"
+	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -146,12 +147,19 @@ func TestMigrateWithoutTheRightToCreateRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	storetest.Must(administrator.ExecContext(ctx, `ALTER ROLE owner NOSUPERUSER`))
+	named := regexp.MustCompile(`the login owner has no permission to create a role: let an administrator run (CREATE ROLE (keywicket_\w+) NOLOGIN), then migrate again`)
+	var roles []string
 	_, err := schema.Migrate(ctx, db)
-	if err == nil || !strings.Contains(err.Error(), "the login owner has no permission to create a role: let an administrator run CREATE ROLE keywicket_operator NOLOGIN, then") {
-		t.Fatalf("got %v", err)
+	for err != nil {
+		statement := named.FindStringSubmatch(err.Error())
+		if statement == nil {
+			t.Fatal(err)
+		}
+		roles = append(roles, statement[2])
+		storetest.Must(administrator.ExecContext(ctx, statement[1]))
+		_, err = schema.Migrate(ctx, db)
 	}
-	storetest.Must(administrator.ExecContext(ctx, `CREATE ROLE keywicket_operator NOLOGIN`))
-	if _, err := schema.Migrate(ctx, db); err != nil {
-		t.Error(err)
+	if !slices.Contains(roles, "keywicket_operator") {
+		t.Errorf("the errors named the roles %q", roles)
 	}
 }
