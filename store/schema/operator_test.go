@@ -1,12 +1,18 @@
 package schema_test
 
 import (
+	"context"
 	"net/url"
+	"regexp"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
 
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store/schema"
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
@@ -118,5 +124,42 @@ func TestOperatorsLoginCannotDoMore(t *testing.T) {
 	if storetest.Value[bool](t, f.DB, `SELECT rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication
 		FROM pg_roles WHERE rolname = 'keywicket_operator'`) {
 		t.Error("the role can log in, or has an attribute")
+	}
+}
+
+// If the login of the migration may not create roles, the error names the statement that an administrator has to run. After this
+// statement, the migration continues. The roles belong to the whole cluster, so this test starts its own cluster.
+func TestMigrateWithoutTheRightToCreateRoles(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cluster := storetest.Must(postgres.Start(ctx, postgres.Config{}))
+	defer func() { _ = cluster.Close() }()
+	administrator := storetest.OpenDB(t, cluster.URL("postgres"))
+	for _, statement := range []string{
+		`CREATE ROLE keywicket_sidecar`, `CREATE ROLE keywicket_issuer`, `CREATE ROLE owner SUPERUSER LOGIN PASSWORD 'p'`, `CREATE DATABASE owned OWNER owner`,
+	} {
+		storetest.Must(administrator.ExecContext(ctx, statement))
+	}
+	u := storetest.Must(url.Parse(cluster.URL("owned")))
+	u.User = url.UserPassword("owner", "p")
+	db := storetest.OpenDB(t, u.String())
+	if err := schema.MigrateTo(ctx, db, 13); err != nil { // before the migration that creates the role
+		t.Fatal(err)
+	}
+	storetest.Must(administrator.ExecContext(ctx, `ALTER ROLE owner NOSUPERUSER`))
+	named := regexp.MustCompile(`the login owner has no permission to create a role: let an administrator run (CREATE ROLE (keywicket_\w+) NOLOGIN), then migrate again`)
+	var roles []string
+	_, err := schema.Migrate(ctx, db)
+	for err != nil {
+		statement := named.FindStringSubmatch(err.Error())
+		if statement == nil {
+			t.Fatal(err)
+		}
+		roles = append(roles, statement[2])
+		storetest.Must(administrator.ExecContext(ctx, statement[1]))
+		_, err = schema.Migrate(ctx, db)
+	}
+	if !slices.Contains(roles, "keywicket_operator") {
+		t.Errorf("the errors named the roles %q", roles)
 	}
 }
