@@ -13,12 +13,13 @@ import (
 )
 
 type tokenVerify struct {
-	API string `help:"The API that the token must be for. Default: any API." name:"api" placeholder:"NAME"`
+	API string `help:"The API that the token must be for. Default: any API. If several APIs accept sessions, --api is required for the token of a session." name:"api" placeholder:"NAME"`
 }
 
 func (*tokenVerify) Help() string {
-	return `Reads one token from standard input, and shows everything about it except the token. The exit status is 0 if a sidecar
-accepts the token now, and 1 if not. The token is no argument, because other users of the machine can see arguments.`
+	return `Reads one token from standard input, and shows everything about it except the token: a key, the access token of an app, or
+the token of a session. The exit status is 0 if a sidecar accepts the token now, and 1 if not. The token is no argument, because other
+users of the machine can see arguments.`
 }
 
 func (c *tokenVerify) Run(s *invocation, cfg config.Config) error {

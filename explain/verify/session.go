@@ -28,7 +28,7 @@ func (t Token) verifySession(ctx context.Context, r *registry.Registry) (Result,
 			err, t.sessionAPI)
 	}
 	setting := "apis." + t.sessionAPI + ".session"
-	result := Result{Kind: authz.KindSession, API: t.sessionAPI}
+	result := Result{Kind: authz.KindSession, API: t.sessionAPI, Environment: authz.Live}
 	if verified.Denial != "" {
 		result.refuse(verified.Denial, cmp.Or(verified.Detail, map[authz.Reason]string{
 			authz.ReasonMalformed: "the token is not a JWT with all claims of a session",
@@ -46,7 +46,6 @@ func (t Token) verifySession(ctx context.Context, r *registry.Registry) (Result,
 		return Result{}, err
 	}
 	result.ID, result.UserID, result.Scopes, result.ExpiresAt = &s.ID, &s.UserID, t.session.Scopes, &verified.Expires
-	result.Environment = authz.Live
 	result.Session = &Session{AAL: verified.AAL}
 	if s.StartedAt > 0 {
 		started := time.Unix(s.StartedAt, 0).UTC()
