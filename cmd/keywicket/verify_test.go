@@ -32,7 +32,11 @@ INSERT INTO keywicket.oauth_access_tokens (id, digest, grant_id, scopes, expires
 SELECT id, sha256(convert_to('velo_' || id || '_0123456789', 'UTF8')), grant_id, '{issues:read}', expires_at, revoked_at FROM (VALUES
 	('active', 'planned', 'infinity', NULL), ('expired', 'planned', now(), NULL), ('revoked', 'planned', 'infinity', now()),
 	('withdrawn', 'withdrawn', 'infinity', NULL), ('ended', 'ended', now(), NULL), ('of_gone', 'gone', 'infinity', NULL),
-	('of_banned', 'banned', 'infinity', NULL), ('of_other', 'other', 'infinity', NULL)) AS t (id, grant_id, expires_at, revoked_at)`
+	('of_banned', 'banned', 'infinity', NULL), ('of_other', 'other', 'infinity', NULL)) AS t (id, grant_id, expires_at, revoked_at);
+INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+SELECT 'velocity', 'workspace_key', 'live', 'velo_', sha256('velo_another_0123456789'), 'n', '{issues:read}', id FROM keywicket.workspaces;
+INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at)
+VALUES (sha256('vel_access_0123456789'), 'planned', '{issues:read}', 'infinity')`
 
 // `token verify` gives the same reason as a sidecar with the same configuration, and no reason if the sidecar accepts the token.
 func TestTokenVerifyAgreesWithTheSidecar(t *testing.T) {
@@ -91,6 +95,8 @@ func TestTokenVerifyAgreesWithTheSidecar(t *testing.T) {
 	} {
 		tokens[name] = "velo_" + id + "_0123456789"
 	}
+	tokens["unknown: a key with the prefix of access tokens"] = "velo_another_0123456789"
+	tokens["unknown: an access token with the prefix of keys"] = "vel_access_0123456789"
 	issuer := supabase.Start()
 	defer issuer.Close()
 	runCommand(t, url, "session", "revoke", "signed-out")

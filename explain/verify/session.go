@@ -60,11 +60,11 @@ func (t Token) verifySession(ctx context.Context, r *registry.Registry) (Result,
 		return Result{}, err
 	}
 	result.Session.MFAEnrolled = u.MFAEnrolled
-	banned, explanation := result.setUser(u)
+	result.Owner = &u.Email
 	result.Good = true
 	switch {
-	case found.Denial != "" && banned:
-		result.refuse(found.Denial, explanation)
+	case found.Denial != "" && u.Banned(time.Now()):
+		result.refuse(found.Denial, explainBan(u))
 	case found.Denial != "":
 		result.refuse(found.Denial, "the session was revoked")
 	case t.session.SecondFactorMissing(verified.AAL, found.MFAEnrolled):

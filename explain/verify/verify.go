@@ -56,13 +56,9 @@ func (r *Result) refuse(reason authz.Reason, explanation string) {
 	r.Good, r.Reason, r.Explanation = false, &reason, explanation
 }
 
-// setUser sets the owner. It returns whether the user is banned, and the explanation.
-func (r *Result) setUser(u registry.User) (banned bool, explanation string) {
-	r.UserID, r.Owner = &u.ID, &u.Email
-	if !u.Banned(time.Now()) {
-		return false, ""
-	}
-	return true, "its user is banned until " + u.BannedUntil.UTC().Format(time.RFC3339)
+// explainBan returns why the credentials of a banned user are refused.
+func explainBan(u registry.User) string {
+	return "its user is banned until " + u.BannedUntil.UTC().Format(time.RFC3339)
 }
 
 // Verify verifies the token and looks it up. If the token cannot be verified now, or if the database cannot answer, it returns an
@@ -83,8 +79,8 @@ func (t Token) Verify(ctx context.Context, r *registry.Registry) (Result, error)
 	}
 	result := Result{
 		Kind: row.Kind, API: row.API, Environment: row.Environment, Prefix: t.formats[row.API].Prefix, ID: &row.ID, Scopes: row.Scopes,
-		WorkspaceID: row.WorkspaceID, CreatedAt: &row.CreatedAt, ExpiresAt: row.ExpiresAt, RevokedAt: row.RevokedAt, LastUsedAt: row.LastUsedAt,
-		App: app,
+		WorkspaceID: row.WorkspaceID, UserID: row.UserID, CreatedAt: &row.CreatedAt, ExpiresAt: row.ExpiresAt, RevokedAt: row.RevokedAt,
+		LastUsedAt: row.LastUsedAt, App: app,
 	}
 	if app == nil {
 		result.Name = &row.Name
@@ -100,8 +96,9 @@ func (t Token) Verify(ctx context.Context, r *registry.Registry) (Result, error)
 		if err != nil {
 			return Result{}, err
 		}
-		if banned, explanation := result.setUser(u); banned && row.RevokedAt == nil {
-			revoked = explanation
+		result.Owner = &u.Email
+		if row.RevokedAt == nil && u.BannedUntil != nil {
+			revoked = explainBan(u)
 		}
 	}
 	denial := authz.ReasonUnknown // a sidecar looks up only what the token's API recognizes
