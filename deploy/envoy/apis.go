@@ -1,8 +1,8 @@
 package bootstrap
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
