@@ -26,7 +26,7 @@ func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
 	if len(applied) == 0 && !s.json {
 		all, err := schema.Status(s.ctx, db)
 		if err == nil {
-			fmt.Fprintf(s.stdout, "nothing to do: the database has all %d migrations of this version of keywicket\n", len(all))
+			_, err = fmt.Fprintf(s.stdout, "nothing to do: the database has all %d migrations of this version of keywicket\n", len(all))
 		}
 		return err
 	}
