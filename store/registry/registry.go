@@ -214,7 +214,7 @@ func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	if len(names) > 10 {
 		names = append(names[:10], "…")
 	}
-	return "the existing " + noun + "s are " + strings.Join(names, ", ")
+	return "the existing " + noun + "s are " + strings.Join(names, ", ") + "; keywicket " + noun + " create creates another one"
 }
 
 // CreateUser creates a user. If the id is empty, CreateUser generates a random UUID.
