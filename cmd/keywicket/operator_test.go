@@ -19,7 +19,8 @@ import (
 )
 
 // operatorCommands are command lines for each command of an operator, in an order in which all of them succeed. Words that start
-// with a dollar sign are values of earlier outputs. The key of stdin is a command, and the value is its standard input.
+// with a dollar sign are values of earlier outputs. The keys of operatorInput are the starts of command lines, and the values are
+// their standard inputs.
 var (
 	operatorCommands = []string{
 		"workspace create --slug acme --name Acme --id 64f1a2b3c4d5e6f7a8b9c0d1 --attributes {}",
