@@ -14,7 +14,7 @@ func TestUnknownKeyOfInput(t *testing.T) {
 		`input.principle.id`:                          "input has no key principle" + top,
 		`input.row`:                                   "input has no key row" + top,
 		`input["a b"].c`:                              "input has no key a b" + top,
-		`input.workspace.atributes.overdue`:           "input.workspace has no key atributes; its keys are attributes, granted, id, requested, role, slug",
+		`input.workspace.attribute.overdue`:           "input.workspace has no key attribute; its keys are attributes, granted, id, requested, role, slug",
 		`"a" in input.principal.needs`:                "input.principal has no key needs; its keys are aal, api, attributes, environment, id, kind, scopes, user_attributes, user_id",
 		`count(input.principal.scope) > 1`:            "input.principal has no key scope; its keys are aal, api, attributes, environment, id, kind, scopes, user_attributes, user_id",
 		`not input.source.ip`:                         "input.source has no key ip; its keys are address, certificate, principal",
