@@ -218,7 +218,7 @@ func (r *Registry) choices(ctx context.Context, noun, query string) string {
 // CreateUser creates a user. If the id is empty, CreateUser generates a random UUID.
 func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	errInvalidEmail := database.NewRefusal(database.ErrInvalid, "the email %q is not a valid address", u.Email)
-	const maxEmail = 254 // RFC 5321; Postgres cannot index a much longer text
+	const maxEmail = 254                                            // RFC 5321; Postgres cannot index a much longer text
 	if len(u.Email) > maxEmail || !strings.Contains(u.Email, "@") { // check the email here for the same reason as in CreateWorkspace
 		return User{}, errInvalidEmail
 	}
