@@ -204,8 +204,8 @@ func TestRepeatedUseSelectsItsScopes(t *testing.T) {
 	}
 }
 
-// A refresh token is used many times within the window. Each successor stays valid, however many there are. So whoever used the token
-// first can still revoke the grant, even if a thief has used the token in the meantime.
+// A refresh token is used many times within the window. Each successor stays valid, however many there are. So an app can still revoke
+// the grant, even if a thief has used the token many times in the meantime.
 func TestManyUsesEndNoSuccessor(t *testing.T) {
 	g := storetest.NewGrantFixture(t)
 	first := g.ExchangeCode(t, g.NewCode(t))
