@@ -13,7 +13,6 @@ import (
 	"unicode"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/database"
@@ -285,9 +284,9 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 
 // Lookup answers a look-up as a sidecar does, but finds the token by its id instead of the look-up's digest.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.LookupResult, error) {
-	table, query := "tokens", lookup.TokenQuery
+	table := "tokens"
 	if l.Kind == authz.KindOAuthToken {
-		table, query = "oauth_access_tokens", lookup.OAuthQuery
+		table = "oauth_access_tokens"
 	}
 	var digest []byte
 	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.`+table+` WHERE id = $1`, id)
@@ -295,35 +294,16 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 		return authz.LookupResult{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
-	return lookup.Once(ctx, r.db, query, l)
+	return r.LookupDigest(ctx, l)
 }
 
-// LookupDigest answers the look-up of an operator's token as a sidecar does.
+// LookupDigest answers the look-up of a key or an access token as a sidecar does.
 func (r *Registry) LookupDigest(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
-	return lookup.Once(ctx, r.db, lookup.TokenQuery, l)
-}
-
-// AccessToken returns the OAuth 2.0 access token with the id, in the form of a user's token. It also returns the ids of the
-// workspaces that the user has granted to the app. The error is [database.ErrNotFound] if the token does not exist.
-func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
-	var row struct {
-		Token
-		Granted pq.StringArray `db:"granted"`
+	query := lookup.TokenQuery
+	if l.Kind == authz.KindOAuthToken {
+		query = lookup.OAuthQuery
 	}
-	err := r.db.GetContext(ctx, &row, `
-		SELECT t.id, a.api, a.name, 'oauth_token' AS kind, 'live' AS environment, t.scopes, g.user_id, t.created_at, `+expiresAt+`,
-		       ARRAY(SELECT workspace_id FROM keywicket.oauth_grant_workspaces gw WHERE gw.grant_id = g.id) AS granted
-		FROM keywicket.oauth_access_tokens t
-		JOIN keywicket.oauth_grants g ON g.id = t.grant_id
-		JOIN keywicket.oauth_apps a ON a.id = g.app_id
-		WHERE t.id = $1`, id)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return Token{}, nil, errNoToken
-	case err != nil:
-		return Token{}, nil, fmt.Errorf("find the access token: %w", err)
-	}
-	return row.Token, row.Granted, nil
+	return lookup.Once(ctx, r.db, query, l)
 }
 
 // LookupSession answers a look-up of a session as a sidecar does.

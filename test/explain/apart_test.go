@@ -90,6 +90,7 @@ func TestExplainKeepsRestoringAndWideningApart(t *testing.T) {
 		"app: expired, role too low":   {"POST /api/issues", appToken(eve, "issues:write", expire), home, "the app has to refresh the token", setMember(home, eve, "member")},
 		"app: expired, not granted":    {"GET /api/issues", appToken(ada, "issues:read", expire), other, "the app has to refresh the token", again + "; the user has to choose the workspace " + other.Slug + ", and must be a member of that workspace"},
 		"app: banned, missing scope":   {"GET /api/projects", appToken(bob, "issues:read", ""), home, banned, again + "; the app has to request projects:read"},
+		"app: banned and revoked":      {"GET /api/issues", appToken(bob, "issues:read", revoke), home, banned + "; then " + again + ", unless the app itself was revoked", ""},
 		"app: expired, no route":       {"GET /api/nothing", appToken(ada, "issues:read", expire), home, "the app has to refresh the token", "add the row .*"},
 		"app: missing scope and grant": {"GET /api/projects", appToken(ada, "issues:read", ""), other, again + "; the app has to request projects:read; the user has to choose .*", ""},
 	}
