@@ -18,6 +18,7 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/lookup"
 	"github.com/keywicket/keywicket/store/schema"
+	"github.com/keywicket/keywicket/store/sidecars"
 )
 
 // Workspace is a tenant of the product.
@@ -64,12 +65,9 @@ type Member struct {
 // Registry creates, lists, changes and revokes workspaces, users, members, tokens, apps and grants, and waits for sidecars. A
 // Registry is safe for concurrent use. Methods accept a workspace's id or slug, and a user's id or email. If the text is the id
 // of one object and the slug or email of another, the id takes precedence.
-type Registry struct{ db *sqlx.DB }
-
-// withTimeout limits a query to five seconds, even if the database does not react to a cancel request.
-func (r *Registry) withTimeout(ctx context.Context, query func(context.Context) error) error {
-	const limit = 5 * time.Second
-	return database.DoWithTimeout(ctx, limit, query)
+type Registry struct {
+	sidecars.List
+	db *sqlx.DB
 }
 
 // Open connects to the database. It fails with [database.ErrUnreachable] if the database cannot be reached, and with
@@ -80,7 +78,7 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{db: db}
+	r := &Registry{List: sidecars.New(db), db: db}
 	if err := r.check(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -88,7 +86,8 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 }
 
 func (r *Registry) check(ctx context.Context) error {
-	err := r.withTimeout(ctx, func(ctx context.Context) error {
+	const limit = 5 * time.Second // also if the database does not react to a cancel request
+	err := database.DoWithTimeout(ctx, limit, func(ctx context.Context) error {
 		// Run a query instead of Ping, because Ping would not return the cause of a failure.
 		_, err := r.db.ExecContext(ctx, `SELECT 1`)
 		return err
