@@ -64,12 +64,16 @@ func credentials(r *http.Request, p parameters) (id string, secret authz.Secret,
 	if err := cmp.Or(errID, errSecret); err != nil {
 		return "", "", err
 	}
-	if len(r.Header.Values("Authorization")) == 0 {
+	switch len(r.Header.Values("Authorization")) {
+	case 0:
 		id, err = p.required("client_id")
 		return id, authz.Secret(bodySecret), err
+	case 1:
+	default:
+		return "", "", invalidRequest("there are two Authorization headers: send only one")
 	}
 	name, password, ok := r.BasicAuth()
-	if !ok || len(r.Header.Values("Authorization")) > 1 {
+	if !ok {
 		return "", "", invalidClient()
 	}
 	// RFC 6749, section 2.3.1: the id and the secret are encoded like form values before they are joined.

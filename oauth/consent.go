@@ -105,7 +105,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	proof := s.proof(r)
 	switch {
 	case s.origins.Check(r) == nil && proof != "" && subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) == 1:
-	case r.Header.Get("Sec-Fetch-Site") == "same-origin":
+	case s.isOwnPage(r):
 		// Another tab has replaced the cookie, or the cookie has expired. The form decides nothing, as after a GET request, so this is
 		// safe even if another page of this origin has sent the form.
 		s.showConsent(w, r, a, user, pageData{Outdated: true})
@@ -148,6 +148,13 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 			slog.String("client_id", a.client.ID), slog.String("user_id", user.ID), slog.Any("scopes", a.scopeNames()), slog.Any("workspaces", chosen))
 		http.Redirect(w, r, s.redirectTo(a, map[string]string{"code": approved.Code.Reveal()}), http.StatusSeeOther)
 	}
+}
+
+// isOwnPage reports whether the browser says that a page of this origin has sent the request. Browsers from before 2023 send only
+// Origin.
+func (s *Server) isOwnPage(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site == "same-origin" || site == "" && r.Header.Get("Origin") == s.config.Issuer
 }
 
 // readConsent reads the app's request and the user. If it returns false, it has already written the response.

@@ -65,6 +65,20 @@ func TestForgedApprovals(t *testing.T) {
 	}
 	// A browser may send Origin without Sec-Fetch-Site.
 	oldBrowser := i.adaBrowser()
+	outdated := oldBrowser.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
+	outdated.Set("proof", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+	for _, c := range []struct {
+		origin, site string
+		want         int
+	}{
+		{"https://velocity.quest", "", http.StatusOK}, {"https://velocity.quest", "cross-site", http.StatusForbidden},
+		{"https://velocity.quest", "same-site", http.StatusForbidden}, {"https://velocity.quest:8443", "", http.StatusForbidden},
+		{"https://evil.example", "", http.StatusForbidden}, {"null", "", http.StatusForbidden}, {"", "", http.StatusForbidden},
+	} {
+		if p := oldBrowser.do(t, "POST", i.request(), outdated, "Origin", c.origin, "Sec-Fetch-Site", c.site); p.status != c.want || p.location != nil {
+			t.Errorf("an outdated form, %+v: %d to %v", c, p.status, p.location)
+		}
+	}
 	if q := expectRedirect(t, oldBrowser.do(t, "POST", i.request(), oldBrowser.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}

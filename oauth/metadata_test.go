@@ -103,6 +103,7 @@ func TestResourceMetadata(t *testing.T) {
 		"/mcp":                 "https://velocity.quest/mcp",
 		"/api/issues/7":        "https://velocity.quest/api/issues/7",
 		"/a%22b%3C?tenant=x&y": "https://velocity.quest/a%22b%3C?tenant=x&y",
+		"/mcp/?a;b":            "https://velocity.quest/mcp/?a;b",
 	} {
 		answer, err := http.Get(i.URL + "/.well-known/oauth-protected-resource" + path)
 		if err != nil {

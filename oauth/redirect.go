@@ -37,7 +37,8 @@ func CheckRedirectURI(uri string, development bool) error {
 	case strings.ContainsFunc(u.Path, unicode.IsControl):
 		return errors.New("its path has control characters")
 	}
-	query, err := url.ParseQuery(u.RawQuery)
+	// A ";" is an ordinary character, but some servers read it as "&". So a name after it must not be reserved either.
+	query, err := url.ParseQuery(strings.ReplaceAll(u.RawQuery, ";", "&"))
 	if err != nil {
 		return errors.New("its query is malformed")
 	}

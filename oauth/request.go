@@ -63,14 +63,14 @@ func formParameters(body string) (parameters, error) {
 func escapeSemicolons(form string) string { return strings.ReplaceAll(form, ";", "%3B") }
 
 // withSemicolons returns a handler that accepts a raw ";" in a query. In contrast, http.AllowQuerySemicolons ends the value there.
-func withSemicolons(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+func withSemicolons(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.RawQuery, ";") {
 			r = r.Clone(r.Context())
 			r.URL.RawQuery = escapeSemicolons(r.URL.RawQuery)
 		}
-		h.ServeHTTP(w, r)
-	})
+		h(w, r)
+	}
 }
 
 func jsonParameters(body []byte) (parameters, error) {

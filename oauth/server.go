@@ -113,9 +113,9 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
 	mux.HandleFunc("GET "+resourcePath, s.resource)
 	mux.HandleFunc("GET "+resourcePath+"/", s.resource)
-	mux.HandleFunc("GET "+consentPath, s.withAddressLimit(s.consent))
-	mux.HandleFunc("POST "+consentPath, s.withAddressLimit(s.decide))
-	return withSemicolons(mux)
+	mux.HandleFunc("GET "+consentPath, withSemicolons(s.withAddressLimit(s.consent)))
+	mux.HandleFunc("POST "+consentPath, withSemicolons(s.withAddressLimit(s.decide)))
+	return mux
 }
 
 // appEndpoint returns the handler of an endpoint for apps. The handler limits the requests of each address, and writes the

@@ -155,7 +155,6 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		"no colon":      {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(i.public.ID))},
 		"not Basic":     {"Authorization", "Bearer x"},
 		"not decodable": {"Authorization", basic("%zz", "x")},
-		"two headers":   {"Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal()), "Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal())},
 	} {
 		r := i.send(t, "/api/oauth/token", i.exchangeForm(t, i.confidential).withValue("client_id", ""), header...)
 		if r.status != 401 || r.text("error") != "invalid_client" || !strings.HasPrefix(r.header.Get("WWW-Authenticate"), "Basic ") {
@@ -163,11 +162,15 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		}
 	}
 	credentials := basic(i.confidential.ID, i.confidentialSecret.Reveal())
-	for name, request := range map[string]form{
-		"two secrets": i.exchangeForm(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal()),
-		"two clients": i.exchangeForm(t, i.confidential).withValue("client_id", i.public.ID),
+	for name, c := range map[string]struct {
+		request form
+		header  []string
+	}{
+		"two secrets": {i.exchangeForm(t, i.confidential).withValue("client_secret", i.confidentialSecret.Reveal()), []string{"Authorization", credentials}},
+		"two clients": {i.exchangeForm(t, i.confidential).withValue("client_id", i.public.ID), []string{"Authorization", credentials}},
+		"two headers": {i.exchangeForm(t, i.confidential), []string{"Authorization", credentials, "Authorization", credentials}},
 	} {
-		if r := i.send(t, "/api/oauth/token", request, "Authorization", credentials); r.status != 400 || r.text("error") != "invalid_request" {
+		if r := i.send(t, "/api/oauth/token", c.request, c.header...); r.status != 400 || r.text("error") != "invalid_request" {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}

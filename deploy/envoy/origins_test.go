@@ -15,8 +15,14 @@ const listedOrigin = "https://app.example"
 
 // The issuer's paths that scripts of listed origins may use, and those that no script of another origin may use.
 var (
-	openPaths   = []string{"/api/oauth/token", "/api/oauth/revoke", "/.well-known/oauth-authorization-server"}
-	closedPaths = []string{"/oauth/consent", "/oauth/consent?client_id=x", "/api/oauth/introspect"}
+	openPaths = []string{
+		"/api/oauth/token", "/api/oauth/revoke", "/.well-known/oauth-authorization-server",
+		"/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp/",
+	}
+	closedPaths = []string{ // Envoy normalises some of these paths
+		"/oauth/consent", "/oauth/consent?client_id=x", "//oauth//consent", "/oauth/%63onsent", "/oauth/x/../consent", `/oauth\consent`,
+		"/api/oauth/introspect", "/api/oauth/%69ntrospect",
+	}
 )
 
 // corsHeaders returns the response's headers that a browser evaluates before it shows the response to a script.

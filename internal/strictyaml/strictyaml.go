@@ -92,7 +92,7 @@ func rewrite(text string, v any) string {
 func describeType(goType string) string {
 	switch {
 	case goType == "time.Duration":
-		return "a duration, such as 200ms or 5s"
+		return "a duration with a unit, such as 200ms or 0s"
 	case goType == "bool":
 		return "true or false"
 	case strings.HasPrefix(goType, "int"):

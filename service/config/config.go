@@ -273,7 +273,7 @@ func setScalar(v reflect.Value, text string) error {
 	case *time.Duration:
 		d, err := time.ParseDuration(text)
 		if err != nil {
-			return fmt.Errorf("%q is not a duration, such as 200ms or 5s", text)
+			return fmt.Errorf("%q is not a duration with a unit, such as 200ms or 0s", text)
 		}
 		*target = d
 	case *bool:

@@ -227,7 +227,7 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{name: "a key twice", file: "listen: {}\nlisten: {}\n", want: "line 2"},
 		{name: "a second document", file: "listen: {}\n---\nlisten: {}\n", want: "second document"},
 		{name: "a syntax error of YAML", file: "listen: {\n", want: "line"},
-		{name: "an invalid duration", file: "listen:\n  drain: soon\n", want: "line 2: `soon` is not a duration, such as 200ms or 5s"},
+		{name: "an invalid duration", file: "listen:\n  drain: soon\n", want: "line 2: `soon` is not a duration with a unit, such as 200ms or 0s"},
 		{name: "an invalid number", file: "database:\n  max_open_connections: many\n", want: "line 2: `many` is not a whole number"},
 		{name: "an invalid boolean", file: "forward_credential: perhaps\n", want: "line 1: `perhaps` is not true or false"},
 		{name: "an unknown log level", file: "log: {level: loud}\n", want: "loud"},
@@ -257,7 +257,7 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{name: "a header that no policy may set", file: shop + "    upstream_headers: [x-shop]\n", want: `apis.my-shop.upstream_headers[0]: "x-shop" is the API's workspace header`},
 		{name: "an unknown environment", file: strings.Replace(shop, "shop_}", "shop_, environment: test}", 1), want: `apis.my-shop.credentials[0].environment: "test" is neither live nor sandbox`},
 
-		{name: "a variable with an invalid duration", environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=200"}, want: `KEYWICKET_DATABASE_LOOKUP_TIMEOUT: "200" is not a duration, such as 200ms or 5s`},
+		{name: "a variable with an invalid duration", environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=200"}, want: `KEYWICKET_DATABASE_LOOKUP_TIMEOUT: "200" is not a duration with a unit, such as 200ms or 0s`},
 		{name: "a variable with an invalid number", environ: []string{"KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS=8.5"}, want: `KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS: "8.5" is not a whole number`},
 		{name: "a variable with an invalid boolean", environ: []string{"KEYWICKET_FORWARD_CREDENTIAL=perhaps"}, want: `KEYWICKET_FORWARD_CREDENTIAL: "perhaps" is not true or false`},
 		{name: "an empty listen address", file: "listen: {grpc: ''}", want: `listen.grpc: empty; write host:port or unix:///path`},

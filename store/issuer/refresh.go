@@ -11,10 +11,6 @@ import (
 	"github.com/keywicket/keywicket/store/lookup"
 )
 
-// MaxUnusedRefreshTokens is the maximum number of unused refresh tokens of one grant. A repeated use of a refresh token creates a
-// further unused token. If a grant then has more unused tokens, the issuer deletes the oldest of them.
-const MaxUnusedRefreshTokens = 20
-
 // RefreshRequest is an app's request for new tokens.
 type RefreshRequest struct {
 	Token  authz.Secret
@@ -30,8 +26,9 @@ type RefreshRequest struct {
 // be used. The error is [ErrGrant] if the token is unknown, expired, used or revoked, or belongs to another client.
 //
 // The client may use a token again within the reuse window, as long as no successor of the token has been used. It then gets one
-// more successor. Each successor can be refreshed independently, so that two tabs of an app can go on. A second use that is later,
-// or by another client, or of an older token, revokes the grant with all successors.
+// more successor. Each successor can be refreshed independently, so that two tabs of an app can go on. No number of uses ends another
+// successor, because its holder must be able to revoke the grant. A second use that is later, or by another client, or of an older
+// token, revokes the grant with all successors.
 func (i *Issuer) Refresh(
 	ctx context.Context, request RefreshRequest, choose func(granted []string) ([]string, error),
 ) (TokenPair, error) {
@@ -77,10 +74,8 @@ func (i *Issuer) Refresh(
 		if row.HasParent {
 			parent = digest[:]
 		}
-		if issued, err = row.issue(ctx, tx, request.Format, scopes, parent); err == nil && repeated {
-			issued.Repeated = true
-			err = row.deleteSurplus(ctx, tx)
-		}
+		issued, err = row.issue(ctx, tx, request.Format, scopes, parent)
+		issued.Repeated = repeated
 		return nil, err
 	})
 	if err != nil {
@@ -101,13 +96,4 @@ func isRepeatable(ctx context.Context, tx *sqlx.Tx, digest authz.Digest, window 
 		JOIN keywicket.oauth_refresh_tokens successor ON successor.grant_id = r.grant_id AND successor.parent = r.digest
 		WHERE r.digest = $1`, digest[:], window.Seconds())
 	return repeatable, err
-}
-
-// deleteSurplus deletes the oldest unused refresh tokens of the grant, except [MaxUnusedRefreshTokens].
-func (s grantState) deleteSurplus(ctx context.Context, tx *sqlx.Tx) error {
-	_, err := tx.ExecContext(ctx, `
-		DELETE FROM keywicket.oauth_refresh_tokens WHERE digest IN (
-			SELECT digest FROM keywicket.oauth_refresh_tokens WHERE grant_id = $1 AND used_at IS NULL
-			ORDER BY expires_at DESC OFFSET $2)`, s.Grant, MaxUnusedRefreshTokens)
-	return err
 }

@@ -204,22 +204,22 @@ func TestRepeatedUseSelectsItsScopes(t *testing.T) {
 	}
 }
 
-// The number of a grant's unused refresh tokens is limited. The oldest unused tokens are deleted first, and using them later does
-// not revoke the grant.
-func TestUnusedRefreshTokensAreBounded(t *testing.T) {
+// A refresh token is used many times within the window. Each successor stays valid, however many there are. So an app can still revoke
+// the grant, even if a thief has used the token many times in the meantime.
+func TestManyUsesEndNoSuccessor(t *testing.T) {
 	g := storetest.NewGrantFixture(t)
 	first := g.ExchangeCode(t, g.NewCode(t))
-	var successors []authz.Secret
-	for range issuer.MaxUnusedRefreshTokens + 5 {
-		successors = append(successors, storetest.Must(g.RefreshWithin(t, window, first.Refresh)).Refresh)
+	one := storetest.Must(g.RefreshWithin(t, window, first.Refresh))
+	for range 30 {
+		storetest.Must(g.RefreshWithin(t, window, first.Refresh))
 	}
-	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM keywicket.oauth_refresh_tokens WHERE used_at IS NULL`); n != issuer.MaxUnusedRefreshTokens {
-		t.Errorf("the grant has %d unused refresh tokens", n)
+	if next, err := g.RefreshWithin(t, window, one.Refresh); err != nil || next.Repeated {
+		t.Errorf("the first successor: %+v, %v", next, err)
 	}
-	for n, successor := range successors {
-		_, err := g.RefreshWithin(t, window, successor)
-		if want := n >= 5; (err == nil) != want || errors.Is(err, issuer.ErrReused) {
-			t.Errorf("successor %d: %v", n, err)
-		}
+	if grant, err := g.Revoke(t.Context(), one.Refresh, g.App.ID); err != nil || grant != first.Grant {
+		t.Errorf("revoked the grant %q, %v", grant, err)
+	}
+	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM keywicket.oauth_grants WHERE revoked_at IS NULL`); n != 0 {
+		t.Error("the grant is not revoked")
 	}
 }

@@ -81,8 +81,6 @@ var DocumentedAPIs = map[string]API{
 			"GET /oauth/consent", "POST /oauth/consent", "POST /api/oauth/token", "POST /api/oauth/revoke",
 			"POST /api/oauth/introspect", "GET /.well-known/oauth-authorization-server", "GET /healthz",
 			"GET /.well-known/oauth-protected-resource", "GET /.well-known/oauth-protected-resource/{}",
-			"GET /.well-known/oauth-protected-resource/{}/{}", "GET /.well-known/oauth-protected-resource/{}/{}/{}",
-			"GET /.well-known/oauth-protected-resource/{}/{}/{}/{}",
 		},
 		unlisted: []string{"GET /api/secrets", "DELETE /api/workspace", "GET /api/issues/", "PUT /oauth/consent"},
 		Descriptions: map[string]string{

@@ -43,8 +43,10 @@ test_oauth_endpoints_are_public if {
 
 test_metadata_is_public if {
 	metadata := "GET /.well-known/oauth-protected-resource"
-	every path in ["", "/mcp", "/api/issues", "/api/issues/7", "/api/issues/7/comments"] {
+	every path in ["", "/mcp", "/mcp/", "/api/issues/7/comments", "/a/b/c/d/e/f"] {
 		keywicket.decision.allow with input as fixture.anonymous("velocity", concat("", [metadata, path]))
 	}
-	not keywicket.decision.allow with input as fixture.anonymous("velocity", concat("", [metadata, "/1/2/3/4/5"]))
+	every path in ["s", "-x/mcp"] {
+		not keywicket.decision.allow with input as fixture.anonymous("velocity", concat("", [metadata, path]))
+	}
 }
