@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -14,8 +13,6 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/policies"
 )
-
-var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form of methods in the policy's tables
 
 // fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. If the result
 // `otherAPI` is true, the route belongs to another API, and no step for this API would help.
@@ -37,9 +34,6 @@ func (m *simulation) fixRoute(ctx context.Context) (s step, otherAPI bool, err e
 	spelling, err := m.fixSpelling(ctx, path)
 	if spelling != "" || err != nil {
 		return step{corrects, spelling}, false, err
-	}
-	if !methodForm.MatchString(m.method) {
-		return step{corrects, fmt.Sprintf("%q is not a method: use capitals, such as GET", m.method)}, false, nil
 	}
 	row, unsupported := proposedRow(m.explainer.Tables()[m.api].Routes, m.input.Segments())
 	if unsupported != "" {
@@ -112,7 +106,7 @@ func (m *simulation) fixSpelling(ctx context.Context, path string) (string, erro
 		slash = without
 	}
 	for _, other := range []string{path, slash, strings.ToLower(path), strings.ToLower(slash)} {
-		explanation, err := m.findRoute(ctx, m.api, strings.ToUpper(m.method), other)
+		explanation, err := m.findRoute(ctx, m.api, m.method, other)
 		if err != nil {
 			return "", err
 		}

@@ -312,6 +312,7 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 	}
 	err := r.db.GetContext(ctx, &row, `
 		SELECT t.id, a.api, a.name, 'oauth_token' AS kind, 'live' AS environment, t.scopes, g.user_id, t.created_at, `+expiresAt+`,
+		       LEAST(t.revoked_at, g.revoked_at, a.revoked_at) AS revoked_at,
 		       ARRAY(SELECT workspace_id FROM keywicket.oauth_grant_workspaces gw WHERE gw.grant_id = g.id) AS granted
 		FROM keywicket.oauth_access_tokens t
 		JOIN keywicket.oauth_grants g ON g.id = t.grant_id

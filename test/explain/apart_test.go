@@ -19,7 +19,8 @@ func TestExplainKeepsRestoringAndWideningApart(t *testing.T) {
 		harness.Keywicket[registry.Member](t, d.Stack, "member", "set", "--workspace", home.Slug, "--user", u.ID, "--role", role)
 		return u.ID
 	}
-	ada, eve, bob := user("owner"), user("guest"), user("member")
+	ada, eve, bob, cat := user("owner"), user("guest"), user("member"), user("admin")
+	nowhere := registry.Workspace{ID: "nowhere", Slug: "nowhere"}
 	const (
 		expire = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() WHERE id = $1`
 		revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
@@ -64,15 +65,20 @@ func TestExplainKeepsRestoringAndWideningApart(t *testing.T) {
 		fix, widen  string
 	}{
 		// One proposal.
-		"missing scope":       {"POST /api/issues", token("vel_", home.Slug, "issues:read", ""), home, create("vel_", ofHome, "issues:read,issues:write"), ""},
-		"revoked":             {"GET /api/issues", token("vel_", home.Slug, "issues:read", revoke), home, create("vel_", ofHome, "issues:read"), ""},
-		"role too low":        {"POST /api/issues", token("velu_", eve, "issues:write", ""), home, setMember(home, eve, "member"), ""},
-		"no member":           {"POST /api/issues", token("velu_", eve, "issues:write", ""), other, setMember(other, eve, "member"), ""},
-		"banned":              {"GET /api/issues", token("velu_", bob, "issues:read", ""), home, banned, ""},
-		"revoked, no header":  {"GET /api/issues", token("velu_", ada, "issues:read", revoke), registry.Workspace{}, create("velu_", "--user "+ada, "issues:read") + "; then send the header x-workspace-slug: " + home.Slug, ""},
-		"banned, no header":   {"GET /api/issues", token("velu_", bob, "issues:read", ""), registry.Workspace{}, banned + "; then send the header x-workspace-slug: " + home.Slug, ""},
-		"banned and revoked":  {"GET /api/issues", token("velu_", bob, "issues:read", revoke), home, banned + "; then " + create("velu_", "--user "+bob, "issues:read"), ""},
-		"banned, not allowed": {"GET /api/issues", appToken(bob, "issues:read", ""), home, banned, ""},
+		"missing scope":        {"POST /api/issues", token("vel_", home.Slug, "issues:read", ""), home, create("vel_", ofHome, "issues:read,issues:write"), ""},
+		"revoked":              {"GET /api/issues", token("vel_", home.Slug, "issues:read", revoke), home, create("vel_", ofHome, "issues:read"), ""},
+		"role too low":         {"POST /api/issues", token("velu_", eve, "issues:write", ""), home, setMember(home, eve, "member"), ""},
+		"no member":            {"POST /api/issues", token("velu_", eve, "issues:write", ""), other, setMember(other, eve, "member"), ""},
+		"banned":               {"GET /api/issues", token("velu_", bob, "issues:read", ""), home, banned, ""},
+		"revoked, no header":   {"GET /api/issues", token("velu_", ada, "issues:read", revoke), registry.Workspace{}, create("velu_", "--user "+ada, "issues:read") + "; then send the header x-workspace-slug: " + home.Slug, ""},
+		"banned, no header":    {"GET /api/issues", token("velu_", bob, "issues:read", ""), registry.Workspace{}, banned + "; then send the header x-workspace-slug: " + home.Slug, ""},
+		"banned and revoked":   {"GET /api/issues", token("velu_", bob, "issues:read", revoke), home, banned + "; then " + create("velu_", "--user "+bob, "issues:read"), ""},
+		"banned, not allowed":  {"GET /api/issues", appToken(bob, "issues:read", ""), home, banned, ""},
+		"app: banned, revoked": {"GET /api/issues", appToken(bob, "issues:read", revoke), home, banned + "; then " + again + ", unless the app itself was revoked", ""},
+		"app: left, unknown workspace": {"GET /api/issues", appToken(cat, "issues:read", ""), nowhere,
+			"send the header x-workspace-slug: " + home.Slug + "; then " + setMember(home, cat, "guest"), ""},
+		"app: expired, left, unknown workspace": {"POST /api/issues", appToken(cat, "issues:write", expire), nowhere,
+			"the app has to refresh the token; then send the header x-workspace-slug: " + home.Slug + "; then " + setMember(home, cat, "member"), ""},
 		// Two proposals.
 		"expired, missing scope":   {"POST /api/issues", token("vel_", home.Slug, "issues:read", expire), home, create("vel_", ofHome, "issues:read") + " --expires-in 1d", "instead of that token: " + create("vel_", ofHome, "issues:read,issues:write") + " --expires-in 1d"},
 		"revoked, missing scope":   {"POST /api/issues", token("vel_", home.Slug, "issues:read", revoke), home, create("vel_", ofHome, "issues:read"), "instead of that token: " + create("vel_", ofHome, "issues:read,issues:write")},
@@ -94,6 +100,9 @@ func TestExplainKeepsRestoringAndWideningApart(t *testing.T) {
 		"app: missing scope and grant": {"GET /api/projects", appToken(ada, "issues:read", ""), other, again + "; the app has to request projects:read; the user has to choose .*", ""},
 	}
 	db.MustExec(`UPDATE keywicket.users SET banned_until = '2099-01-02 03:04:05Z' WHERE id = $1`, bob)
+	if err := d.Registry.RemoveMember(t.Context(), home.Slug, cat); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range cases {
 		args := append(append([]string{"explain"}, strings.Fields(c.line)...), "--token-id", c.token)
 		if c.workspace.ID != "" {
