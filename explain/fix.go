@@ -41,8 +41,6 @@ func (m *simulation) fix(ctx context.Context) (fix, widen string, err error) {
 	switch {
 	case steps != nil:
 		steps = append(steps, after...)
-	case m.token.Kind == authz.KindOAuthToken:
-		steps = m.consentSteps()
 	default:
 		steps = []step{{corrects, m.noFix()}}
 	}

@@ -11,8 +11,8 @@ import (
 // isGranted reports whether the user has granted the app access to the workspace.
 func (m *simulation) isGranted(workspace string) bool { return slices.Contains(m.granted, workspace) }
 
-// memberships returns the memberships of the token's user. For an app's access token, it returns the granted workspaces instead. If
-// the user has left one of them, its role is empty.
+// memberships returns the memberships of the token's user. For an app's access token, it also returns the granted workspaces that the
+// user has left, with an empty role.
 func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error) {
 	user := m.principal().UserID
 	switch {
@@ -35,7 +35,7 @@ func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error
 	}
 	var list []authz.Membership
 	for _, w := range workspaces {
-		if roles[w.ID] != "" && m.token.Kind != authz.KindOAuthToken || m.isGranted(w.ID) {
+		if roles[w.ID] != "" || m.isGranted(w.ID) {
 			list = append(list, authz.Membership{ID: w.ID, Slug: w.Slug, Role: roles[w.ID], Attributes: w.Attributes})
 		}
 	}
