@@ -103,7 +103,13 @@ func TestExplainKeepsRestoringAndWideningApart(t *testing.T) {
 		"app: nothing granted, unknown workspace": {"GET /api/issues", noWorkspace, nowhere, again + "; the user has to choose the workspace " + other.Slug + "; then send the header x-workspace-slug: " + other.Slug, ""},
 		"app: nothing granted":                    {"GET /api/issues", noWorkspace, registry.Workspace{}, again + "; the user has to choose the workspace " + other.Slug, ""},
 		"app: another API":                        {"GET /api/v1/tags", noWorkspace, registry.Workspace{}, "the token is for velocity: keywicket token create --prefix sk_live_ --workspace W --name=Planner --scope tags:read.*; then send the header x-workspace-id: W", ""},
-		"app: no route, not granted":              {"GET /api/issues/", appToken(dan, "issues:read", "", home.Slug), other, again + "; the user has to choose the workspace " + other.Slug + "; then the table has GET /api/issues .*", ""},
+		// A misspelled path: the fix is for the route that the table has.
+		"misspelled, missing scope":        {"POST /api/issues/", token("vel_", home.Slug, "issues:read", ""), home, "the table has POST /api/issues .*; then " + create("vel_", ofHome, "issues:read,issues:write"), ""},
+		"misspelled, about the user":       {"GET /api/user/", token("velu_", ada, "user:read", ""), other, "the table has GET /api/user .*; then send no x-workspace-slug header.*", ""},
+		"misspelled, public":               {"GET /Healthz", token("vel_", home.Slug, "issues:read", revoke), home, "the table has GET /healthz .*these slashes", ""},
+		"app: misspelled, about the user":  {"GET /api/user/", appToken(dan, "user:read", ""), registry.Workspace{}, "the table has GET /api/user .*these slashes", ""},
+		"no credential, unknown workspace": {"GET /api/issues", "", nowhere, "send a token: keywicket token create --prefix vel_ --workspace W --name=NAME --scope issues:read; then send the header x-workspace-slug: W", ""},
+		"app: no route, not granted":       {"GET /api/issues/", appToken(dan, "issues:read", "", home.Slug), other, "the table has GET /api/issues .*; then " + again + "; the user has to choose the workspace " + other.Slug, ""},
 	}
 	db.MustExec(`UPDATE keywicket.users SET banned_until = '2099-01-02 03:04:05Z' WHERE id = $1`, bob)
 	harness.Keywicket[registry.Member](t, d.Stack, "member", "set", "--workspace", other.Slug, "--user", dan, "--role", "guest")
@@ -113,7 +119,10 @@ func TestExplainKeepsRestoringAndWideningApart(t *testing.T) {
 		}
 	}
 	for name, c := range cases {
-		args := append(append([]string{"explain"}, strings.Fields(c.line)...), "--token-id", c.token)
+		args := append([]string{"explain"}, strings.Fields(c.line)...)
+		if c.token != "" {
+			args = append(args, "--token-id", c.token)
+		}
 		if strings.Contains(c.line, "/v1/") {
 			args = append(args, "--api", "velaflows")
 		}
