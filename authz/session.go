@@ -24,6 +24,8 @@ type VerifiedSession struct {
 	// AAL is the authenticator assurance level in Supabase's terms: aal1 after one factor, aal2 after two. Empty: the token has no
 	// assurance level.
 	AAL string
+	// Expires is the value of the claim exp; zero if Denial is set. The leeway is not included.
+	Expires time.Time
 	// Denial is ReasonMalformed, ReasonExpired, ReasonUnknown, ReasonUnsupportedAlgorithm or ReasonAppToken; empty for a valid
 	// token.
 	Denial Reason

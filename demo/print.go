@@ -12,10 +12,7 @@ import (
 	"github.com/keywicket/keywicket/internal/shell"
 )
 
-const (
-	summaryLines   = 23  // with one line of `make` and one of the command, `make demo` prints at most 25 lines
-	summaryColumns = 100 // the width of a terminal
-)
+const summaryColumns = 100 // the width of a terminal
 
 // PrintSummary writes the addresses, six requests, and where everything else is. With a user's own policies, it sends the six requests
 // first, because only the policies know the answers.
@@ -42,15 +39,9 @@ func (d *Demo) PrintSummary(ctx context.Context, w io.Writer) error {
 		"# paste this in a second terminal before you create keys with bin/keywicket token create",
 		d.export(),
 	})
-	room := summaryLines - len(lines) - len(tail) - 2*len(requests) // for the second and further lines of commands
 	for _, r := range requests {
 		lines = append(lines, fmt.Sprintf("# %s: %s", r.Want, notSpecial.Replace(r.Why)))
-		command := wrap(d.curl(r))
-		if len(command)-1 > room { // the terminal wraps this command
-			command = []string{strings.Join(d.curl(r), " ")}
-		}
-		room -= len(command) - 1
-		lines = append(lines, command...)
+		lines = append(lines, wrap(d.curl(r))...)
 	}
 	_, err := fmt.Fprintln(w, strings.Join(append(lines, tail...), "\n"))
 	return err

@@ -18,7 +18,11 @@ func summary(t *testing.T, d *demo.Demo) string {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	if len(lines) > 23 {
+	limit := 23 // with one line of `make` and one of the command, `make demo` prints at most 25 lines
+	if strings.Contains(out.String(), "The tour of the samples does not apply") {
+		limit += 6 // each request may need a second line
+	}
+	if len(lines) > limit {
 		t.Errorf("%d lines", len(lines))
 	}
 	return out.String()

@@ -55,7 +55,9 @@ func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error
 	case c.TokenID != "":
 		m.token, err = m.registry.Token(ctx, c.TokenID)
 		if errors.Is(err, database.ErrNotFound) {
-			m.token, m.granted, err = m.registry.AccessToken(ctx, c.TokenID)
+			var found registry.AccessToken
+			found, err = m.registry.AccessToken(ctx, c.TokenID)
+			m.token, m.granted = found.Token, found.WorkspaceIDs
 		}
 	case c.User != "":
 		m.token, err = x.session(ctx, c)

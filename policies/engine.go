@@ -141,7 +141,11 @@ func newPolicy(
 	if err := analysis.CheckDefinitions(s, compiler); err != nil {
 		return p, err
 	}
-	p.reading = analysis.ReadingOf(analysis.ReferencesOf(compiler, false))
+	references := analysis.ReferencesOf(compiler, false)
+	if err := analysis.CheckInput(references); err != nil {
+		return p, err
+	}
+	p.reading = analysis.ReadingOf(references)
 	if p.uses, err = analysis.UsesOf(compiler); err != nil {
 		return p, err
 	}
@@ -155,7 +159,7 @@ func newPolicy(
 	if err != nil {
 		return p, err
 	}
-	references := analysis.ReferencesOf(compiler, p.index != nil)
+	references = analysis.ReferencesOf(compiler, p.index != nil)
 	p.readingWithRow = analysis.ReadingOf(references)
 	p.memory, p.memoryErr = newMemory(references, p.index)
 	return p, p.probe(ctx)

@@ -79,7 +79,7 @@ func TestPolicyThatAllowsMoreThanItAppearsToAllowIsRefused(t *testing.T) {
 // Explain returns the place of the rule that defines the denial.
 func TestExplainNamesTheDenialsRule(t *testing.T) {
 	dir := policytest.Copy(t)
-	policytest.Write(t, dir, "keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.host == \"x\"\n}\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"api.example\"\n}\n")
+	policytest.Write(t, dir, "keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"x\"\n}\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"api.example\"\n}\n")
 	e, err := policytest.Explainer(t, dir).Explain(t.Context(), policytest.Input())
 	if err != nil || e.Code != "PAYMENT_REQUIRED" || !strings.HasSuffix(e.Rule, "keywicket/own.rego:7") {
 		t.Errorf("%+v, %v", e, err)

@@ -32,17 +32,17 @@ type issuerVerifier struct {
 	counts  counts
 }
 
-func newIssuerVerifier(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) *issuerVerifier {
-	i := &issuerVerifier{format: f, salt: rand.Uint64(), clock: clock}
+func newIssuerVerifier(f authz.SessionFormat, c Config, log *slog.Logger) *issuerVerifier {
+	i := &issuerVerifier{format: f, salt: rand.Uint64(), clock: c.Clock}
 	if f.HS256Secret != "" {
 		i.methods = append(i.methods, jwt.SigningMethodHS256.Alg())
 	}
 	if f.JWKSURL != "" {
 		i.methods = append(i.methods, jwt.SigningMethodES256.Alg(), jwt.SigningMethodRS256.Alg())
-		i.keys = startKeyring(f.JWKSURL, f.JWKSMaxAge, log)
+		i.keys = startKeyring(f.JWKSURL, f.JWKSMaxAge, c.KeyWait, log)
 	}
 	i.parser = jwt.NewParser(jwt.WithValidMethods(i.methods), jwt.WithStrictDecoding(), jwt.WithExpirationRequired(),
-		jwt.WithIssuedAt(), jwt.WithIssuer(f.Issuer), jwt.WithAudience(f.Audience), jwt.WithLeeway(f.Leeway), jwt.WithTimeFunc(clock))
+		jwt.WithIssuedAt(), jwt.WithIssuer(f.Issuer), jwt.WithAudience(f.Audience), jwt.WithLeeway(f.Leeway), jwt.WithTimeFunc(c.Clock))
 	return i
 }
 

@@ -25,8 +25,7 @@ const (
 	// unknownKeyInterval is the minimum time between two fetches that unknown key ids cause. Without this minimum, a client could
 	// cause any number of fetches with forged key ids.
 	unknownKeyInterval = 30 * time.Second
-	// unknownKeyWait is the maximum time for which the check of a token with an unknown key id waits for the fetch. It is shorter
-	// than Envoy's timeout for the check.
+	// unknownKeyWait is the default of [Config.KeyWait].
 	unknownKeyWait = 200 * time.Millisecond
 	// retryDelay is the time between a failed fetch and the next fetch. A quarter of the maximum age is used instead if it is
 	// shorter.
@@ -41,6 +40,7 @@ const (
 type keyring struct {
 	url     string
 	maxAge  time.Duration
+	wait    time.Duration // see [Config.KeyWait]
 	client  *http.Client
 	log     *slog.Logger
 	started time.Time
@@ -63,9 +63,9 @@ type keyring struct {
 // flight is a fetch. done is closed when the fetch is complete.
 type flight struct{ done chan struct{} }
 
-func startKeyring(url string, maxAge time.Duration, log *slog.Logger) *keyring {
+func startKeyring(url string, maxAge, wait time.Duration, log *slog.Logger) *keyring {
 	k := &keyring{
-		url: url, maxAge: maxAge, log: log, started: time.Now(), retry: make(chan struct{}, 1),
+		url: url, maxAge: maxAge, wait: wait, log: log, started: time.Now(), retry: make(chan struct{}, 1),
 		client: &http.Client{
 			Timeout: fetchTimeout,
 			// Redirects are not followed, because keys must come only from the configured URL.
@@ -206,7 +206,7 @@ func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, er
 	if public := set.find(name); public != nil {
 		return key{name, public}, "", k.tooOld(set)
 	}
-	wait := time.NewTimer(unknownKeyWait)
+	wait := time.NewTimer(k.wait)
 	defer wait.Stop()
 	for range 2 { // twice, because the first fetch may have started before the issuer published the key
 		f := k.fetchUnknown()

@@ -197,6 +197,28 @@ func TestIssuerThatFails(t *testing.T) {
 	}
 }
 
+// With a long KeyWait, the first call of Verify waits for an issuer that answers slowly. If the fetch fails, Verify returns the cause.
+func TestKeyWait(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]string{http.StatusOK: "", http.StatusNotFound: "the issuer's public keys could not be fetched: the response has the status 404"} {
+		p := publish(t)
+		p.SetHandler(func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(500 * time.Millisecond) // longer than the default of KeyWait
+			w.WriteHeader(status)
+			_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public("ec", &ecKey.PublicKey)}})
+		})
+		apis := map[string]authz.API{api: {Session: authz.SessionFormat{Issuer: supabase.IssuerClaim, JWKSURL: p.URL}}}
+		v, err := session.New(session.Config{APIs: apis, KeyWait: time.Minute}, discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); denial != "" || (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("%d: %q, %v", status, denial, err)
+		}
+		v.Close()
+	}
+}
+
 // While an issuer does not answer, the check of a token with an unknown key waits at most unknownKeyWait. The check of a token
 // with a known key does not wait.
 func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {

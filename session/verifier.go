@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ type Config struct {
 	MaxBytes int64
 	// Clock is the wall clock for the time claims of tokens. Default: time.Now.
 	Clock func() time.Time
+	// KeyWait is the maximum time for which Verify waits for the issuer's public keys, if it has no key with the token's key id.
+	// Default: 200 ms, which is shorter than Envoy's timeout for a check.
+	KeyWait time.Duration
 }
 
 // Verifier verifies session tokens. The sidecar uses it as its [authz.Sessions]. It is safe for concurrent use.
@@ -37,6 +41,7 @@ func New(c Config, log *slog.Logger) (*Verifier, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
+	c.KeyWait = cmp.Or(c.KeyWait, unknownKeyWait)
 	v := &Verifier{issuers: make(map[string]*issuerVerifier)}
 	for name, api := range c.APIs {
 		format, err := api.Session.Complete()
@@ -45,7 +50,7 @@ func New(c Config, log *slog.Logger) (*Verifier, error) {
 			return nil, fmt.Errorf("apis.%s.session.%w", name, err)
 		}
 		if format.Issuer != "" {
-			v.issuers[name] = newIssuerVerifier(format, c.Clock, log.With("api", name))
+			v.issuers[name] = newIssuerVerifier(format, c, log.With("api", name))
 		}
 	}
 	if len(v.issuers) > 0 && c.MaxBytes > 0 {
@@ -81,7 +86,7 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 		if i.expired(cached.expires) {
 			return authz.VerifiedSession{Denial: authz.ReasonExpired}, nil
 		}
-		return authz.VerifiedSession{Session: cached.session, AAL: cached.aal}, nil
+		return authz.VerifiedSession{Session: cached.session, AAL: cached.aal, Expires: cached.expires}, nil
 	}
 	verified, denial, err := i.verify(ctx, token.Reveal())
 	switch {
@@ -95,7 +100,7 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 	i.counts.verified.Add(1)
 	verified.digest = digest
 	v.memory.set(verified)
-	return authz.VerifiedSession{Session: verified.session, AAL: verified.aal}, nil
+	return authz.VerifiedSession{Session: verified.session, AAL: verified.aal, Expires: verified.expires}, nil
 }
 
 // Ready returns an error until the keys of every issuer have been fetched once. Half a minute after the start, Ready returns only

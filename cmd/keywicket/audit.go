@@ -22,7 +22,7 @@ type auditCommand struct {
 type auditFilter struct {
 	Workspace string               `help:"Only changes in this workspace: id or slug." placeholder:"W"`
 	User      string               `help:"Only changes of this user and of what belongs to them: id or email." placeholder:"U"`
-	Object    string               `help:"Only changes of the object with this id." placeholder:"ID"`
+	Object    string               `help:"Only changes of the object with this id, such as a token's id from token list. A name or a visible prefix is no id." placeholder:"ID"`
 	Actor     string               `help:"Only changes by this actor: the id of a user, or a login of Postgres." placeholder:"A"`
 	Action    string               `help:"Only changes of this kind: create, change, revoke, restore, rotate, delete, import, truncate or expire." enum:",create,change,revoke,restore,rotate,delete,import,truncate,expire" default:"" placeholder:"ACTION"`
 	Since     *commandline.Instant `help:"Only changes at or after this RFC 3339 time." placeholder:"TIME"`

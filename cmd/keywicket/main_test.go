@@ -15,11 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/schema"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 // The tests share a temporary Postgres server. Each test has its own database, which is a copy of a migrated template.
@@ -98,6 +100,8 @@ func newDatabase(original string) (string, error) {
 //	keep NAME=key...         sets each variable NAME to the value of its key in the last printed object
 //	keep-token               sets $TOKEN, $ID, $PREFIX, and $SECRET, the part of the token after $PREFIX
 //	write FILE TEXT          writes the text into the file; \n and \r are line ends
+//	session-token FILE USER  writes the token of the session s1 into the file, signed with the secret of sessions.yaml
+//	sql STATEMENT            runs the statement in the script's database
 //	ready ADDRESS            waits until /readyz returns 200
 //
 // $ADDRESS is the host and port of the Postgres server, $TAKEN is an address in use, and $POLICIES is the folder of the built-in
@@ -110,7 +114,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"refused": refused, "database": createDatabase, "keep": keep, "keep-token": keepToken, "ready": ready,
-			"write": write,
+			"write": write, "session-token": sessionToken, "sql": runSQL,
 		},
 	})
 }
@@ -201,4 +205,21 @@ func ready(ts *testscript.TestScript, _ bool, args []string) {
 func write(ts *testscript.TestScript, _ bool, args []string) {
 	text := strings.NewReplacer(`\n`, "\n", `\r`, "\r").Replace(args[1])
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+func sessionToken(ts *testscript.TestScript, _ bool, args []string) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	claims := supabase.Claims(args[1], supabase.Fields{
+		"session_id": "s1", "iat": at, "amr": []supabase.Fields{{"method": "password", "timestamp": at}},
+		"exp": time.Date(2999, 1, 31, 12, 0, 0, 0, time.UTC).Unix(),
+	})
+	token := supabase.Sign(jose.HS256, []byte(strings.Repeat("0123456789-", 3)), "", claims)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))
+}
+
+func runSQL(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := database.Open(ts.Getenv("KEYWICKET_DATABASE_URL"))
+	ts.Check(err)
+	_, err = db.Exec(args[0])
+	ts.Check(errors.Join(err, db.Close()))
 }

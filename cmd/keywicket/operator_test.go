@@ -19,7 +19,8 @@ import (
 )
 
 // operatorCommands are command lines for each command of an operator, in an order in which all of them succeed. Words that start
-// with a dollar sign are values of earlier outputs. The key of stdin is a command, and the value is its standard input.
+// with a dollar sign are values of earlier outputs. The keys of operatorInput are command lines, and the values are their standard
+// inputs.
 var (
 	operatorCommands = []string{
 		"workspace create --slug acme --name Acme --id 64f1a2b3c4d5e6f7a8b9c0d1 --attributes {}",
@@ -38,6 +39,7 @@ var (
 		"token list --user ada --prefix velu_ --after $id",
 		"token import --prefix sk_live_ --api velaflows --format csv",
 		"token verify --api velocity",
+		"token verify",
 		"explain GET /api/issues --token-id $id --workspace acme --api velocity",
 		"explain GET /api/issues --user ada --policies-dir $policies",
 		"explain GET /api/issues --token-id app-token",
@@ -61,9 +63,10 @@ var (
 		"member remove --workspace acme --user ada --wait",
 	}
 	operatorInput = map[string]string{
-		"token import": "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
-		"token verify": "$token",
-		"explain --log-line": `{"msg":"decision","decision_id":"D","api":"velocity","method":"GET","route":"GET /api/issues","allow":true,` +
+		"token import --prefix sk_live_ --api velaflows --format csv": "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
+		"token verify --api velocity":                                 "$token",
+		"token verify":                                                "velo_0123456789abcdef",
+		"explain --log-line - --workspace acme": `{"msg":"decision","decision_id":"D","api":"velocity","method":"GET","route":"GET /api/issues","allow":true,` +
 			`"subject":"app-token","kind":"oauth_token"}`,
 	}
 )
@@ -75,7 +78,7 @@ INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, c
 	VALUES ('planner', 'velocity', 'Planner', '{https://planner.example/cb}', sha256('secret'), false);
 INSERT INTO keywicket.oauth_grants (id, app_id, user_id, scopes) VALUES ('planned', 'planner', 'grace', '{issues:read}');
 INSERT INTO keywicket.oauth_access_tokens (id, digest, grant_id, scopes, expires_at)
-	VALUES ('app-token', sha256('token'), 'planned', '{issues:read}', clock_timestamp() + interval '1 hour');
+	VALUES ('app-token', sha256('velo_0123456789abcdef'), 'planned', '{issues:read}', clock_timestamp() + interval '1 hour');
 INSERT INTO keywicket.world (number, world, told, verified_at, made_at) VALUES (1, '', true, 'epoch', 'epoch');`
 
 // A login with the role keywicket_operator can run every command except those of the servers and of migrations. The parser's model
@@ -187,10 +190,8 @@ func runOperatorCommands(t *testing.T, databaseURL string) error {
 				args[i] = value
 			}
 		}
-		for command, input := range operatorInput {
-			if strings.HasPrefix(line, command+" ") {
-				setStdin(t, cmp.Or(values[input], input))
-			}
+		if input, ok := operatorInput[line]; ok {
+			setStdin(t, cmp.Or(values[input], input))
 		}
 		var stdout, stderr bytes.Buffer
 		if status := run(t.Context(), append(args, "--output", "json", "--database-url", databaseURL), nil, &stdout, &stderr); status != 0 {

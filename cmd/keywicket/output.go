@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -23,6 +24,9 @@ func (s *invocation) print(data any, titles []string, rows [][]string) error {
 func printList[T any](s *invocation, list []T, titles []string, row func(T) []string) error {
 	if list == nil {
 		list = []T{}
+	}
+	if len(list) == 0 && !s.json {
+		fmt.Fprintln(s.stderr, "The list is empty.")
 	}
 	rows := make([][]string, len(list))
 	for i, item := range list {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/sidecars"
 )
 
 type sidecarCommand struct {
@@ -21,7 +22,7 @@ func (c *sidecarList) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	titles := []string{"ID", "VERSION", "POLICIES", "LEASE", "LAG", "SEEN", "ALIVE"}
-	return printList(s, all, titles, func(sidecar registry.Sidecar) []string {
+	return printList(s, all, titles, func(sidecar sidecars.Sidecar) []string {
 		alive := "no"
 		if sidecar.Alive {
 			alive = "yes"

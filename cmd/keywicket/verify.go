@@ -1,23 +1,25 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
+	"github.com/keywicket/keywicket/explain/verify"
 	"github.com/keywicket/keywicket/service/config"
-	"github.com/keywicket/keywicket/verify"
 )
 
 type tokenVerify struct {
-	API string `help:"The API that the token must be for. Default: any API." name:"api" placeholder:"NAME"`
+	API string `help:"The API that the token must be for. Default: any API. If several APIs accept sessions, --api is required for the token of a session." name:"api" placeholder:"NAME"`
 }
 
 func (*tokenVerify) Help() string {
-	return `Reads one token from standard input, and shows everything about it except the token. The exit status is 0 if a sidecar
-accepts the token now, and 1 if not. The token is no argument, because other users of the machine can see arguments.`
+	return `Reads one token from standard input, and shows everything about it except the token: a key, the access token of an app, or
+the token of a session. The exit status is 0 if a sidecar accepts the token now, and 1 if not. The token is no argument, because other
+users of the machine can see arguments.`
 }
 
 func (c *tokenVerify) Run(s *invocation, cfg config.Config) error {
@@ -82,16 +84,42 @@ func printVerified(s *invocation, v verify.Result) error {
 	fields := [][2]string{
 		{"good", good}, {"kind", string(v.Kind)}, {"api", v.API}, {"environment", string(v.Environment)}, {"prefix", v.Prefix},
 	}
-	if v.ID != nil {
-		owner := [2]string{"workspace"}
-		id := v.WorkspaceID
-		if id == nil {
-			owner[0], id = "user", v.UserID
-		}
-		owner[1] = fmt.Sprintf("%s (%s)", *id, *v.Owner)
-		fields = append(fields, [2]string{"id", *v.ID}, [2]string{"name", *v.Name}, owner, [2]string{"scopes", strings.Join(v.Scopes, " ")},
-			[2]string{"created", formatTime(v.CreatedAt)}, [2]string{"expires", formatTime(v.ExpiresAt)},
-			[2]string{"revoked", formatTime(v.RevokedAt)}, [2]string{"last used", formatTime(v.LastUsedAt)})
+	add := func(name, value string) { fields = append(fields, [2]string{name, value}) }
+	if v.ID == nil {
+		return printOne(s, v, fields...)
+	}
+	add("id", *v.ID)
+	if v.Name != nil {
+		add("name", *v.Name)
+	}
+	if v.App != nil {
+		add("app", fmt.Sprintf("%s (%s)", v.App.ClientID, v.App.Name))
+		add("grant", v.App.GrantID)
+	}
+	switch {
+	case v.WorkspaceID != nil:
+		add("workspace", fmt.Sprintf("%s (%s)", *v.WorkspaceID, *v.Owner))
+	case v.Owner == nil:
+		add("user", *v.UserID)
+	default:
+		add("user", fmt.Sprintf("%s (%s)", *v.UserID, *v.Owner))
+	}
+	if v.App != nil {
+		add("workspaces", cmp.Or(strings.Join(v.App.Workspaces, " "), "-"))
+	}
+	add("scopes", strings.Join(v.Scopes, " "))
+	if v.Session != nil {
+		add("started", formatTime(v.Session.StartedAt))
+		add("expires", formatTime(v.ExpiresAt))
+		add("aal", cmp.Or(v.Session.AAL, "-"))
+		add("second factor", map[bool]string{true: "enrolled", false: "not enrolled"}[v.Session.MFAEnrolled])
+		return printOne(s, v, fields...)
+	}
+	add("created", formatTime(v.CreatedAt))
+	add("expires", formatTime(v.ExpiresAt))
+	add("revoked", formatTime(v.RevokedAt))
+	if v.Name != nil { // the last use of the tokens of apps is not recorded
+		add("last used", formatTime(v.LastUsedAt))
 	}
 	return printOne(s, v, fields...)
 }

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -110,7 +111,7 @@ func (a API) changed(node any, original string) any {
 	return node
 }
 
-// IssuerPaths returns the paths whose requests Envoy sends to the OAuth issuer.
+// IssuerPaths returns the paths whose requests Envoy sends to the OAuth issuer. Some of them also stand for all paths below.
 func IssuerPaths() (paths []string, err error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(file, &document); err != nil {
@@ -120,14 +121,17 @@ func IssuerPaths() (paths []string, err error) {
 		"virtual_hosts", "routes")
 	for _, node := range routes {
 		var r struct {
-			Match struct{ Path, Prefix string }
+			Match struct {
+				Path                string
+				PathSeparatedPrefix string `yaml:"path_separated_prefix"`
+			}
 			Route struct{ Cluster string }
 		}
 		if err := node.Decode(&r); err != nil {
 			return nil, fmt.Errorf("read the routes of envoy.yaml: %w", err)
 		}
 		if r.Route.Cluster == "issuer" {
-			paths = append(paths, r.Match.Path+r.Match.Prefix)
+			paths = append(paths, cmp.Or(r.Match.Path, r.Match.PathSeparatedPrefix))
 		}
 	}
 	return paths, nil

@@ -63,7 +63,8 @@ func TestRenderAPIs(t *testing.T) {
 
 func TestIssuerPaths(t *testing.T) {
 	paths, err := bootstrap.IssuerPaths()
-	if err != nil || !slices.Contains(paths, "/oauth/consent") || !slices.Contains(paths, "/api/oauth/token") || slices.Contains(paths, "/") {
+	if err != nil || !slices.Contains(paths, "/oauth/consent") || !slices.Contains(paths, "/api/oauth/token") ||
+		!slices.Contains(paths, "/.well-known/oauth-protected-resource") || slices.Contains(paths, "/") || slices.Contains(paths, "") {
 		t.Errorf("%q, %v", paths, err)
 	}
 }

@@ -32,11 +32,22 @@ type Line struct {
 	WorkspaceID string       `json:"workspace_id"` // empty: no workspace was granted
 }
 
-// Parse reads one line. The errors do not quote the line.
+// Parse reads one line of the decision log. Other lines, such as those of Envoy's access log, are allowed beside it. The errors do not
+// quote a line.
 func Parse(text []byte) (Line, error) {
 	text = bytes.TrimSpace(text)
 	if bytes.ContainsRune(text, '\n') {
-		return Line{}, errors.New("give one line of the decision log, not several")
+		var decisions [][]byte
+		for line := range bytes.Lines(text) {
+			var l Line
+			if json.Unmarshal(line, &l) == nil && l.Msg == "decision" {
+				decisions = append(decisions, bytes.TrimSpace(line))
+			}
+		}
+		if len(decisions) != 1 {
+			return Line{}, fmt.Errorf("%d of the lines are of the decision log: give only one, for example with grep DECISION_ID", len(decisions))
+		}
+		text = decisions[0]
 	}
 	if _, err := strictjson.Object(text); err != nil {
 		return Line{}, errors.New("the line is not a JSON object: copy a whole line of the decision log, written with log.format: json")

@@ -41,6 +41,23 @@ func TestRequestOfALine(t *testing.T) {
 	}
 }
 
+// A log that Envoy and the sidecar share has two lines with one decision_id.
+func TestParseFindsTheDecisionAmongOtherLines(t *testing.T) {
+	const decision = `{"msg":"decision","decision_id":"D1","route":"GET /a","allow":true}` + "\n"
+	const others = `{"decision_id":"D1","status":403}` + "\nLOG:  started\n"
+	for text, want := range map[string]string{
+		others + decision:            "",
+		decision + others:            "",
+		others:                       "0 of the lines are of the decision log: give only one, for example with grep DECISION_ID",
+		decision + others + decision: "2 of the lines are of the decision log: give only one, for example with grep DECISION_ID",
+	} {
+		l, err := logline.Parse([]byte(text))
+		if want == "" && (err != nil || l.DecisionID != "D1") || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%q: got %+v, %v, want %q", text, l, err, want)
+		}
+	}
+}
+
 // FuzzParse checks that a request of a line has a path that Envoy does not refuse.
 func FuzzParse(f *testing.F) {
 	f.Add(`{"msg":"decision","decision_id":"D1","api":"one","method":"GET","route":"GET /a/{b}/caf%C3%A9","allow":true}`)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"regexp"
 	"strings"
 
@@ -26,14 +27,14 @@ func Decode(text []byte, v any) error {
 		return nil
 	case errors.As(err, &typeErrors):
 		for _, message := range typeErrors.Errors {
-			problems = append(problems, rewrite(message))
+			problems = append(problems, rewrite(message, v))
 		}
 	case err != nil:
-		return errors.New(rewrite(err.Error()))
+		return cmp.Or(Syntax(text), errors.New(rewrite(err.Error(), v)))
 	}
 	var tree, second yaml.Node
 	if err := yaml.Unmarshal(text, &tree); err != nil {
-		return errors.New(rewrite(err.Error()))
+		return Syntax(text)
 	}
 	for _, line := range emptyItems(&tree) {
 		problems = append(problems, fmt.Sprintf("line %d: an empty item in a list", line))
@@ -42,7 +43,7 @@ func Decode(text []byte, v any) error {
 	case err == nil:
 		problems = append(problems, fmt.Sprintf("line %d: there is a second document", second.Line))
 	case !errors.Is(err, io.EOF):
-		problems = append(problems, rewrite(err.Error()))
+		problems = append(problems, rewrite(err.Error(), v)+syntaxRemedy)
 	}
 	if len(problems) > 0 {
 		return errors.New(strings.Join(problems, "\n"))
@@ -63,20 +64,21 @@ func emptyItems(n *yaml.Node) []int {
 }
 
 var (
-	unknownKey = regexp.MustCompile(`field (.*?) not found in type \S+`)
+	unknownKey = regexp.MustCompile(`field (.*?) not found in type (\S+)`)
 	keyForm    = regexp.MustCompile(`^[a-z_]{1,32}$`)
 	mistyped   = regexp.MustCompile("cannot unmarshal \\S+ (`[^`]*` )?into (\\S+)")
 )
 
-// rewrite replaces the Go types in the decoder's error by words for YAML values, such as "a list" or "a whole number".
-func rewrite(text string) string {
+// rewrite replaces the Go types in the error of decoding into v by words for YAML values, such as "a list" or "a whole number".
+func rewrite(text string, v any) string {
 	text = strings.TrimPrefix(text, "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
 	text = unknownKey.ReplaceAllStringFunc(text, func(s string) string {
 		// In an unquoted text, YAML may read the part after a comma as a key. This part may be the end of a password, so the error
 		// must not quote it.
-		if name := unknownKey.FindStringSubmatch(s)[1]; keyForm.MatchString(name) {
-			return `unknown key "` + name + `"`
+		parts := unknownKey.FindStringSubmatch(s)
+		if keyForm.MatchString(parts[1]) {
+			return fmt.Sprintf("unknown key %q; keys are %s", parts[1], strings.Join(keysOf(reflect.TypeOf(v), parts[2]), ", "))
 		}
 		return "unknown key, not shown because it may be a part of a secret; if a text contains a comma, put the text in quotes"
 	})
@@ -96,9 +98,9 @@ func describeType(goType string) string {
 	case strings.HasPrefix(goType, "int"):
 		return "a whole number"
 	case strings.HasPrefix(goType, "[]"):
-		return "a list"
+		return "a list, such as [a, b]"
 	case strings.HasPrefix(goType, "map["), strings.Contains(goType, "."):
-		return "a group of keys"
+		return "a group of keys: check the indentation, or write {key: value}"
 	}
 	return "a text"
 }

@@ -30,6 +30,7 @@ type Reference struct {
 	// If the reference belongs to a test of the scopes (see scopeTest), Test refers to the rule with the sets of scopes. For any
 	// other reference, Test is nil.
 	Test     ast.Ref
+	replaces bool          // the reference is the target of a `with`
 	location *ast.Location // place of the rule; nil if the rule was not read from a file
 }
 
@@ -65,6 +66,10 @@ func ReferencesOf(compiler *ast.Compiler, indexed bool) []Reference {
 			switch x := x.(type) {
 			case ast.Ref: // the word `input` alone is also an ast.Ref
 				found = append(found, Reference{Ref: x.ConstantPrefix(), location: rule.Location})
+			case *ast.With:
+				if target, ok := x.Target.Value.(ast.Ref); ok {
+					found = append(found, Reference{Ref: target.ConstantPrefix(), location: rule.Location, replaces: true})
+				}
 			case ast.Body:
 				for _, expr := range x {
 					if test := scopeTest(expr, x, uses); test != nil && indexed {

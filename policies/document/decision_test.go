@@ -55,7 +55,7 @@ f(h) := {"allow": true, "code": null, "reason": null, "required_scopes": [], "ro
 	policytest.RemoveTests(t, dir)
 	policytest.Write(t, dir, "keywicket/decision.rego", `package keywicket
 
-decision := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {input.method_key: "x"}) if input.method_key
+decision := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {input.context.method_key: "x"}) if input.context.method_key
 else := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {lower(input.request.method): "x"})
 `)
 	d, err := policytest.Load(t, dir).Decide(t.Context(), policytest.Input())

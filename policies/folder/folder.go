@@ -63,19 +63,20 @@ func Open(dir string) (Folder, error) {
 
 // open reads a folder once.
 func open(dir string) (*reader, error) {
-	dir, err := filepath.Abs(dir)
-	if err == nil {
-		dir, err = filepath.EvalSymlinks(dir)
-	}
+	named, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, unreadable(dir, err)
+	}
+	dir, err = filepath.EvalSymlinks(named)
+	if err != nil {
+		return nil, unreadable(named, err)
 	}
 	root, err := os.OpenRoot(dir)
 	if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
 		err = syscall.ENOTDIR // OpenRoot has an error of its own for a file
 	}
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, unreadable(dir, err)
 	}
 	defer func() { _ = root.Close() }()
 	r := &reader{files: root.FS(), dir: dir, targets: map[string]string{}}
@@ -90,11 +91,11 @@ func Read(files fs.FS) (Folder, error) {
 	return r.folder, r.faults.Err()
 }
 
-// unreadable says why the folder itself cannot be read.
-func unreadable(err error) error {
+// unreadable says why the folder itself cannot be read. The parameter dir is its absolute path.
+func unreadable(dir string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return errors.New("the folder does not exist: create it, or correct its name")
+		return fmt.Errorf("the folder %s does not exist: create it, or correct its name", dir)
 	case errors.Is(err, syscall.ENOTDIR):
 		return errors.New("this is not a folder: name the folder that contains keywicket/ and apis/")
 	}

@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/util"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keywicket/keywicket/internal/strictyaml"
 	"github.com/keywicket/keywicket/policies/fault"
 )
 
@@ -77,7 +79,7 @@ func readFacts(name string, text []byte) (any, error) {
 		return nil, fault.Errors{{Line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), Text: fault.OneLine(err.Error())}}
 	}
 	if err := util.Unmarshal(text, &value); err != nil {
-		return nil, err
+		return nil, cmp.Or(strictyaml.Syntax(text), err)
 	}
 	// `opa test -b` reads a YAML file that is valid JSON as JSON. `opa test` reads it as YAML, which rounds large numbers. A
 	// leading line --- makes the parser read the text as YAML.

@@ -69,7 +69,7 @@ func TestWithoutCases(t *testing.T) {
 // TestErrorsAreWithoutOPAsNames tests that errors do not start with names of OPA's parts and of its libraries.
 func TestErrorsAreWithoutOPAsNames(t *testing.T) {
 	for name, c := range map[string]struct{ files, want string }{
-		"YAML":            {"-- facts/a/data.yaml --\na: *x\n", "facts/a/data.yaml: unknown anchor 'x' referenced"},
+		"YAML":            {"-- facts/a/data.yaml --\na: *x\n", "facts/a/data.yaml:1: unknown anchor 'x' referenced: put quotes around a text that starts with * or &"},
 		"a value":         {"-- facts/a/data.yaml --\na: .inf\n", "facts/a/data.yaml: unsupported value: +Inf"},
 		"JSON":            {"-- facts/a/data.json --\n{} {}\n", "facts/a/data.json:1: invalid character '{' after top-level value"},
 		"metadata":        {"-- x.rego --\npackage x\n\n# METADATA\n# title: [\na := 1\n", "x.rego:4: did not find expected node content"},

@@ -308,14 +308,14 @@ test_y if "a" == 1
 
 test_z if false
 `)
-	tables := strings.ReplaceAll(`apis/shop/data.yaml:1: did not find expected node content
+	tables := strings.ReplaceAll(`apis/shop/data.yaml:1: did not find expected node content: check the indentation, the brackets and quotes, and the space after each colon
 apis/zoo/data.yaml:3: scopes: the level "team" is neither workspace nor user
 apis/zoo/data.yaml:5: overrides: the scope "zoo:keeper" is not defined under the key "scopes"
 apis/zoo/data.yaml:7: roles: guest: the scope "animals:feed" is not defined under the key "scopes"
 apis/zoo/data.yaml:8: ~perhaps~ is not true or false
 apis/zoo/data.yaml:8: parameters.may_hold: "/" is not one of "#", "%", "?", ";"
 apis/zoo/data.yaml:10: the method "get" is invalid: write it in capitals, or write * for any method
-apis/zoo/data.yaml:11: unknown key "scope"
+apis/zoo/data.yaml:11: unknown key "scope"; keys are any_of, grpc, level, method, path, public, scopes
 apis/zoo/data.yaml:12: the scope "animals:reed" is not defined under the key "scopes"
 apis/zoo/data.yaml:14: GET /d matches the same requests as line 13: remove one of them
 apis/zoo/data.yaml:18: opa and keywicket read a value here as different types: write booleans as true or false, and put strings in quotes
@@ -325,7 +325,7 @@ apis/zoo/data.yaml:23: an empty item in a list
 data.yaml: unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json
 facts/a/data.yaml:1: data.facts.a.b.c is also in facts/a/b/data.json: keep one
 facts/b/data.json:1: unexpected EOF
-facts/c/data.yaml:1: did not find expected ',' or ']'
+facts/c/data.yaml:1: did not find expected ',' or ']': check the indentation, the brackets and quotes, and the space after each colon
 facts/d/data.yml:1: data.facts.d.b.d is also in facts/d/data.yaml: keep one
 facts/e/data.yaml:2: data.facts.e.b is also in facts/e/data.json: keep one
 facts/e/data.yml:1: data.facts.e.a is also in facts/e/data.yaml: keep one`

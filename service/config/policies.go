@@ -99,6 +99,10 @@ func (c *Config) checkTables(tables map[string]table.Table) error {
 		_, ok := tables[name]
 		return ok
 	})
+	if len(missing) > 0 && c.Policies.Dir == "" {
+		return fmt.Errorf("apis: there is no table for %s: set policies.dir to a folder with apis/%s/data.yaml",
+			strings.Join(missing, ", "), missing[0])
+	}
 	if len(missing) > 0 {
 		return fmt.Errorf("apis: the policies have tables for %s, but none for %s: create apis/NAME/data.yaml, or write `apis` with only your own APIs into the configuration file",
 			strings.Join(slices.Sorted(maps.Keys(tables)), ", "), strings.Join(missing, ", "))

@@ -120,7 +120,7 @@ func (r reading) fingerprint() string {
 func (r reading) age() time.Duration { return database.Seconds(r.Verified.Float64) }
 
 // reply converts the reading to the cache's form. The result `ack` reports that an operator's command waits for this sidecar's
-// confirmation (see WaitForSidecars in package registry). The result `newServer` reports that another sidecar has found another
+// confirmation (see WaitForSidecars in package sidecars). The result `newServer` reports that another sidecar has found another
 // current server, for example after a failover. This sidecar may still be connected to the old server.
 func (r reading) reply() (reply cache.Reply, ack, newServer bool) {
 	reply = cache.Reply{Snapshot: r.Snapshot, Cleanings: r.Cleanings.Int64, AllChanged: len(r.Changes) > maxChanges}

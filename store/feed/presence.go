@@ -76,7 +76,7 @@ func (p *presence) heartbeat(ctx context.Context, c *pollConnection, snapshot st
 	return nil
 }
 
-// markStopped marks this sidecar as stopped, so that WaitForSidecars (package registry) does not wait for this sidecar.
+// markStopped marks this sidecar as stopped, so that WaitForSidecars (package sidecars) does not wait for this sidecar.
 func (p *presence) markStopped(ctx context.Context, c *pollConnection) error {
 	_, err := c.write(ctx, nil, `UPDATE keywicket.sidecars SET seen_at = '-infinity' WHERE id = $1`, p.id)
 	return err

@@ -13,12 +13,12 @@ import (
 	"unicode"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/lookup"
 	"github.com/keywicket/keywicket/store/schema"
+	"github.com/keywicket/keywicket/store/sidecars"
 )
 
 // Workspace is a tenant of the product.
@@ -65,12 +65,9 @@ type Member struct {
 // Registry creates, lists, changes and revokes workspaces, users, members, tokens, apps and grants, and waits for sidecars. A
 // Registry is safe for concurrent use. Methods accept a workspace's id or slug, and a user's id or email. If the text is the id
 // of one object and the slug or email of another, the id takes precedence.
-type Registry struct{ db *sqlx.DB }
-
-// withTimeout limits a query to five seconds, even if the database does not react to a cancel request.
-func (r *Registry) withTimeout(ctx context.Context, query func(context.Context) error) error {
-	const limit = 5 * time.Second
-	return database.DoWithTimeout(ctx, limit, query)
+type Registry struct {
+	sidecars.List
+	db *sqlx.DB
 }
 
 // Open connects to the database. It fails with [database.ErrUnreachable] if the database cannot be reached, and with
@@ -81,7 +78,7 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{db: db}
+	r := &Registry{List: sidecars.New(db), db: db}
 	if err := r.check(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -89,7 +86,8 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 }
 
 func (r *Registry) check(ctx context.Context) error {
-	err := r.withTimeout(ctx, func(ctx context.Context) error {
+	const limit = 5 * time.Second // also if the database does not react to a cancel request
+	err := database.DoWithTimeout(ctx, limit, func(ctx context.Context) error {
 		// Run a query instead of Ping, because Ping would not return the cause of a failure.
 		_, err := r.db.ExecContext(ctx, `SELECT 1`)
 		return err
@@ -214,7 +212,7 @@ func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	if len(names) > 10 {
 		names = append(names[:10], "…")
 	}
-	return "the existing " + noun + "s are " + strings.Join(names, ", ")
+	return "the existing " + noun + "s are " + strings.Join(names, ", ") + "; keywicket " + noun + " create creates another one"
 }
 
 // CreateUser creates a user. If the id is empty, CreateUser generates a random UUID.
@@ -285,9 +283,9 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 
 // Lookup answers a look-up as a sidecar does, but finds the token by its id instead of the look-up's digest.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.LookupResult, error) {
-	table, query := "tokens", lookup.TokenQuery
+	table := "tokens"
 	if l.Kind == authz.KindOAuthToken {
-		table, query = "oauth_access_tokens", lookup.OAuthQuery
+		table = "oauth_access_tokens"
 	}
 	var digest []byte
 	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.`+table+` WHERE id = $1`, id)
@@ -295,36 +293,16 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 		return authz.LookupResult{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
-	return lookup.Once(ctx, r.db, query, l)
+	return r.LookupDigest(ctx, l)
 }
 
-// LookupDigest answers the look-up of an operator's token as a sidecar does.
+// LookupDigest answers the look-up of a key or an access token as a sidecar does.
 func (r *Registry) LookupDigest(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
-	return lookup.Once(ctx, r.db, lookup.TokenQuery, l)
-}
-
-// AccessToken returns the OAuth 2.0 access token with the id, in the form of a user's token. It also returns the ids of the
-// workspaces that the user has granted to the app. The error is [database.ErrNotFound] if the token does not exist.
-func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
-	var row struct {
-		Token
-		Granted pq.StringArray `db:"granted"`
+	query := lookup.TokenQuery
+	if l.Kind == authz.KindOAuthToken {
+		query = lookup.OAuthQuery
 	}
-	err := r.db.GetContext(ctx, &row, `
-		SELECT t.id, a.api, a.name, 'oauth_token' AS kind, 'live' AS environment, t.scopes, g.user_id, t.created_at, `+expiresAt+`,
-		       LEAST(t.revoked_at, g.revoked_at, a.revoked_at) AS revoked_at,
-		       ARRAY(SELECT workspace_id FROM keywicket.oauth_grant_workspaces gw WHERE gw.grant_id = g.id) AS granted
-		FROM keywicket.oauth_access_tokens t
-		JOIN keywicket.oauth_grants g ON g.id = t.grant_id
-		JOIN keywicket.oauth_apps a ON a.id = g.app_id
-		WHERE t.id = $1`, id)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return Token{}, nil, errNoToken
-	case err != nil:
-		return Token{}, nil, fmt.Errorf("find the access token: %w", err)
-	}
-	return row.Token, row.Granted, nil
+	return lookup.Once(ctx, r.db, query, l)
 }
 
 // LookupSession answers a look-up of a session as a sidecar does.

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -284,21 +283,11 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 
 // TokenByDigest returns a token by the digest of its key. The error is [database.ErrNotFound] if the token does not exist.
 func (r *Registry) TokenByDigest(ctx context.Context, d authz.Digest) (Token, error) {
-	var found struct {
-		ID     string `db:"id"`
-		Digest []byte `db:"digest"`
-	}
-	err := r.db.GetContext(ctx, &found, `SELECT id, digest FROM keywicket.tokens WHERE digest = $1`, d[:])
-	if errors.Is(err, sql.ErrNoRows) {
-		return Token{}, errNoToken
-	}
-	if err == nil {
-		err = database.ConfirmRow(bytes.Equal(found.Digest, d[:]), "compare the digest")
-	}
+	id, err := r.idByDigest(ctx, "tokens", d)
 	if err != nil {
-		return Token{}, fmt.Errorf("find the token: %w", err)
+		return Token{}, err
 	}
-	return r.Token(ctx, found.ID)
+	return r.Token(ctx, id)
 }
 
 var errNoToken = database.NewRefusal(database.ErrNotFound, "no token has this id: give the token's id from the list, not its key")

@@ -1,12 +1,18 @@
 package schema_test
 
 import (
+	"context"
 	"net/url"
+	"regexp"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
 
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store/schema"
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
@@ -119,4 +125,41 @@ func TestOperatorsLoginCannotDoMore(t *testing.T) {
 		FROM pg_roles WHERE rolname = 'keywicket_operator'`) {
 		t.Error("the role can log in, or has an attribute")
 	}
+}
+
+// The login of the migration needs no more than a database of its own. If it may not create roles, the error names the statement that
+// an administrator has to run. After this statement, the migration continues. The roles belong to the whole cluster, so this test
+// starts its own cluster.
+func TestMigrateWithAnOrdinaryLogin(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cluster := storetest.Must(postgres.Start(ctx, postgres.Config{}))
+	defer func() { _ = cluster.Close() }()
+	administrator := storetest.OpenDB(t, cluster.URL("postgres"))
+	for _, statement := range []string{`CREATE ROLE owner LOGIN PASSWORD 'p'`, `CREATE DATABASE owned OWNER owner`} {
+		storetest.Must(administrator.ExecContext(ctx, statement))
+	}
+	u := storetest.Must(url.Parse(cluster.URL("owned")))
+	u.User = url.UserPassword("owner", "p")
+	db := storetest.OpenDB(t, u.String())
+	named := regexp.MustCompile(`the login owner has no permission to create a role: let an administrator run (CREATE ROLE (keywicket_\w+) NOLOGIN), then migrate again`)
+	var roles []string
+	_, err := schema.Migrate(ctx, db)
+	for err != nil {
+		statement := named.FindStringSubmatch(err.Error())
+		if statement == nil {
+			t.Fatal(err)
+		}
+		roles = append(roles, statement[2])
+		storetest.Must(administrator.ExecContext(ctx, statement[1]))
+		_, err = schema.Migrate(ctx, db)
+	}
+	if want := []string{"keywicket_sidecar", "keywicket_issuer", "keywicket_operator", "keywicket_retention"}; !slices.Equal(roles, want) {
+		t.Errorf("the errors named the roles %q, want %q", roles, want)
+	}
+	// The functions with the privileges of this owner work.
+	storetest.Must(db.ExecContext(ctx, `UPDATE keywicket.upkeep SET marked_at = '-infinity'`))
+	storetest.Must(db.ExecContext(ctx, `SELECT keywicket.keep_up()`))
+	storetest.Must(db.ExecContext(ctx, `INSERT INTO keywicket.workspaces (id, slug, name) VALUES ('64f1a2b3c4d5e6f7a8b9c0d1', 'acme', 'Acme')`))
+	storetest.Must(db.ExecContext(ctx, `SELECT keywicket.expire_audit_log('1 day')`))
 }

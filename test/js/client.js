@@ -40,9 +40,12 @@ const tokens = await oauth.processAuthorizationCodeResponse(server, client,
   await oauth.authorizationCodeGrantRequest(server, client, authentication, parameters, REDIRECT_URI, verifier, insecure));
 assert(tokens.token_type === "bearer" && tokens.expires_in === 3600 && tokens.scope === "issues:read issues:write", JSON.stringify(Object.keys(tokens)));
 
-const call = async (token, path) => {
+// On a busy machine, the sidecar may answer 503 with Retry-After.
+const call = async (token, path, attempts = 10) => {
   const response = await oauth.protectedResourceRequest(token, "GET", new URL(path, ISSUER), undefined, undefined, insecure);
-  return response.json();
+  if (response.status !== 503 || attempts === 1) return response.json();
+  await new Promise((elapsed) => setTimeout(elapsed, 1000 * response.headers.get("retry-after")));
+  return call(token, path, attempts - 1);
 };
 const seen = await call(tokens.access_token, "/api/issues");
 assert(seen.headers["x-keywicket-kind"][0] === "oauth_token", "the upstream received another x-keywicket-kind");

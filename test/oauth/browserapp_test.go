@@ -103,8 +103,9 @@ func TestBrowserApp(t *testing.T) {
 	}
 	expect(first.Access, "/api/issues", response{Status: 200})
 	// The page can read denials with their headers, not only their statuses.
-	expect(first.Access, "/api/projects", response{403, `Bearer error="insufficient_scope", scope="projects:write"`, "missing_scope"})
-	expect("velo_none", "/api/issues", response{401, `Bearer realm="keywicket", error="invalid_token"`, "malformed"})
+	metadata := `, resource_metadata="` + d.Velocity + `/.well-known/oauth-protected-resource"`
+	expect(first.Access, "/api/projects", response{403, `Bearer error="insufficient_scope", scope="projects:write"` + metadata, "missing_scope"})
+	expect("velo_none", "/api/issues", response{401, `Bearer realm="keywicket", error="invalid_token", scope="issues:write"` + metadata, "malformed"})
 	p.Eval(`users.signinSilent()`, &second)
 	if second.Access == first.Access || second.Refresh == first.Refresh || second.Scope != "issues:read issues:write" {
 		t.Errorf("got the scope %q, or the same tokens again", second.Scope)

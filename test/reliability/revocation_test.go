@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/sidecars"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/wire"
 )
@@ -47,13 +47,13 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		token := f.warm(t)
 		done := harness.Keywicket[struct {
 			Status  string
-			Barrier registry.WaitResult
+			Barrier sidecars.WaitResult
 		}](t, f.Stack, "token", "revoke", token.ID, "--wait")
 		f.client.Expect(t, requestWith(token), revoked)
 		if done.Status != "revoked" || len(done.Barrier.Confirmed) != 1 || len(done.Barrier.Silent) != 0 {
 			t.Errorf("%+v", done)
 		}
-		list := harness.Keywicket[[]registry.Sidecar](t, f.Stack, "sidecar", "list")
+		list := harness.Keywicket[[]sidecars.Sidecar](t, f.Stack, "sidecar", "list")
 		if len(list) != 1 || list[0].ID != done.Barrier.Confirmed[0] || !list[0].Alive || list[0].Lease == 0 || len(list[0].Policies) != 12 {
 			t.Errorf("%+v", list)
 		}

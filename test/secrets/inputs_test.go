@@ -69,7 +69,15 @@ migrate status postgres://postgres:PASSWORD@ADDRESS/postgres
 migrate status host=127.0.0.1 password=PASSWORD`
 
 // unverified are inputs of `token verify` that are not a good token.
-var unverified = []string{"UNKNOWN", "GONE_TOKEN", "JWT", "SECRET SECRET", "SECRET\nSECRET", "Bearer SECRET", `"SECRET"`, "xSECRET", "SECRET\x00", "velo_SECRET"}
+var unverified = []string{"UNKNOWN", "GONE_TOKEN", "JWT", "SECRET SECRET", "SECRET\nSECRET", "Bearer SECRET", `"SECRET"`, "xSECRET", "SECRET\x00", "velo_SECRET", "JWTx.JWT"}
+
+// sessionConfig is a configuration file for sessions: the issuer, its secret, and the address of its keys without the scheme.
+const sessionConfig = `
+apis:
+  velocity:
+    workspace: {header: x-workspace-slug, by: slug}
+    credentials: [{kind: workspace_key, prefix: vel_}]
+    session: {issuer: %q, hs256_secret: %q, jwks_url: "http:%sPASSWORD"}`
 
 // misconfigurations are configuration files with which a sidecar refuses to start.
 var misconfigurations = []string{

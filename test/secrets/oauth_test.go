@@ -138,6 +138,12 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.Text("refresh_token")}}
 	second := post("token", 200, refresh, basic)
 	access := [2]string{"Authorization", "Bearer " + second.Text("access_token")}
+	verify := func(text string, good bool) {
+		for _, output := range []string{"text", "json"} {
+			s.record("standard output of commands", s.run(t, good, text, "token", "verify", "--output", output))
+		}
+	}
+	verify(second.Text("access_token"), true)
 	harness.Get(t, http.DefaultClient, d.Velocity+"/api/user", access[0], access[1])
 	harness.Get(t, http.DefaultClient, d.Velocity+"/api/projects", access[0], access[1])
 	harness.Get(t, http.DefaultClient, d.Velocity+"/api/user?access_token="+second.Text("access_token"))
@@ -153,6 +159,9 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	post("revoke", 400, url.Values{"token": {post("token", 200, url.Values{ // the token of another client
 		"grant_type": {"authorization_code"}, "code": {consent(public)}, "redirect_uri": {harness.AppAddress}, "code_verifier": {verifier}, "client_id": {public},
 	}).Text("refresh_token")}}, basic)
+	for _, text := range []string{second.Text("access_token"), second.Text("access_token") + "x", second.Text("refresh_token"), app.Secret, token} {
+		verify(text, false)
+	}
 	for _, args := range [][]string{
 		{"grant", "list"}, {"grant", "list", "--user", token}, {"grant", "revoke", second.Text("access_token")}, {"oauth-app", "list"},
 		{"oauth-app", "revoke", app.Secret}, {"oauth-app", "rotate-secret", second.Text("access_token")},

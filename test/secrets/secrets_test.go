@@ -73,6 +73,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	s.run(t, true, "", "session", "revoke", "over")
 	s.placeholders = strings.NewReplacer(append(replacements, "JWT", web)...)
 	s.runOperatorCommands(t)
+	s.verifySessions(t, issuer, map[string]bool{web: true, signedOut: false, forged: false, stranger: false, session(supabase.Fields{"exp": 1}): false})
 	s.importDuringInsert(t, existing["RACED"])
 
 	conversations := func(token string, more ...[2]string) harness.Request {

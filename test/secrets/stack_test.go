@@ -22,6 +22,7 @@ import (
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/supabase"
 	"github.com/keywicket/keywicket/test/wire"
 )
 
@@ -139,6 +140,22 @@ func (s *leakStack) runOperatorCommands(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "keywicket.yaml")
 		harness.AppendFile(t, file, s.placeholders.Replace(text))
 		run(false, "", "serve", "--config", file)
+	}
+}
+
+// verifySessions runs `token verify` with the tokens of sessions. The value of a token tells whether it is good. If the issuer's keys
+// cannot be fetched, no token is good.
+func (s *leakStack) verifySessions(t *testing.T, issuer *supabase.Issuer, tokens map[string]bool) {
+	t.Helper()
+	for _, address := range []string{"//keywicket:PASSWORD@" + strings.TrimPrefix(issuer.URL, "http://") + "?apikey=", "//keywicket:PASSWORD@127.0.0.1:1?apikey="} {
+		file := filepath.Join(t.TempDir(), "keywicket.yaml")
+		harness.AppendFile(t, file, s.placeholders.Replace(fmt.Sprintf(sessionConfig, supabase.IssuerClaim, issuer.Secret, address)))
+		for token, good := range tokens {
+			for _, output := range []string{"text", "json"} {
+				args := []string{"token", "verify", "--config", file, "--database-url", s.DatabaseURL(), "--output", output}
+				s.record("standard output of commands", s.run(t, good && !strings.Contains(address, ":1?"), token, args...))
+			}
+		}
 	}
 }
 

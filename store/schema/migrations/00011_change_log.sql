@@ -194,7 +194,7 @@ ALTER TABLE keywicket.token_usage DROP CONSTRAINT token_usage_token_id_fkey;
 -- reading. So a sidecar can have missed rows only if two marks were set since its last reading.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.keep_up() RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET keywicket.upkeep = 'on'
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     due_number bigint;
@@ -214,11 +214,14 @@ BEGIN
     END IF;
     -- A restored dump may contain marks and transaction ids that this server has not reached yet.
     IF pg_snapshot_xmax(due) <= pg_snapshot_xmax(next) THEN
+        -- Only a superuser may create a function with SET for a parameter that Postgres does not know.
+        PERFORM set_config('keywicket.upkeep', 'on', true);
         DELETE FROM keywicket.changes WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM keywicket.changes
             WHERE xid < pg_snapshot_xmax(due) AND pg_visible_in_snapshot(xid, due)
                OR xid >= pg_snapshot_xmax(pg_current_snapshot()) LIMIT most));
         GET DIAGNOSTICS deleted = ROW_COUNT;
+        PERFORM set_config('keywicket.upkeep', '', true);
     END IF;
     -- Do not wait for a synchronous standby: while it is missing, the row of world would stay locked. The loss of this commit
     -- would do no harm.

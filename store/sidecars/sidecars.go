@@ -1,10 +1,14 @@
-package registry
+// Package sidecars lists the running sidecars, and waits until none of them uses cached answers from before a change. The operator's
+// commands use it.
+package sidecars
 
 import (
 	"context"
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/store/changelog"
 	"github.com/keywicket/keywicket/store/database"
@@ -29,12 +33,24 @@ type Sidecar struct {
 	mayAnswer           bool // cache.stale_if_error may still let the sidecar use older cached answers
 }
 
+// List is the list of sidecars that the database contains. A List is safe for concurrent use.
+type List struct{ db *sqlx.DB }
+
+// New returns the list of a database.
+func New(db *sqlx.DB) List { return List{db} }
+
+// withTimeout limits a query to five seconds, even if the database does not react to a cancel request.
+func (List) withTimeout(ctx context.Context, query func(context.Context) error) error {
+	const limit = 5 * time.Second
+	return database.DoWithTimeout(ctx, limit, query)
+}
+
 // Sidecars lists the sidecars that are alive or were alive within the last hour. The list is sorted by id.
-func (r *Registry) Sidecars(ctx context.Context) ([]Sidecar, error) { return r.sidecars(ctx, "0") }
+func (l List) Sidecars(ctx context.Context) ([]Sidecar, error) { return l.sidecars(ctx, "0") }
 
 // sidecars returns the same list as Sidecars. For each sidecar, it also returns whether the sidecar has read the change log up to
 // the transaction with the id xid.
-func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) {
+func (l List) sidecars(ctx context.Context, xid string) ([]Sidecar, error) {
 	var rows []struct {
 		Sidecar
 		Lease        float64 `db:"lease"` // seconds
@@ -44,8 +60,8 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		CaughtUp     bool    `db:"caught_up"`
 		MayAnswer    bool    `db:"may_answer"`
 	}
-	err := r.withTimeout(ctx, func(ctx context.Context) error {
-		return r.db.SelectContext(ctx, &rows, `
+	err := l.withTimeout(ctx, func(ctx context.Context) error {
+		return l.db.SelectContext(ctx, &rows, `
 		SELECT id, version, policies, started_at AS startedat,
 		       CASE WHEN isfinite(seen_at) THEN seen_at END AS seenat,
 		       seen_at > clock_timestamp() - bound - $2::float8 * interval '1 second' AS alive,
@@ -71,7 +87,7 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 	return list, nil
 }
 
-// WaitResult is the result of [Registry.WaitForSidecars].
+// WaitResult is the result of [List.WaitForSidecars].
 type WaitResult struct {
 	// Confirmed are the sidecars that have read the change in the change log.
 	Confirmed []string `json:"confirmed"`
@@ -88,24 +104,24 @@ type WaitResult struct {
 // WaitForSidecars waits until no sidecar uses cached answers from before a change that is already committed. When it returns, each
 // sidecar has read the change in the change log, or the sidecar's staleness bound has passed. WaitForSidecars does not wait for
 // sidecars of versions from before migration 00011.
-func (r *Registry) WaitForSidecars(ctx context.Context) (WaitResult, error) {
+func (l List) WaitForSidecars(ctx context.Context) (WaitResult, error) {
 	started := time.Now()
 	var xid string
-	err := r.withTimeout(ctx, func(ctx context.Context) error {
-		return r.db.GetContext(ctx, &xid, `
+	err := l.withTimeout(ctx, func(ctx context.Context) error {
+		return l.db.GetContext(ctx, &xid, `
 			WITH logged AS (INSERT INTO keywicket.changes (keys) VALUES ($1) RETURNING xid)
 			SELECT xid::text FROM logged, pg_notify($2, $1)`, changelog.Acknowledge, changelog.Channel)
 	})
 	if err != nil {
 		return WaitResult{}, fmt.Errorf("notify the sidecars: %w", err)
 	}
-	minimum, err := r.minimumWait(ctx)
+	minimum, err := l.minimumWait(ctx)
 	if err != nil {
 		return WaitResult{}, err
 	}
 	const firstPause, maxPause = 5 * time.Millisecond, 50 * time.Millisecond
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		list, err := r.sidecars(ctx, xid)
+		list, err := l.sidecars(ctx, xid)
 		if err != nil {
 			return WaitResult{}, err
 		}
@@ -136,10 +152,10 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (WaitResult, error) {
 
 // minimumWait returns how long to wait for sidecars that may be missing in the list. A crash of the server or a failover empties
 // the list and also deletes the row of keywicket.world. So the list may be incomplete if this row is new.
-func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
+func (l List) minimumWait(ctx context.Context) (time.Duration, error) {
 	var bound float64
-	err := r.withTimeout(ctx, func(ctx context.Context) error {
-		return r.db.GetContext(ctx, &bound, `
+	err := l.withTimeout(ctx, func(ctx context.Context) error {
+		return l.db.GetContext(ctx, &bound, `
 			SELECT CASE WHEN EXISTS (SELECT FROM keywicket.world WHERE made_at < clock_timestamp() - upkeep.bound - interval '2 seconds')
 			       THEN 0 ELSE EXTRACT(EPOCH FROM bound) END
 			FROM keywicket.upkeep`)

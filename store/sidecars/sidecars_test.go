@@ -1,4 +1,4 @@
-package registry_test
+package sidecars_test
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/directory"
 	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/sidecars"
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
@@ -32,12 +33,12 @@ func TestSidecarsAreListed(t *testing.T) {
 	}
 	f.CachedDirectory(t, func(c *directory.Config) { c.Version, c.Policies = "v1.2.3", "0123456789ab" })
 	f.CachedDirectory(t)
-	var list []registry.Sidecar
+	var list []sidecars.Sidecar
 	storetest.Eventually(t, "both sidecars have written a heartbeat", func() bool {
 		list = storetest.Must(f.Sidecars(t.Context()))
 		return len(list) == 2 && list[0].Lease > 0 && list[1].Lease > 0
 	})
-	i := slices.IndexFunc(list, func(s registry.Sidecar) bool { return s.Version == "v1.2.3" })
+	i := slices.IndexFunc(list, func(s sidecars.Sidecar) bool { return s.Version == "v1.2.3" })
 	if i < 0 || list[0].ID == list[1].ID {
 		t.Fatalf("%+v", list)
 	}
