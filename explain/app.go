@@ -1,58 +1,75 @@
 package explain
 
 import (
+	"slices"
 	"strings"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// appTokenAttempts returns attempts with an app's access token: the current token if it is valid, and a token with the missing scopes.
-// An operator cannot create such a token, so the steps are for the app or the user.
-func (m *simulation) appTokenAttempts(newAttempt func() attempt) []attempt {
+// appTokenAttempts returns attempts with an app's access token: the current token if it is valid, a token with the missing scopes, and
+// a token for another workspace. An operator cannot create such a token, so the steps are for the app or the user.
+func (m *simulation) appTokenAttempts(newAttempt func() attempt, memberships []authz.Membership) []attempt {
 	var list []attempt
-	if m.token.API != m.api {
-		return nil
-	}
-	a := newAttempt()
+	current := newAttempt()
 	for _, s := range m.restoreAppToken() {
-		a = a.step(costCredential, s.effect, s.text)
+		current = current.step(costCredential, s.effect, s.text)
 	}
 	missing := m.missing()
 	if len(missing) == 0 || m.valid() {
-		list = append(list, a)
+		list = append(list, current)
+	}
+	again := func(workspace string) attempt {
+		a := current.step(costCredential, widens, consent(missing, workspace))
+		a.principal.Scopes = append(m.heldScopes(), missing...)
+		return a
 	}
 	if len(missing) > 0 {
-		a = a.step(costCredential, widens, consent(missing, ""))
-		a.principal.Scopes = append(m.heldScopes(), missing...)
+		list = append(list, again(""))
+	}
+	for _, w := range m.choices(memberships) {
+		a := again(nameOf(w))
+		if a.chosen = w; m.workspace == "" || m.headerWorkspace.ID == w.ID {
+			a.workspace = w
+		}
 		list = append(list, a)
 	}
 	return list
 }
 
+// choices returns the workspaces that the user may have to choose for the app: the workspace of the header, or any if the user has
+// chosen none.
+func (m *simulation) choices(memberships []authz.Membership) []authz.Membership {
+	switch w := m.headerWorkspace; {
+	case m.isGranted(w.ID) || w.ID == "" && len(m.granted) > 0 || m.level() == table.LevelUser:
+		return nil
+	case w.ID == "" && len(memberships) == 0:
+		return []authz.Membership{{ID: placeholderID, Slug: placeholderSlug}}
+	case w.ID == "":
+		return memberships
+	default:
+		if i := slices.IndexFunc(memberships, func(other authz.Membership) bool { return other.ID == w.ID }); i >= 0 {
+			w = memberships[i]
+		}
+		return []authz.Membership{w}
+	}
+}
+
+// mayUse reports whether the credential of the attempt may be used in the workspace: for an app, the user has to choose it.
+func (m *simulation) mayUse(a attempt, workspace string) bool {
+	return a.principal.Kind != authz.KindOAuthToken || m.isGranted(workspace) || a.chosen.ID == workspace
+}
+
 // restoreAppToken returns the step for an app's token that is not valid.
 func (m *simulation) restoreAppToken() []step {
 	switch {
-	case m.valid() || m.token.API != m.api:
+	case m.valid():
 		return nil
 	case m.expired():
 		return []step{{restores, "the app has to refresh the token"}}
 	}
 	return []step{{restores, consent(nil, "") + ", unless the app itself was revoked"}}
-}
-
-// consentSteps returns the steps for an app's token if no attempt succeeds, for example because the user has not chosen the workspace.
-func (m *simulation) consentSteps() []step {
-	workspace := ""
-	switch w := m.headerWorkspace; {
-	case w.ID != "" && !m.isGranted(w.ID):
-		workspace = "the workspace " + w.Slug + ", and must be a member of that workspace"
-	case w.ID == "" && len(m.granted) == 0 && m.level() == table.LevelWorkspace:
-		workspace = "a workspace"
-	}
-	if workspace == "" && len(m.missing()) == 0 {
-		return []step{{corrects, m.noFix()}}
-	}
-	return append(m.restoreAppToken(), step{widens, consent(m.missing(), workspace)})
 }
 
 // consent returns the instruction to consent to more scopes and to a workspace.
@@ -62,7 +79,7 @@ func consent(missing []string, workspace string) string {
 		text += "; the app has to request " + strings.Join(missing, " ")
 	}
 	if workspace != "" {
-		text += "; the user has to choose " + workspace
+		text += "; the user has to choose the workspace " + workspace
 	}
 	return text
 }

@@ -22,6 +22,7 @@ type attempt struct {
 	principal authz.Principal
 	header    string           // value of the workspace header; empty: no header
 	workspace authz.Membership // workspace of the credential or of the header; if a user has no role in it, the user is not a member
+	chosen    authz.Membership // workspace that the user chooses for an app; zero value: none
 }
 
 const (
@@ -77,14 +78,14 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 			a.workspace = m.headerWorkspace
 		}
 		for _, w := range memberships {
-			if p.UserID == current.UserID && w.ID == a.workspace.ID {
+			if p.UserID == current.UserID && w.ID == a.workspace.ID && m.mayUse(a, w.ID) {
 				a.workspace = w
 			}
 		}
 		return a
 	}
-	if current.Kind == authz.KindOAuthToken {
-		return m.appTokenAttempts(func() attempt { return newAttempt(current) })
+	if current.Kind == authz.KindOAuthToken && current.API == m.api {
+		return m.appTokenAttempts(func() attempt { return newAttempt(current) }, memberships)
 	}
 	var list []attempt
 	valid := m.valid()
@@ -235,6 +236,8 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 	switch {
 	case !a.principal.Kind.OfUser():
 		addHeader(a.workspace)
+	case a.chosen.ID != "":
+		addHeader(a.chosen)
 	case m.headerWorkspace.ID != "":
 	case a.principal.UserID == "" || len(memberships) == 0:
 		addHeader(authz.Membership{ID: placeholderID, Slug: placeholderSlug})
@@ -243,7 +246,7 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 		for _, w := range memberships {
 			// Another workspace with the same role and attributes has the same result.
 			relevant := authz.Membership{Role: w.Role, Attributes: w.Attributes}
-			if !slices.Contains(tried, relevant) {
+			if m.mayUse(a, w.ID) && !slices.Contains(tried, relevant) {
 				tried = append(tried, relevant)
 				addHeader(w)
 			}
@@ -259,11 +262,11 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {
 		return list
 	}
-	if a.principal.Kind == authz.KindOAuthToken && !m.isGranted(a.workspace.ID) {
+	if !m.mayUse(a, a.workspace.ID) {
 		return list
 	}
 	effect := widens
-	if a.workspace.Role == "" { // the user is not a member any more
+	if a.workspace.Role == "" && a.chosen.ID == "" { // the user is not a member any more
 		effect = restores
 	}
 	roles := m.explainer.Tables()[m.api].Roles
@@ -274,6 +277,9 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 		if m.reach(roles[role]) > m.reach(roles[a.workspace.Role]) {
 			b := a.step(costRole, effect, fmt.Sprintf("%s --workspace %s --user %s --role %s", m.command("member set"),
 				nameOf(a.workspace), userOf(a.principal), shell.Quote(role)))
+			if a.chosen.ID != "" { // only a member can choose the workspace
+				b.steps = append(b.steps[len(a.steps):], a.steps...)
+			}
 			b.workspace.Role = role
 			list = append(list, b)
 		}

@@ -132,9 +132,12 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	case (r.TokenID != "" || r.User != "") && x.registry == nil:
 		return Explanation{}, errors.New("explain: without a registry, only simulated tokens can be explained")
 	}
+	if !envoypath.Accepts(r.Method) {
+		return refusedByEnvoy("method", "over HTTP/1.1, Envoy does not know the method: use another method, in capitals, such as GET"), nil
+	}
 	path, err := envoypath.Normalize(r.Path)
 	if err != nil {
-		return refusedByEnvoy(err), nil
+		return refusedByEnvoy("path", err.Error()+": correct the path"), nil
 	}
 	changed := path != r.Path
 	r.Path = path
@@ -170,11 +173,11 @@ func (c Config) maskPath(path string) string {
 	return strings.Join(segments, "/")
 }
 
-// refusedByEnvoy returns the explanation of a request with a path that Envoy refuses: Envoy answers, and no rule decides.
-func refusedByEnvoy(cause error) Explanation {
+// refusedByEnvoy returns the explanation of a request with a part that Envoy refuses: Envoy answers, and no rule decides.
+func refusedByEnvoy(part, fix string) Explanation {
 	return Explanation{
 		Code: orNull("BAD_REQUEST"), Reason: orNull("bad_request"), RequiredScopes: []string{}, AnyOf: []string{}, Held: []string{}, Missing: []string{},
-		Rule: "none: Envoy refuses the path", Fix: cause.Error() + ": correct the path",
+		Rule: "none: Envoy refuses the " + part, Fix: fix,
 	}
 }
 

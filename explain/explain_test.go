@@ -158,7 +158,7 @@ func TestExplainRefuses(t *testing.T) {
 		`no API "vela": give --api with one of these values: velaflows`:                     {Method: "GET", Path: "/healthz", API: "vela"},
 		`without a registry, only simulated tokens`:                                         {User: "ada"},
 	} {
-		r.Path = cmp.Or(r.Path, "/")
+		r.Method, r.Path = cmp.Or(r.Method, "GET"), cmp.Or(r.Path, "/")
 		_, err := x.Explain(t.Context(), r)
 		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(want)) {
 			t.Errorf("got %v, want %q", err, want)

@@ -18,22 +18,28 @@ func (m *simulation) fix(ctx context.Context) (fix, widen string, err error) {
 	if m.explanation.Allow {
 		return "", "", nil
 	}
-	before, err := m.bannedSteps(ctx)
+	var before, after []step
+	if m.explanation.Route == "" {
+		s, corrected, otherAPI, err := m.fixRoute(ctx)
+		switch {
+		case err != nil:
+			return "", "", err
+		case otherAPI:
+			fix, widen = proposals([]step{s})
+			return fix, widen, nil
+		case corrected == nil:
+			after = []step{s}
+		case corrected.explanation.Allow:
+			return s.text, "", nil
+		default:
+			before, m = []step{s}, corrected
+		}
+	}
+	banned, err := m.bannedSteps(ctx)
 	if err != nil {
 		return "", "", err
 	}
-	var after []step
-	if m.explanation.Route == "" {
-		s, otherAPI, err := m.fixRoute(ctx)
-		if err != nil {
-			return "", "", err
-		}
-		after = []step{s}
-		if otherAPI {
-			fix, widen = proposals(after)
-			return fix, widen, nil
-		}
-	}
+	before = append(before, banned...)
 	steps, err := m.sufficientSteps(ctx)
 	if err != nil {
 		return "", "", err
@@ -41,8 +47,6 @@ func (m *simulation) fix(ctx context.Context) (fix, widen string, err error) {
 	switch {
 	case steps != nil:
 		steps = append(steps, after...)
-	case m.token.Kind == authz.KindOAuthToken:
-		steps = m.consentSteps()
 	default:
 		steps = []step{{corrects, m.noFix()}}
 	}

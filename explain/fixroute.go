@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,42 +14,44 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form of methods in the policy's tables
-
-// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. If the result
-// `otherAPI` is true, the route belongs to another API, and no step for this API would help.
-func (m *simulation) fixRoute(ctx context.Context) (s step, otherAPI bool, err error) {
+// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. For a spelling, it also
+// returns the simulation of the request with this spelling, because the request may need other steps too. If the result `otherAPI` is
+// true, the route belongs to another API, and no step for this API would help.
+func (m *simulation) fixRoute(ctx context.Context) (s step, corrected *simulation, otherAPI bool, err error) {
 	path, _, _ := strings.Cut(m.path, "?")
 	if m.input.Segments() == nil {
 		s, err := m.fixPath(ctx, path)
-		return s, false, err
+		return s, nil, false, err
 	}
 	for _, api := range slices.Sorted(maps.Keys(m.cfg.APIs)) {
 		explanation, err := m.findRoute(ctx, api, m.method, path)
 		if err != nil {
-			return step{}, false, err
+			return step{}, nil, false, err
 		}
 		if explanation.Route != "" {
-			return step{corrects, fmt.Sprintf("%s has this route (%s): use --api %s", api, explanation.Row, api)}, true, nil
+			return step{corrects, fmt.Sprintf("%s has this route (%s): use --api %s", api, explanation.Row, api)}, nil, true, nil
 		}
 	}
-	spelling, err := m.fixSpelling(ctx, path)
-	if spelling != "" || err != nil {
-		return step{corrects, spelling}, false, err
+	spelling, found, err := m.fixSpelling(ctx, path)
+	if err != nil {
+		return step{}, nil, false, err
 	}
-	if !methodForm.MatchString(m.method) {
-		return step{corrects, fmt.Sprintf("%q is not a method: use capitals, such as GET", m.method)}, false, nil
+	if found.Route != "" {
+		corrected := *m
+		corrected.path = spelling + m.path[len(path):]
+		text := fmt.Sprintf("the table has %s (%s): use exactly this letter case and these slashes", found.Route, found.Row)
+		return step{corrects, text}, &corrected, false, corrected.check(ctx)
 	}
 	row, unsupported := proposedRow(m.explainer.Tables()[m.api].Routes, m.input.Segments())
 	if unsupported != "" {
-		return step{widens, fmt.Sprintf("the path has a %s, which a row of a table cannot contain: choose another path, or add a row with a {parameter} there", unsupported)}, false, nil
+		return step{widens, fmt.Sprintf("the path has a %s, which a row of a table cannot contain: choose another path, or add a row with a {parameter} there", unsupported)}, nil, false, nil
 	}
 	methods, err := m.otherMethods(ctx, path)
 	if methods != "" {
 		methods = "the path is listed for " + methods + "; to allow " + m.method + ", "
 	}
 	return step{widens, fmt.Sprintf("%sadd the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/%s/data.yaml of the policies",
-		methods, m.method, m.cfg.maskPath(row), m.api)}, false, err
+		methods, m.method, m.cfg.maskPath(row), m.api)}, nil, false, err
 }
 
 // fixPath returns the step for a path that could not be split into segments.
@@ -104,23 +105,20 @@ func (m *simulation) invalidSegment(path string, parameters target.Parameters) s
 	return ""
 }
 
-// fixSpelling returns the step for a path that differs from a route only in letter case or in a slash at the end. For any other
-// path, it returns "".
-func (m *simulation) fixSpelling(ctx context.Context, path string) (string, error) {
+// fixSpelling returns the path and the route of the table if the path differs from this route only in letter case or in a slash at the
+// end. For any other path, the explanation has no route.
+func (m *simulation) fixSpelling(ctx context.Context, path string) (string, policies.Explanation, error) {
 	slash := path + "/"
 	if without, ok := strings.CutSuffix(path, "/"); ok {
 		slash = without
 	}
-	for _, other := range []string{path, slash, strings.ToLower(path), strings.ToLower(slash)} {
-		explanation, err := m.findRoute(ctx, m.api, strings.ToUpper(m.method), other)
-		if err != nil {
-			return "", err
-		}
-		if explanation.Route != "" {
-			return fmt.Sprintf("the table has %s (%s): use exactly this letter case and these slashes", explanation.Route, explanation.Row), nil
+	for _, other := range []string{slash, strings.ToLower(path), strings.ToLower(slash)} {
+		explanation, err := m.findRoute(ctx, m.api, m.method, other)
+		if explanation.Route != "" || err != nil {
+			return other, explanation, err
 		}
 	}
-	return "", nil
+	return "", policies.Explanation{}, nil
 }
 
 // otherMethods lists the methods for which the table has the path.

@@ -11,8 +11,8 @@ import (
 // isGranted reports whether the user has granted the app access to the workspace.
 func (m *simulation) isGranted(workspace string) bool { return slices.Contains(m.granted, workspace) }
 
-// memberships returns the memberships of the token's user. For an app's access token, it returns only the memberships in
-// granted workspaces.
+// memberships returns the memberships of the token's user. For an app's access token, it also returns the granted workspaces that the
+// user has left, with an empty role.
 func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error) {
 	user := m.principal().UserID
 	switch {
@@ -26,17 +26,17 @@ func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error
 	if err != nil {
 		return nil, err
 	}
-	attributes := make(map[string]authz.Attributes, len(workspaces))
-	for _, w := range workspaces {
-		attributes[w.ID] = w.Attributes
-	}
 	members, err := m.registry.Members(ctx, "")
-	var list []authz.Membership
+	roles := make(map[string]string)
 	for _, member := range members {
-		if member.UserID == user && (m.token.Kind != authz.KindOAuthToken || m.isGranted(member.WorkspaceID)) {
-			list = append(list, authz.Membership{
-				ID: member.WorkspaceID, Slug: member.WorkspaceSlug, Role: member.Role, Attributes: attributes[member.WorkspaceID],
-			})
+		if member.UserID == user {
+			roles[member.WorkspaceID] = member.Role
+		}
+	}
+	var list []authz.Membership
+	for _, w := range workspaces {
+		if roles[w.ID] != "" || m.isGranted(w.ID) {
+			list = append(list, authz.Membership{ID: w.ID, Slug: w.Slug, Role: roles[w.ID], Attributes: w.Attributes})
 		}
 	}
 	return list, err

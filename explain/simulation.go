@@ -129,7 +129,7 @@ func (x *Explainer) simulatePrincipal(ctx context.Context, m *simulation, api au
 	default:
 		m.format = formats[i]
 	}
-	own, err := x.workspaceOf(ctx, m.workspace) // the simulated principal belongs to the workspace of the request
+	own, known, err := x.workspaceOf(ctx, m.workspace) // the simulated principal belongs to the workspace of the request
 	if err != nil {
 		return err
 	}
@@ -145,6 +145,7 @@ func (x *Explainer) simulatePrincipal(ctx context.Context, m *simulation, api au
 		m.lookupResult.Principal = authz.Principal{}
 	}
 	switch {
+	case m.anonymous && !known: // an attempt with a token has to send another header
 	case m.workspace != "":
 		m.workspace = reference(api, own.ID, own.Slug)
 		m.headerWorkspace = m.lookupResult.Workspace
@@ -155,12 +156,13 @@ func (x *Explainer) simulatePrincipal(ctx context.Context, m *simulation, api au
 }
 
 // workspaceOf returns the workspace with the id or slug. If the database does not know the workspace, or if there is no database,
-// placeholders represent the unknown values.
-func (x *Explainer) workspaceOf(ctx context.Context, ref string) (authz.Membership, error) {
+// placeholders represent the unknown values. The result `known` is false if there certainly is no such workspace.
+func (x *Explainer) workspaceOf(ctx context.Context, ref string) (found authz.Membership, known bool, err error) {
+	known = true
 	if x.registry != nil && ref != "" {
 		w, err := x.registry.Workspace(ctx, ref)
-		if !errors.Is(err, database.ErrNotFound) {
-			return authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}, err
+		if known = !errors.Is(err, database.ErrNotFound); known {
+			return authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}, true, err
 		}
 	}
 	w := authz.Membership{ID: placeholderID, Slug: placeholderSlug}
@@ -170,7 +172,7 @@ func (x *Explainer) workspaceOf(ctx context.Context, ref string) (authz.Membersh
 	case authz.ValidSlug(ref):
 		w.Slug = ref
 	}
-	return w, nil
+	return w, known, nil
 }
 
 // reference returns the value of the workspace header: the id or the slug, as the API's configuration requires.

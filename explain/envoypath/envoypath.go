@@ -1,5 +1,6 @@
 // Package envoypath normalises paths as Envoy does before it sends a check, with the settings of deploy/envoy/envoy.yaml. These
-// settings are normalize_path, merge_slashes and path_with_escaped_slashes_action. A test compares the package with a real Envoy.
+// settings are normalize_path, merge_slashes and path_with_escaped_slashes_action. It also knows the methods that Envoy accepts. Tests
+// compare the package with a real Envoy.
 package envoypath
 
 import (
@@ -31,6 +32,13 @@ var (
 	hexadecimal  = regexp.MustCompile(`^[0-9A-Fa-f]{2}`)
 	unreserved   = regexp.MustCompile(`^[A-Za-z0-9._~-]$`)
 )
+
+// methods are the methods that Envoy knows over HTTP/1.1. It answers 400 to all others.
+var methods = strings.Fields(`ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL MOVE MSEARCH NOTIFY
+	OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE`)
+
+// Accepts reports whether Envoy accepts the method over HTTP/1.1. Over HTTP/2, Envoy sends a check for most other methods too.
+func Accepts(method string) bool { return slices.Contains(methods, method) }
 
 // Normalize returns the path that the check and the upstream get, with the query. It never changes the query. If a client sends a
 // URL instead of a path, the result is the path of the URL. An error means that Envoy sends no check, and answers 400. Over HTTP/2,

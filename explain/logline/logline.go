@@ -78,7 +78,7 @@ func (l Line) Request(given explain.Request) (explain.Request, error) {
 	}
 	switch {
 	case r.TokenID != "" || r.User != "" || r.Scopes != nil:
-	case l.Subject == "" && !l.Allow && l.Reason != authz.ReasonMissing:
+	case l.Subject == "" && l.Code == authz.CodeUnauthorized && l.Reason != authz.ReasonMissing:
 		return r, fmt.Errorf("the credential was refused (%s), so the line does not contain its id: add --token-id or --user", l.Reason)
 	case l.Kind == authz.KindSession:
 		r.User = l.Subject

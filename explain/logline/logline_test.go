@@ -16,6 +16,7 @@ func TestRequestOfALine(t *testing.T) {
 		`"route":"* /a/{b...}","allow":true,"subject":"ada","kind":"session","session_id":"s1"`:         {Path: "/a/x/x", User: "ada"},
 		`"route":"GET /caf%C3%A9/100%25/a b","reason":"missing"`:                                        {},
 		`"route":"GET /caf%C3%A9/a%3Ab/","reason":"missing"`:                                            {Path: "/caf%C3%A9/a:b/"},
+		`"route":"GET /a","code":"FORBIDDEN","reason":"outside_network"`:                                {Path: "/a"}, // a rule denies a public route
 		`"route":"GET /","allow":true`:                                                                  {Path: "/"},
 	} {
 		l, err := logline.Parse([]byte(`{"msg":"decision","decision_id":"D1","api":"one","method":"GET",` + fields + "}\n"))

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,17 +32,49 @@ func (s Source) describe(ctx context.Context, failed []*tester.Result) error {
 		}
 	}
 	if len(names) > 0 {
-		err := s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), "^("+strings.Join(names, "|")+")$", &expressions, func(*tester.Result) {})
+		err := s.run(ctx, tracingCompiler(), "^("+strings.Join(names, "|")+")$", &expressions, func(*tester.Result) {})
 		if err != nil {
 			return err
 		}
 	}
 	var all fault.Errors
 	for _, r := range failed {
-		all = append(all, fault.Fault{File: r.Location.File, Line: r.Location.Row, Text: failure(r, expressions.last)})
+		text := failure(r, expressions.last)
+		if r.Error == nil && s.isConstantCase(r.Location) {
+			text = fmt.Sprintf("the test %s fails: OPA runs no case with a constant name: take the name from a variable, or write it into the name of the test", r.Name)
+		}
+		all = append(all, fault.Fault{File: r.Location.File, Line: r.Location.Row, Text: text})
 	}
 	return all.Err()
 }
+
+// tracingCompiler returns a compiler of tests whose evaluation is traced. A test assigns the rules and the data that it compares to
+// variables, so that the trace contains their values. OPA's index excludes no test from the evaluation.
+func tracingCompiler() *ast.Compiler {
+	return ast.NewCompiler().WithCapabilities(capabilities()).WithRewriteTestRules(true).
+		WithStageAfterID(ast.StageRewriteTestRulesForTracing, ast.CompilerStageDefinition{
+			Name: "ExcludeNoTest", MetricName: "exclude_no_test", Stage: excludeNoTest,
+		})
+}
+
+// excludeNoTest is a stage of the compiler. It adds a call to print to each test, because OPA's index ignores a rule with such a call.
+func excludeNoTest(c *ast.Compiler) *ast.Error {
+	for _, module := range c.Modules {
+		for _, rule := range module.Rules {
+			if !rule.Default && strings.Contains(rule.Head.Ref().String(), tester.TestPrefix) {
+				body := ast.NewBody(ast.InternalPrint.Expr(ast.ArrayTerm()))
+				for _, expr := range rule.Body {
+					body.Append(expr)
+				}
+				rule.Body = body
+			}
+		}
+	}
+	return nil
+}
+
+// maxCases limits the failed cases that an error names.
+const maxCases = 10
 
 // failure describes the result of a failed test: its failed cases, if it has cases, and the expressions that fail.
 func failure(r *tester.Result, expressions map[testCase]string) string {
@@ -65,7 +98,9 @@ func failure(r *tester.Result, expressions map[testCase]string) string {
 			cases = append(cases, strconv.Quote(strings.Join(name, "/")))
 		}
 	}
-	if len(cases) > 0 {
+	if more := len(cases) - maxCases; more > 0 {
+		text += fmt.Sprintf(" for %s and %d other cases", strings.Join(cases[:maxCases], ", "), more)
+	} else if len(cases) > 0 {
 		text += " for " + strings.Join(cases, ", ")
 	}
 	switch expression := expressions[first]; {
@@ -108,6 +143,8 @@ func (f *failedExpressions) TraceEvent(event topdown.Event) {
 		switch {
 		case event.Op == topdown.TestCaseOp:
 			f.current = nameOfCase(node)
+		case event.Op == topdown.RedoOp && node.IsCall() && node.Operator().Equal(ast.InternalTestCase.Ref()):
+			f.current = "" // the case ends
 		case event.Op != topdown.FailOp || event.Location == nil || node.IsEvery(): // the failed expression in `every` says more
 		default:
 			if test := f.source.ruleAt(event.Location); f.tests[test] {
@@ -123,15 +160,13 @@ func nameOfCase(event *ast.Expr) string {
 	if !ok {
 		return ""
 	}
-	var parts []string
-	terms.Foreach(func(term *ast.Term) {
-		if text, ok := term.Value.(ast.String); ok {
-			parts = append(parts, string(text))
-		} else {
-			parts = append(parts, term.String())
-		}
-	})
-	return strings.Join(parts, "/")
+	names := make(tester.SubResultMap)
+	names.Update(*terms, nil)
+	var name string
+	for path := range names.Iter {
+		name = strings.Join(path, "/") // the last path has all parts
+	}
+	return name
 }
 
 // comparisons are the operators whose operands a description shows.
@@ -142,7 +177,10 @@ var comparisons = []*ast.Builtin{
 // describeExpression returns the line and the text of an expression that is false or undefined. For a comparison, the description
 // has the value of each side that is not a constant.
 func describeExpression(e *ast.Expr, at *ast.Location, locals *ast.ValueMap) string {
-	text := fmt.Sprintf("line %d: %s", at.Row, shortened(strings.Join(strings.Fields(string(at.Text)), " ")))
+	if e.Generated && e.IsEquality() {
+		return describeUndefined(e.Operand(1).Value, at)
+	}
+	text := fmt.Sprintf("line %d: %s", at.Row, sourceText(at))
 	if e.Negated || locals == nil || !e.IsCall() ||
 		!slices.ContainsFunc(comparisons, func(b *ast.Builtin) bool { return b.Ref().Equal(e.Operator()) }) {
 		return text
@@ -157,6 +195,24 @@ func describeExpression(e *ast.Expr, at *ast.Location, locals *ast.ValueMap) str
 		return text
 	}
 	return text + ", got " + strings.Join(values, " and ")
+}
+
+// describeUndefined describes a value that the compiler assigns to a variable of its own. That only fails if there is no value.
+func describeUndefined(value ast.Value, at *ast.Location) string {
+	ref, ok := value.(ast.Ref)
+	if !ok || ref.IsGround() {
+		return fmt.Sprintf("line %d: %s is undefined", at.Row, sourceText(at))
+	}
+	list := ref.ConstantPrefix().String() // of `some n in list`
+	if at = cmp.Or(ref[0].Location, at); !ast.RootDocumentNames.Contains(ref[0]) {
+		list = strings.Replace(list, ref[0].String(), sourceText(at), 1)
+	}
+	return fmt.Sprintf("line %d: %s has no element", at.Row, shortened(list))
+}
+
+// sourceText returns the text at a location, on one line.
+func sourceText(at *ast.Location) string {
+	return shortened(strings.Join(strings.Fields(string(at.Text)), " "))
 }
 
 // valueOf returns the value of a local variable, or of a part of it, such as c.name. It returns nil for anything else.

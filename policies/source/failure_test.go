@@ -29,6 +29,20 @@ func TestFailedTestSaysWhatItExpected(t *testing.T) {
 		"a case and a test without one": {"test_a[n] if {\n\tsome n in [2]\n\thelper(n) == 2\n}\n\ntest_b if helper(1) == 3", "the test test_a fails for \"2\" at line 12: helper(n) == 2, got 3\nx_test.rego:15: the test test_b fails at line 15: helper(1) == 3, got 2"},
 		"two tests of a name":           {"test_a if helper(1) == 3\n\ntest_a if helper(1) == 4", "the test test_a fails at line 10: helper(1) == 3, got 2\nx_test.rego:12: the test test_a#01 fails at line 12: helper(1) == 4, got 2"},
 		"a long value":                  {"test_a if {\n\tlong := concat(\"\", [\"x\" | some _ in numbers.range(1, 1000)])\n\tsprintf(\"%s\", [long]) == \"y\"\n}", "got \"" + strings.Repeat("x", 119) + "…"},
+		"a rule with a value":           {"limit := helper(4)\n\ntest_a if limit == 6", "the test test_a fails at line 12: limit == 6, got 5"},
+		"a part of a decision":          {"test_a if data.keywicket.decision.reason == \"quota\" with input as {}", "the test test_a fails at line 10: data.keywicket.decision.reason == \"quota\" with input as {}, got \"no_route\""},
+		"a comprehension":               {"test_a if [n | some n in [1, 2]; n > 1] == [1]", "the test test_a fails at line 10: [n | some n in [1, 2]; n > 1] == [1], got [2]"},
+		"a value in a file":             {"test_a if data.facts.x.n == 3\n-- facts/x/data.yaml --\nn: 1", "the test test_a fails at line 10: data.facts.x.n == 3, got 1"},
+		"a value that no file has":      {"test_a if data.facts.nothing == 3", "the test test_a fails at line 10: data.facts.nothing is undefined"},
+		"an undefined value":            {"test_a if {\n\tn := input.nothing\n\tn == 1\n}", "the test test_a fails at line 11: input.nothing is undefined"},
+		"every of an undefined value":   {"test_a if {\n\tevery n in input.nothing {\n\t\tn == 1\n\t}\n}", "the test test_a fails at line 11: input.nothing is undefined"},
+		"some of an undefined value":    {"test_a if {\n\tsome n in input.nothing\n\tn == 1\n}", "the test test_a fails at line 11: input.nothing has no element"},
+		"some of an empty list":         {"test_a if {\n\tlist := []\n\tsome n in list\n\tn == 1\n}", "the test test_a fails at line 12: list has no element"},
+		"some of a part of a value":     {"test_a if {\n\tgot := {\"list\": []}\n\tsome n in got.list\n\tn == 1\n}", "the test test_a fails at line 12: got.list has no element"},
+		"a case with an object's name":  {"test_a[c] if {\n\tsome c in [{\"n\": 1, \"m\": []}]\n\tc.n == 2\n}", `the test test_a fails for "{\"m\":[],\"n\":1}" at line 12: c.n == 2, got 1`},
+		"a value that is not a case":    {"test_a[p][q] if {\n\tsome p in [\"a\", \"b\"]\n\tp == \"a\"\n\tsome q in [1, 2]\n\tq == 1\n}", `the test test_a fails for "a/2" at line 14: q == 1, got 2`},
+		"a case with a constant name":   {"test_a[\"p\"] if helper(1) == 2", `the test test_a fails: OPA runs no case with a constant name: take the name from a variable, or write it into the name of the test`},
+		"many failed cases":             {"test_a[n] if {\n\tsome n in numbers.range(1, 200)\n\tn == 0\n}", `the test test_a fails for "1", "10", "100", "101", "102", "103", "104", "105", "106", "107" and 190 other cases; the first case at line 12: n == 0, got 1`},
 		"a value without an expression": {"test_a := helper(1) == 3", "the test test_a fails"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -36,7 +50,7 @@ func TestFailedTestSaysWhatItExpected(t *testing.T) {
 			dir := policyOf(t, "-- x_test.rego --\npackage x\n\nhelper(n) := n + 1\n\nlarge(n) if {\n\tn > 4\n}\n\n\n"+c.test+"\n")
 			passed, output := opaTest(t, dir)
 			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
-			if got := errorText(err); passed || !strings.HasPrefix(got, "x_test.rego:10: the test test_a fails") || !strings.HasSuffix(got, c.want) {
+			if got := errorText(err); passed || !strings.HasPrefix(got, "x_test.rego:1") || !strings.HasSuffix(got, c.want) {
 				t.Errorf("got %q, want %q at its end; opa test: %s", got, c.want, output)
 			}
 		})

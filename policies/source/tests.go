@@ -7,6 +7,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -42,11 +43,22 @@ func (s Source) Test(ctx context.Context) (warnings []string, err error) {
 
 // hasCases reports whether the test at a location has a case for each value of a variable: test_a[case].
 func (s Source) hasCases(at *ast.Location) bool {
+	return s.anyRule(at, func(head *ast.Head) bool { return head.DocKind() == ast.PartialObjectDoc })
+}
+
+// isConstantCase reports whether the test at a location is a case with a constant name: test_a["case"] or test_a.case.
+func (s Source) isConstantCase(at *ast.Location) bool {
+	return s.anyRule(at, func(head *ast.Head) bool {
+		name, _ := head.Ref()[len(head.Ref())-1].Value.(ast.String)
+		return len(head.Ref()) > 1 && head.DocKind() == ast.CompleteDoc && !strings.HasPrefix(string(name), tester.TestPrefix)
+	})
+}
+
+// anyRule reports whether the head of a rule at a location meets the condition.
+func (s Source) anyRule(at *ast.Location, condition func(*ast.Head) bool) bool {
 	for _, modules := range []map[string]*ast.Module{s.Rules, s.Tests} {
 		if module, ok := modules[at.File]; ok {
-			return slices.ContainsFunc(module.Rules, func(rule *ast.Rule) bool {
-				return rule.Location.Row == at.Row && rule.Head.DocKind() == ast.PartialObjectDoc
-			})
+			return slices.ContainsFunc(module.Rules, func(rule *ast.Rule) bool { return rule.Location.Row == at.Row && condition(rule.Head) })
 		}
 	}
 	return false

@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -148,9 +149,15 @@ func parse(name string, text []byte, environ []string, flags func(*Config)) (Con
 	return c, c.complete()
 }
 
+// apiName is the form of an API's name that the database accepts.
+var apiName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,63}$`)
+
 // complete fills in the missing settings of each API with their defaults, and validates the configuration.
 func (c *Config) complete() error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
+		if !apiName.MatchString(name) {
+			return fmt.Errorf("apis: %q is not a valid name: write 1 to 63 letters, digits, _ or -, also as the name of its folder in the policies", name)
+		}
 		api, err := c.APIs[name].Complete()
 		if err != nil {
 			return fmt.Errorf("apis.%s.%w", name, err)

@@ -243,6 +243,7 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{name: "a negative stale_if_error", file: "cache: {stale_if_error: -1s}\n", want: "cache.stale_if_error: "},
 		{name: "a negative lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: must be 0s (no lame-duck phase), or a duration"},
 		{name: "a drain of zero", file: "listen: {drain: 0s}\n", want: "listen.drain: must be more than 0"},
+		{name: "an API's name that the database refuses", file: strings.Replace(shop, "my-shop:", "My Shop:", 1), want: `apis: "My Shop" is not a valid name: write 1 to 63 letters, digits, _ or -`},
 		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},
 		{name: "a workspace that is requested by its name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},
 		{name: "no credentials", file: strings.Join(strings.SplitAfter(shop, "\n")[:3], ""), want: "apis.my-shop.credentials: none"},

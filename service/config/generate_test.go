@@ -15,7 +15,7 @@ import (
 func TestGenerate(t *testing.T) {
 	dir := t.TempDir()
 	for name, scopes := range map[string]string{
-		"velocity": "{workspace: {a:read: Read}}", "zoo": "{workspace: {a:read: Read}, user: {me: Me}}", "pet.shop": "{workspace: {a:read: Read}}",
+		"velocity": "{workspace: {a:read: Read}}", "zoo": "{workspace: {a:read: Read}, user: {me: Me}}", "pet_shop": "{workspace: {a:read: Read}}",
 	} {
 		text := "scopes: " + scopes + "\noverrides: {}\nroles: {}\nroutes: [{method: GET, path: /a, scopes: [\"a:read\"]}]\n"
 		if err := os.MkdirAll(filepath.Join(dir, "apis", name), 0o700); err != nil {
@@ -40,7 +40,7 @@ func TestGenerate(t *testing.T) {
 	if len(c.APIs) != 3 || !reflect.DeepEqual(c.APIs["velocity"], builtin.APIs["velocity"]) {
 		t.Errorf("%+v", c.APIs)
 	}
-	for api, prefixes := range map[string][]string{"zoo": {"zoo_", "zoou_"}, "pet.shop": {"pet-shop_"}} {
+	for api, prefixes := range map[string][]string{"zoo": {"zoo_", "zoou_"}, "pet_shop": {"pet-shop_"}} {
 		var got []string
 		for _, f := range c.APIs[api].Credentials {
 			got = append(got, f.Prefix)

@@ -11,8 +11,34 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// For each path, explain returns the answer that a client gets through Envoy, and the path that the upstream gets.
-func TestExplainAgreesWithEnvoy(t *testing.T) {
+// For each method, explain returns the decision that a client gets through Envoy over HTTP/1.1.
+func TestExplainAgreesWithEnvoyAboutMethods(t *testing.T) {
+	x := newExplainer(t)
+	user, _ := deployment.CreateOwner(t)
+	token, key := deployment.CreateToken(t, "velu_", registry.NewToken{Name: t.Name(), Scopes: []string{"user:read"}, User: user})
+	for method := range strings.FieldsSeq(`GET POST PUT PATCH DELETE OPTIONS TRACE CONNECT get Get FOO PRI QUERY MSEARCH M-SEARCH ACL
+		BASELINE-CONTROL BIND CHECKIN CHECKOUT COPY LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE NOTIFY
+		ORDERPATCH PROPFIND PROPPATCH PURGE REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNCHECKOUT UNLINK UNLOCK UNSUBSCRIBE UPDATE
+		UPDATEREDIRECTREF VERSION-CONTROL`) {
+		connection := wire.Protocols["HTTP/1.1"](t, deployment.Stack, "velocity")
+		sent := connection.Send(t, wire.Request{Method: method, Target: "/api/user", Header: [][2]string{{"authorization", "Bearer " + key}}})
+		_ = connection.Close()
+		e, err := x.Explain(t.Context(), explainer.Request{Method: method, Path: "/api/user", TokenID: token.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		outcome := "allow"
+		if !e.Allow {
+			outcome = *e.Code + " " + *e.Reason
+		}
+		if !strings.HasSuffix(sent.Outcome, outcome) {
+			t.Errorf("%s: a client gets %s; explain: %s", method, sent.Outcome, outcome)
+		}
+	}
+}
+
+func newExplainer(t *testing.T) *explainer.Explainer {
+	t.Helper()
 	cfg, err := config.Load("", nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -21,7 +47,12 @@ func TestExplainAgreesWithEnvoy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := explainer.New(explainer.Config{APIs: cfg.APIs}, rules, deployment.Registry)
+	return explainer.New(explainer.Config{APIs: cfg.APIs}, rules, deployment.Registry)
+}
+
+// For each path, explain returns the answer that a client gets through Envoy, and the path that the upstream gets.
+func TestExplainAgreesWithEnvoy(t *testing.T) {
+	x := newExplainer(t)
 	user, _ := deployment.CreateOwner(t)
 	token, key := deployment.CreateToken(t, "velu_", registry.NewToken{Name: t.Name(), Scopes: []string{"user:read"}, User: user})
 	for path, cause := range map[string]string{ // cause: a part of the fix; empty: not checked

@@ -118,11 +118,10 @@ func TestExplainWithoutAToken(t *testing.T) {
 		{[]string{"GET", "/api/v1/tags", "--scope", "issues:read"}, "no_route", `^velaflows has this route \(.*data\.yaml:\d+\): use --api velaflows$`},
 		{[]string{"GET", "/api/issues/", "--scope", "issues:read"}, "no_route", spellingFix},
 		{[]string{"GET", "/API/issues", "--scope", "issues:read"}, "no_route", spellingFix},
-		{[]string{"get", "/api/issues", "--scope", "issues:read"}, "no_route", spellingFix},
 		{[]string{"PUT", "/api/issues", "--scope", "issues:read"}, "no_route", `^the path is listed for GET \(.*data\.yaml:\d+\), POST \(.*data\.yaml:\d+\); to allow PUT, ` + addRow("PUT", "/api/issues")},
 		{[]string{"GET", "/api/a,b:c", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/a,b:c")},
-		{[]string{"get", "/api/new", "--scope", "issues:read"}, "no_route", `^"get" is not a method`},
-		{[]string{"", "/api/new", "--scope", "issues:read"}, "no_route", `^"" is not a method`},
+		{[]string{"get", "/api/issues", "--scope", "issues:read"}, "bad_request", "Envoy does not know the method"},
+		{[]string{"", "/api/new", "--scope", "issues:read"}, "bad_request", "Envoy does not know the method"},
 		{[]string{"GET", "/api/new*", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/new%2A")},
 		{[]string{"GET", "/api/:new", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/%3Anew")},
 	} {
