@@ -6,6 +6,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/internal/completion"
 )
 
@@ -17,12 +18,12 @@ func (*completionCommand) Help() string {
 	return "Prints a script. The first lines of the script say how to load it."
 }
 
-func (c *completionCommand) Run(s *invocation) error {
+func (c *completionCommand) Run(s *invocation.Invocation) error {
 	script, err := completion.Script(c.Shell)
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(s.stdout, script)
+	_, err = io.WriteString(s.Stdout, script)
 	return err
 }
 
@@ -31,11 +32,11 @@ type completeWords struct {
 	Words []string `arg:"" passthrough:""`
 }
 
-func (c *completeWords) Run(s *invocation, k *kong.Kong) error {
+func (c *completeWords) Run(s *invocation.Invocation, k *kong.Kong) error {
 	var lines strings.Builder
 	for _, word := range completion.Words(k.Model, c.Words[1:]) { // the first word is --
 		lines.WriteString(word + "\n")
 	}
-	_, err := io.WriteString(s.stdout, lines.String())
+	_, err := io.WriteString(s.Stdout, lines.String())
 	return err
 }

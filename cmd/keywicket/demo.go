@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/demo/own"
 	"github.com/keywicket/keywicket/internal/shell"
@@ -18,39 +19,39 @@ type demoCommand struct {
 }
 
 // Run starts the demo. Envoy listens on the documented ports 8000 and 8001. All other servers use free ports.
-func (c *demoCommand) Run(s *invocation) (err error) {
-	dir := cmp.Or(c.PoliciesDir, variable(s.environ, "KEYWICKET_POLICIES_DIR"))
-	policies, environ, err := own.Load(s.ctx, s.configFile, dir)
+func (c *demoCommand) Run(s *invocation.Invocation) (err error) {
+	dir := cmp.Or(c.PoliciesDir, invocation.Variable(s.Environ, "KEYWICKET_POLICIES_DIR"))
+	policies, environ, err := own.Load(s.Context, s.ConfigFile, dir)
 	if err != nil {
 		return starting(s, err)
 	}
 	demoConfig := demo.Config{VelaFlows: "127.0.0.1:8000", Velocity: "127.0.0.1:8001", Own: policies, Environ: environ}
 	if c.Logs {
-		demoConfig.Log = s.stderr
+		demoConfig.Log = s.Stderr
 	}
 	parts := "Postgres, the sidecar, the OAuth issuer, two upstreams and Envoy"
 	if policies != nil {
-		policies.Flags = flags([2]string{"config", s.configFlag}, [2]string{"policies-dir", c.PoliciesDir})
-		parts = "Postgres, the sidecar, two upstreams and Envoy, with the policies of " + cmp.Or(dir, s.configFile)
+		policies.Flags = flags([2]string{"config", s.ConfigFlag}, [2]string{"policies-dir", c.PoliciesDir})
+		parts = "Postgres, the sidecar, two upstreams and Envoy, with the policies of " + cmp.Or(dir, s.ConfigFile)
 	}
-	fmt.Fprintln(s.stdout, "starting "+parts)
-	d, err := demo.New(s.ctx, demoConfig)
+	fmt.Fprintln(s.Stdout, "starting "+parts)
+	d, err := demo.New(s.Context, demoConfig)
 	if err != nil {
 		return starting(s, err)
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	switch {
 	case c.Once:
-		return d.Tour(s.ctx, s.stdout)
+		return d.Tour(s.Context, s.Stdout)
 	case c.All:
-		err = d.Print(s.stdout)
+		err = d.Print(s.Stdout)
 	default:
-		err = d.PrintSummary(s.ctx, s.stdout)
+		err = d.PrintSummary(s.Context, s.Stdout)
 	}
 	if err != nil {
 		return err
 	}
-	return d.Wait(s.ctx)
+	return d.Wait(s.Context)
 }
 
 // flags returns the flags that have a value, for a shell.
@@ -64,8 +65,8 @@ func flags(values ...[2]string) (line string) {
 }
 
 // starting returns the error of a demo that could not start.
-func starting(s *invocation, err error) error {
-	if s.ctx.Err() != nil {
+func starting(s *invocation.Invocation, err error) error {
+	if s.Context.Err() != nil {
 		return errors.New("interrupted while starting")
 	}
 	return err

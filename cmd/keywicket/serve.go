@@ -4,6 +4,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/service/sidecar"
 )
@@ -16,30 +17,23 @@ type serveCommand struct {
 }
 
 // apply returns a function that sets the values of the flags in a configuration.
-func (c *serveCommand) apply(s *invocation) func(*config.Config) {
+func (c *serveCommand) apply(s *invocation.Invocation) func(*config.Config) {
 	return func(cfg *config.Config) {
-		setIfNotEmpty(&cfg.Database.URL, s.databaseURL)
-		setIfNotEmpty(&cfg.Listen.GRPC, c.ListenGRPC)
-		setIfNotEmpty(&cfg.Listen.Operations, c.ListenOperations)
-		setIfNotEmpty(&cfg.Policies.Dir, c.PoliciesDir)
-		setIfNotEmpty(&cfg.Log.Level, c.LogLevel)
+		invocation.SetIfNotEmpty(&cfg.Database.URL, s.DatabaseURL)
+		invocation.SetIfNotEmpty(&cfg.Listen.GRPC, c.ListenGRPC)
+		invocation.SetIfNotEmpty(&cfg.Listen.Operations, c.ListenOperations)
+		invocation.SetIfNotEmpty(&cfg.Policies.Dir, c.PoliciesDir)
+		invocation.SetIfNotEmpty(&cfg.Log.Level, c.LogLevel)
 	}
 }
 
-// setIfNotEmpty assigns value unless it is empty.
-func setIfNotEmpty(target *string, value string) {
-	if value != "" {
-		*target = value
-	}
-}
-
-func (c *serveCommand) Run(s *invocation) error {
+func (c *serveCommand) Run(s *invocation.Invocation) error {
 	ignoreHangup()
-	cfg, err := config.Load(s.configFile, s.environ, c.apply(s))
+	cfg, err := config.Load(s.ConfigFile, s.Environ, c.apply(s))
 	if err != nil {
 		return err
 	}
-	return sidecar.Run(s.ctx, cfg, version(), s.stderr)
+	return sidecar.Run(s.Context, cfg, version(), s.Stderr)
 }
 
 // ignoreHangup keeps a server running after its terminal closes.

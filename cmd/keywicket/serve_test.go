@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/service/config"
 )
@@ -153,7 +154,7 @@ func TestOrderOfPrecedenceOfSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	environ := []string{"HOME=/", "KEYWICKET_LISTEN_GRPC=environment", "KEYWICKET_POLICIES_DIR=environment", "KEYWICKET_LISTEN_DRAIN=2m"}
-	s := &invocation{databaseURL: "flag"}
+	s := &invocation.Invocation{DatabaseURL: "flag"}
 	flags := (&serveCommand{ListenGRPC: "flag", LogLevel: "error"}).apply(s)
 	c, err := config.Load(file, environ, flags)
 	if err != nil {

@@ -3,16 +3,18 @@ package main
 import (
 	"runtime"
 	"runtime/debug"
+
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 )
 
 type versionCommand struct{}
 
-func (versionCommand) Run(s *invocation) error {
+func (versionCommand) Run(s *invocation.Invocation) error {
 	v := struct {
 		Version string `json:"version"`
 		Go      string `json:"go"`
 	}{version(), runtime.Version()}
-	return printOne(s, v, [2]string{"keywicket", shownVersion()}, [2]string{"go", v.Go})
+	return invocation.PrintOne(s, v, [2]string{"keywicket", shownVersion()}, [2]string{"go", v.Go})
 }
 
 // shownVersion returns the version for people. It says how to get a version if the build recorded none.

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/internal/progress"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/registry"
@@ -35,7 +36,7 @@ column names. NDJSON has one object on each line. The columns or fields, in any 
   attributes            CSV: the text of a JSON object; NDJSON: a JSON object; policies can read it; optional`
 }
 
-func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
+func (c *tokenImport) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
 	api, format, err := findFormat(cfg, c.Prefix, c.API)
 	if err != nil {
 		return err
@@ -44,30 +45,30 @@ func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config
 	if err != nil {
 		return err
 	}
-	stdin := &countingReader{r: interruptible(s.ctx, os.Stdin)}
-	bar := progress.New(s.stderr, size(os.Stdin), func() int64 { return stdin.n })
+	stdin := &countingReader{r: interruptible(s.Context, os.Stdin)}
+	bar := progress.New(s.Stderr, size(os.Stdin), func() int64 { return stdin.n })
 	parse := tokenimport.CSV
 	if c.Format == "ndjson" {
 		parse = tokenimport.NDJSON
 	}
 	scopes := tokenimport.Scopes{Valid: valid}
-	n, err := tokenimport.Run(s.ctx, r, tokenimport.Import{Format: format, API: api, Lines: withProgress(bar, scopes.Check(parse(stdin)))})
+	n, err := tokenimport.Run(s.Context, r, tokenimport.Import{Format: format, API: api, Lines: withProgress(bar, scopes.Check(parse(stdin)))})
 	bar.End()
 	if refused, ok := errors.AsType[*tokenimport.Error](err); ok {
 		for _, l := range refused.Lines {
-			fmt.Fprintf(s.stderr, "line %d: %s\n", l.Number, l.Reason)
+			fmt.Fprintf(s.Stderr, "line %d: %s\n", l.Number, l.Reason)
 		}
 		if more := refused.Bad - len(refused.Lines); more > 0 {
-			fmt.Fprintf(s.stderr, "and %d more\n", more)
+			fmt.Fprintf(s.Stderr, "and %d more\n", more)
 		}
 		if scopes.FoundInvalid {
-			fmt.Fprintf(s.stderr, "valid scopes: %s\n", strings.Join(valid, ", "))
+			fmt.Fprintf(s.Stderr, "valid scopes: %s\n", strings.Join(valid, ", "))
 		}
 	}
 	if err != nil {
 		return err
 	}
-	return printOne(s, struct {
+	return invocation.PrintOne(s, struct {
 		Imported int `json:"imported"`
 	}{n}, [2]string{"imported", strconv.Itoa(n)})
 }

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/explain"
 	"github.com/keywicket/keywicket/explain/logline"
 	"github.com/keywicket/keywicket/service/config"
@@ -38,7 +39,7 @@ func (c *explainCommand) Validate() error {
 }
 
 // request returns the request to explain. With --log-line, it also returns the decision of the line.
-func (c *explainCommand) request(s *invocation) (r explain.Request, logged string, err error) {
+func (c *explainCommand) request(s *invocation.Invocation) (r explain.Request, logged string, err error) {
 	r = explain.Request{
 		Method: c.Method, Path: c.Path, TokenID: c.TokenID, User: c.User, Scopes: c.Scope, Workspace: c.Workspace, API: c.API,
 	}
@@ -47,7 +48,7 @@ func (c *explainCommand) request(s *invocation) (r explain.Request, logged strin
 	}
 	text := []byte(c.LogLine)
 	if c.LogLine == "-" {
-		if text, err = io.ReadAll(io.LimitReader(interruptible(s.ctx, os.Stdin), maxLogLines)); err != nil {
+		if text, err = io.ReadAll(io.LimitReader(interruptible(s.Context, os.Stdin), maxLogLines)); err != nil {
 			return r, "", fmt.Errorf("read the line from standard input: %w", err)
 		}
 		if len(bytes.TrimSpace(text)) == 0 {
@@ -65,36 +66,36 @@ func (c *explainCommand) request(s *invocation) (r explain.Request, logged strin
 // maxLogLines limits the bytes that --log-line reads from standard input. A line of the decision log is much shorter.
 const maxLogLines = 1 << 20
 
-func (c *explainCommand) Run(s *invocation, cfg config.Config) error {
+func (c *explainCommand) Run(s *invocation.Invocation, cfg config.Config) error {
 	request, logged, err := c.request(s)
 	if err != nil {
 		return err
 	}
-	setIfNotEmpty(&cfg.Policies.Dir, c.PoliciesDir)
-	policies, err := cfg.Explainer(s.ctx)
+	invocation.SetIfNotEmpty(&cfg.Policies.Dir, c.PoliciesDir)
+	policies, err := cfg.Explainer(s.Context)
 	if err != nil {
 		return err
 	}
 	var registry *registry.Registry // nil if nothing is looked up in the database
 	required := request.TokenID != "" || request.User != ""
 	if required || request.Workspace != "" && cfg.Database.URL != "" {
-		registry, err = s.openRegistry()
+		registry, err = s.OpenRegistry()
 		switch {
 		case err != nil && required:
 			return err
 		case err != nil:
-			fmt.Fprintf(s.stderr, "keywicket: %s; explain continues without it, and W represents a value that only the database knows\n", s.maskKeys(err.Error()))
+			fmt.Fprintf(s.Stderr, "keywicket: %s; explain continues without it, and W represents a value that only the database knows\n", s.MaskKeys(err.Error()))
 		}
 	}
 	explainer := explain.New(explain.Config{
-		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, ConfigFile: s.configFlag,
+		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, ConfigFile: s.ConfigFlag,
 	}, policies, registry)
-	e, err := explainer.Explain(s.ctx, request)
+	e, err := explainer.Explain(s.Context, request)
 	if errors.As(err, &explain.RequestError{}) {
-		return usageError{err}
+		return invocation.Usage(err)
 	}
 	if errors.As(err, &explain.UndefinedError{}) {
-		return undefinedError{err}
+		return invocation.Undefined(err)
 	}
 	if err != nil {
 		return err
@@ -102,9 +103,9 @@ func (c *explainCommand) Run(s *invocation, cfg config.Config) error {
 	if logged != e.Decision() {
 		e.Logged = logged
 	}
-	if s.json {
-		return s.print(e, nil, nil)
+	if s.JSON {
+		return s.Print(e, nil, nil)
 	}
-	_, err = io.WriteString(s.stdout, e.Text())
+	_, err = io.WriteString(s.Stdout, e.Text())
 	return err
 }

@@ -1,7 +1,8 @@
-package main
+package operator
 
 import (
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -18,14 +19,14 @@ type workspaceCreate struct {
 	newAttributes
 }
 
-func (c *workspaceCreate) Run(s *invocation, r *registry.Registry) error {
-	w, err := r.CreateWorkspace(s.ctx, registry.Workspace{
+func (c *workspaceCreate) Run(s *invocation.Invocation, r *registry.Registry) error {
+	w, err := r.CreateWorkspace(s.Context, registry.Workspace{
 		ID: c.ID, Slug: c.Slug, Name: c.Name, Attributes: authz.Attributes(c.Attributes),
 	})
 	if err != nil {
 		return err
 	}
-	return printOne(s, w, [2]string{"id", w.ID}, [2]string{"slug", w.Slug}, [2]string{"name", w.Name})
+	return invocation.PrintOne(s, w, [2]string{"id", w.ID}, [2]string{"slug", w.Slug}, [2]string{"name", w.Name})
 }
 
 type workspaceSet struct {
@@ -33,8 +34,8 @@ type workspaceSet struct {
 	setAttributes
 }
 
-func (c *workspaceSet) Run(s *invocation, r *registry.Registry) error {
-	w, err := r.SetWorkspaceAttributes(s.ctx, c.Workspace, authz.Attributes(c.Attributes))
+func (c *workspaceSet) Run(s *invocation.Invocation, r *registry.Registry) error {
+	w, err := r.SetWorkspaceAttributes(s.Context, c.Workspace, authz.Attributes(c.Attributes))
 	if err != nil {
 		return err
 	}
@@ -43,12 +44,12 @@ func (c *workspaceSet) Run(s *invocation, r *registry.Registry) error {
 
 type workspaceList struct{}
 
-func (workspaceList) Run(s *invocation, r *registry.Registry) error {
-	all, err := r.Workspaces(s.ctx)
+func (workspaceList) Run(s *invocation.Invocation, r *registry.Registry) error {
+	all, err := r.Workspaces(s.Context)
 	if err != nil {
 		return err
 	}
-	return printList(s, all, []string{"ID", "SLUG", "NAME", "CREATED"}, func(w registry.Workspace) []string {
-		return []string{w.ID, w.Slug, w.Name, formatTime(&w.CreatedAt)}
+	return invocation.PrintList(s, all, []string{"ID", "SLUG", "NAME", "CREATED"}, func(w registry.Workspace) []string {
+		return []string{w.ID, w.Slug, w.Name, invocation.FormatTime(&w.CreatedAt)}
 	})
 }

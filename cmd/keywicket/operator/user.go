@@ -1,7 +1,8 @@
-package main
+package operator
 
 import (
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -17,12 +18,12 @@ type userCreate struct {
 	newAttributes
 }
 
-func (c *userCreate) Run(s *invocation, r *registry.Registry) error {
-	u, err := r.CreateUser(s.ctx, registry.User{ID: c.ID, Email: c.Email, Attributes: authz.Attributes(c.Attributes)})
+func (c *userCreate) Run(s *invocation.Invocation, r *registry.Registry) error {
+	u, err := r.CreateUser(s.Context, registry.User{ID: c.ID, Email: c.Email, Attributes: authz.Attributes(c.Attributes)})
 	if err != nil {
 		return err
 	}
-	return printOne(s, u, [2]string{"id", u.ID}, [2]string{"email", u.Email})
+	return invocation.PrintOne(s, u, [2]string{"id", u.ID}, [2]string{"email", u.Email})
 }
 
 type userSet struct {
@@ -30,8 +31,8 @@ type userSet struct {
 	setAttributes
 }
 
-func (c *userSet) Run(s *invocation, r *registry.Registry) error {
-	u, err := r.SetUserAttributes(s.ctx, c.User, authz.Attributes(c.Attributes))
+func (c *userSet) Run(s *invocation.Invocation, r *registry.Registry) error {
+	u, err := r.SetUserAttributes(s.Context, c.User, authz.Attributes(c.Attributes))
 	if err != nil {
 		return err
 	}
@@ -40,12 +41,12 @@ func (c *userSet) Run(s *invocation, r *registry.Registry) error {
 
 type userList struct{}
 
-func (userList) Run(s *invocation, r *registry.Registry) error {
-	all, err := r.Users(s.ctx)
+func (userList) Run(s *invocation.Invocation, r *registry.Registry) error {
+	all, err := r.Users(s.Context)
 	if err != nil {
 		return err
 	}
-	return printList(s, all, []string{"ID", "EMAIL", "CREATED"}, func(u registry.User) []string {
-		return []string{u.ID, u.Email, formatTime(&u.CreatedAt)}
+	return invocation.PrintList(s, all, []string{"ID", "EMAIL", "CREATED"}, func(u registry.User) []string {
+		return []string{u.ID, u.Email, invocation.FormatTime(&u.CreatedAt)}
 	})
 }

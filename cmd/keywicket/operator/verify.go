@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/explain/verify"
 	"github.com/keywicket/keywicket/service/config"
 )
@@ -22,23 +23,23 @@ the token of a session. The exit status is 0 if a sidecar accepts the token now,
 users of the machine can see arguments.`
 }
 
-func (c *tokenVerify) Run(s *invocation, cfg config.Config) error {
+func (c *tokenVerify) Run(s *invocation.Invocation, cfg config.Config) error {
 	text, err := readWord(s)
 	if err != nil {
 		return err
 	}
 	token, err := verify.Recognize(cfg.APIs, text, c.API)
 	if errors.As(err, &verify.UndefinedError{}) {
-		return undefinedError{err}
+		return invocation.Undefined(err)
 	}
 	if err != nil {
 		return err
 	}
-	r, err := s.openRegistry()
+	r, err := s.OpenRegistry()
 	if err != nil {
 		return err
 	}
-	v, err := token.Verify(s.ctx, r)
+	v, err := token.Verify(s.Context, r)
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func (c *tokenVerify) Run(s *invocation, cfg config.Config) error {
 }
 
 // readWord returns the only word of standard input.
-func readWord(s *invocation) (string, error) {
+func readWord(s *invocation.Invocation) (string, error) {
 	info, err := os.Stdin.Stat()
 	if err != nil {
 		return "", fmt.Errorf("read standard input: %w", err)
@@ -62,7 +63,7 @@ func readWord(s *invocation) (string, error) {
 		return "", errors.New("standard input is a terminal, which would show the token: redirect a file or a program, such as keywicket token verify < FILE")
 	}
 	const limit = 16 << 10 // longer than every credential
-	text, err := io.ReadAll(io.LimitReader(interruptible(s.ctx, os.Stdin), limit))
+	text, err := io.ReadAll(io.LimitReader(interruptible(s.Context, os.Stdin), limit))
 	if err != nil {
 		return "", fmt.Errorf("read standard input: %w", err)
 	}
@@ -76,7 +77,7 @@ func readWord(s *invocation) (string, error) {
 	return "", errors.New(`standard input has several lines or words: give only one token, without "Bearer"`)
 }
 
-func printVerified(s *invocation, v verify.Result) error {
+func printVerified(s *invocation.Invocation, v verify.Result) error {
 	good := "yes"
 	if !v.Good {
 		good = "no: " + v.Explanation
@@ -86,7 +87,7 @@ func printVerified(s *invocation, v verify.Result) error {
 	}
 	add := func(name, value string) { fields = append(fields, [2]string{name, value}) }
 	if v.ID == nil {
-		return printOne(s, v, fields...)
+		return invocation.PrintOne(s, v, fields...)
 	}
 	add("id", *v.ID)
 	if v.Name != nil {
@@ -109,17 +110,17 @@ func printVerified(s *invocation, v verify.Result) error {
 	}
 	add("scopes", strings.Join(v.Scopes, " "))
 	if v.Session != nil {
-		add("started", formatTime(v.Session.StartedAt))
-		add("expires", formatTime(v.ExpiresAt))
+		add("started", invocation.FormatTime(v.Session.StartedAt))
+		add("expires", invocation.FormatTime(v.ExpiresAt))
 		add("aal", cmp.Or(v.Session.AAL, "-"))
 		add("second factor", map[bool]string{true: "enrolled", false: "not enrolled"}[v.Session.MFAEnrolled])
-		return printOne(s, v, fields...)
+		return invocation.PrintOne(s, v, fields...)
 	}
-	add("created", formatTime(v.CreatedAt))
-	add("expires", formatTime(v.ExpiresAt))
-	add("revoked", formatTime(v.RevokedAt))
+	add("created", invocation.FormatTime(v.CreatedAt))
+	add("expires", invocation.FormatTime(v.ExpiresAt))
+	add("revoked", invocation.FormatTime(v.RevokedAt))
 	if v.Name != nil { // the last use of the tokens of apps is not recorded
-		add("last used", formatTime(v.LastUsedAt))
+		add("last used", invocation.FormatTime(v.LastUsedAt))
 	}
-	return printOne(s, v, fields...)
+	return invocation.PrintOne(s, v, fields...)
 }

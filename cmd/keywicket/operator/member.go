@@ -1,10 +1,11 @@
-package main
+package operator
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -26,15 +27,15 @@ type memberSet struct {
 	waitFlag
 }
 
-func (c *memberSet) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
+func (c *memberSet) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
 	roles, err := cfg.Roles()
 	if err != nil {
 		return err
 	}
 	if !slices.Contains(roles, c.Role) {
-		return undefinedError{fmt.Errorf("no policy has the role %q; valid roles: %s", c.Role, strings.Join(roles, ", "))}
+		return invocation.Undefined(fmt.Errorf("no policy has the role %q; valid roles: %s", c.Role, strings.Join(roles, ", ")))
 	}
-	m, err := r.SetMember(s.ctx, c.Workspace, c.User, c.Role)
+	m, err := r.SetMember(s.Context, c.Workspace, c.User, c.Role)
 	if err != nil {
 		return err
 	}
@@ -46,12 +47,12 @@ type memberRemove struct {
 	waitFlag
 }
 
-func (c *memberRemove) Run(s *invocation, r *registry.Registry) error {
-	if err := r.RemoveMember(s.ctx, c.Workspace, c.User); err != nil {
+func (c *memberRemove) Run(s *invocation.Invocation, r *registry.Registry) error {
+	if err := r.RemoveMember(s.Context, c.Workspace, c.User); err != nil {
 		return err
 	}
-	if !s.json {
-		fmt.Fprintf(s.stdout, "%s is no longer a member of %s\n", c.User, c.Workspace)
+	if !s.JSON {
+		fmt.Fprintf(s.Stdout, "%s is no longer a member of %s\n", c.User, c.Workspace)
 	}
 	if !c.Wait {
 		return nil
@@ -63,12 +64,12 @@ type memberList struct {
 	Workspace string `help:"Only members of this workspace: id or slug." placeholder:"W"`
 }
 
-func (c *memberList) Run(s *invocation, r *registry.Registry) error {
-	all, err := r.Members(s.ctx, c.Workspace)
+func (c *memberList) Run(s *invocation.Invocation, r *registry.Registry) error {
+	all, err := r.Members(s.Context, c.Workspace)
 	if err != nil {
 		return err
 	}
-	return printList(s, all, []string{"WORKSPACE", "USER", "EMAIL", "ROLE"}, func(m registry.Member) []string {
+	return invocation.PrintList(s, all, []string{"WORKSPACE", "USER", "EMAIL", "ROLE"}, func(m registry.Member) []string {
 		return []string{m.WorkspaceSlug, m.UserID, m.Email, m.Role}
 	})
 }

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"errors"
@@ -7,6 +7,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/registry"
@@ -28,9 +29,9 @@ type revokedSessions struct {
 	BegunBefore *time.Time `json:"begun_before"` // sessions that begin before this time are revoked; nil for one session
 }
 
-func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
+func (c *sessionRevoke) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
 	if (c.ID == "") == (c.User == "") {
-		return usageError{errors.New("give a session's id, or a user with --user")}
+		return invocation.Usage(errors.New("give a session's id, or a user with --user"))
 	}
 	if start, err := mask.Start(cfg.APIs, c.ID); err == nil && start != c.ID {
 		return errors.New("this is a key, not a session's id: use keywicket token revoke")
@@ -38,9 +39,9 @@ func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config.Conf
 	var revoked registry.RevokedSessions
 	var err error
 	if c.User != "" {
-		revoked, err = r.RevokeUserSessions(s.ctx, c.User)
+		revoked, err = r.RevokeUserSessions(s.Context, c.User)
 	} else {
-		revoked, err = r.RevokeSession(s.ctx, c.ID)
+		revoked, err = r.RevokeSession(s.Context, c.ID)
 	}
 	if err != nil {
 		return err
@@ -48,32 +49,32 @@ func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config.Conf
 	if c.User != "" {
 		return c.printUser(s, r, cfg, revoked)
 	}
-	err = c.printOne(s, r, revokedSessions{RevokedSessions: revoked}, [2]string{"session", c.ID}, [2]string{"revoked", formatTime(&revoked.RevokedAt)})
+	err = c.printOne(s, r, revokedSessions{RevokedSessions: revoked}, [2]string{"session", c.ID}, [2]string{"revoked", invocation.FormatTime(&revoked.RevokedAt)})
 	switch {
-	case err != nil || s.json:
+	case err != nil || s.JSON:
 	case revoked.Seen == nil:
-		fmt.Fprintln(s.stderr, "keywicket has no list of sessions, so the id was not verified: compare it with session_id in the decision log")
+		fmt.Fprintln(s.Stderr, "keywicket has no list of sessions, so the id was not verified: compare it with session_id in the decision log")
 	case !*revoked.Seen:
-		fmt.Fprintln(s.stderr, "Supabase Auth has no session with this id: the session has ended, or the id is wrong")
+		fmt.Fprintln(s.Stderr, "Supabase Auth has no session with this id: the session has ended, or the id is wrong")
 	}
 	return err
 }
 
 // printUser prints the revocation of all sessions of a user. It also prints which later sessions are revoked too. A sidecar reads the
 // leeway from its own configuration, so the output names the setting.
-func (c *sessionRevoke) printUser(s *invocation, r *registry.Registry, cfg config.Config, revoked registry.RevokedSessions) error {
+func (c *sessionRevoke) printUser(s *invocation.Invocation, r *registry.Registry, cfg config.Config, revoked registry.RevokedSessions) error {
 	f := latestRevocation(cfg.APIs, revoked.RevokedAt)
 	before := session.BegunBefore(revoked.RevokedAt, f)
 	err := c.printOne(s, r, revokedSessions{revoked, &before}, [2]string{"sessions of", *revoked.UserID},
-		[2]string{"revoked", formatTime(&revoked.RevokedAt)}, [2]string{"begun before", formatTime(&before)})
-	if err != nil || s.json {
+		[2]string{"revoked", invocation.FormatTime(&revoked.RevokedAt)}, [2]string{"begun before", invocation.FormatTime(&before)})
+	if err != nil || s.JSON {
 		return err
 	}
 	why := "the times in tokens are in whole seconds"
 	if !f.SharedClock {
 		why = fmt.Sprintf("the clocks of the issuer and the database may differ by session.leeway (%v; none is due if session.shared_clock is set)", f.Leeway)
 	}
-	fmt.Fprintf(s.stderr, "A session that begins before %s is revoked for its whole life, because %s: sign in again after that time.\n", formatTime(&before), why)
+	fmt.Fprintf(s.Stderr, "A session that begins before %s is revoked for its whole life, because %s: sign in again after that time.\n", invocation.FormatTime(&before), why)
 	return nil
 }
 

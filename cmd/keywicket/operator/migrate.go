@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/store/schema"
 )
 
@@ -18,34 +19,34 @@ type migrateCommand struct {
 type migrateUp struct{}
 
 // Run applies the pending migrations. Several operators may run it concurrently: one of them migrates, and the others wait.
-func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
-	applied, err := schema.Migrate(s.ctx, db)
+func (migrateUp) Run(s *invocation.Invocation, db *sqlx.DB) error {
+	applied, err := schema.Migrate(s.Context, db)
 	if err != nil {
 		return err
 	}
-	if len(applied) == 0 && !s.json {
-		all, err := schema.Status(s.ctx, db)
+	if len(applied) == 0 && !s.JSON {
+		all, err := schema.Status(s.Context, db)
 		if err == nil {
-			_, err = fmt.Fprintf(s.stdout, "nothing to do: the database has all %d migrations of this version of keywicket\n", len(all))
+			_, err = fmt.Fprintf(s.Stdout, "nothing to do: the database has all %d migrations of this version of keywicket\n", len(all))
 		}
 		return err
 	}
-	return printList(s, applied, []string{"APPLIED", "NAME", "TOOK"}, func(a schema.Applied) []string {
+	return invocation.PrintList(s, applied, []string{"APPLIED", "NAME", "TOOK"}, func(a schema.Applied) []string {
 		return []string{strconv.FormatInt(a.Version, 10), a.Name, a.Duration.Round(time.Millisecond).String()}
 	})
 }
 
 type migrateStatus struct{}
 
-func (migrateStatus) Run(s *invocation, db *sqlx.DB) error {
-	all, err := schema.Status(s.ctx, db)
+func (migrateStatus) Run(s *invocation.Invocation, db *sqlx.DB) error {
+	all, err := schema.Status(s.Context, db)
 	if err != nil {
 		return err
 	}
-	return printList(s, all, []string{"VERSION", "NAME", "APPLIED"}, func(m schema.Migration) []string {
+	return invocation.PrintList(s, all, []string{"VERSION", "NAME", "APPLIED"}, func(m schema.Migration) []string {
 		applied := "pending"
 		if m.AppliedAt != nil {
-			applied = formatTime(m.AppliedAt)
+			applied = invocation.FormatTime(m.AppliedAt)
 		}
 		return []string{strconv.FormatInt(m.Version, 10), m.Name, applied}
 	})

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"bytes"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/sidecars"
 )
@@ -16,20 +17,20 @@ type sidecarCommand struct {
 
 type sidecarList struct{}
 
-func (c *sidecarList) Run(s *invocation, r *registry.Registry) error {
-	all, err := r.Sidecars(s.ctx)
+func (c *sidecarList) Run(s *invocation.Invocation, r *registry.Registry) error {
+	all, err := r.Sidecars(s.Context)
 	if err != nil {
 		return err
 	}
 	titles := []string{"ID", "VERSION", "POLICIES", "LEASE", "LAG", "SEEN", "ALIVE"}
-	return printList(s, all, titles, func(sidecar sidecars.Sidecar) []string {
+	return invocation.PrintList(s, all, titles, func(sidecar sidecars.Sidecar) []string {
 		alive := "no"
 		if sidecar.Alive {
 			alive = "yes"
 		}
 		return []string{
 			sidecar.ID, sidecar.Version, sidecar.Policies, sidecar.Lease.Round(time.Millisecond).String(),
-			sidecar.Lag.Round(10 * time.Microsecond).String(), formatTime(sidecar.SeenAt), alive,
+			sidecar.Lag.Round(10 * time.Microsecond).String(), invocation.FormatTime(sidecar.SeenAt), alive,
 		}
 	})
 }
@@ -40,16 +41,16 @@ type waitFlag struct {
 }
 
 // printOne writes the object. With --wait, it first waits for the sidecars, and writes the result of the wait too.
-func (w waitFlag) printOne(s *invocation, r *registry.Registry, object any, rows ...[2]string) error {
+func (w waitFlag) printOne(s *invocation.Invocation, r *registry.Registry, object any, rows ...[2]string) error {
 	if !w.Wait {
-		return printOne(s, object, rows...)
+		return invocation.PrintOne(s, object, rows...)
 	}
-	barrier, err := r.WaitForSidecars(s.ctx)
+	barrier, err := r.WaitForSidecars(s.Context)
 	if err != nil {
 		return fmt.Errorf("the change is stored, but the wait for the sidecars failed: %w", err)
 	}
-	if !s.json {
-		return printOne(s, nil, append(rows, [2]string{"sidecars", barrier.String()})...)
+	if !s.JSON {
+		return invocation.PrintOne(s, nil, append(rows, [2]string{"sidecars", barrier.String()})...)
 	}
 	text, err := json.Marshal(object)
 	if err != nil {
@@ -62,5 +63,5 @@ func (w waitFlag) printOne(s *invocation, r *registry.Registry, object any, rows
 		return err
 	}
 	fields["barrier"] = barrier
-	return printOne(s, fields)
+	return invocation.PrintOne(s, fields)
 }

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"errors"
@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/service/config"
@@ -36,7 +37,7 @@ type appWithSecret struct {
 	Secret string `json:"client_secret"`
 }
 
-func (c *oauthAppCreate) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
+func (c *oauthAppCreate) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
 	api, err := c.api(cfg)
 	if err != nil {
 		return err
@@ -50,7 +51,7 @@ func (c *oauthAppCreate) Run(s *invocation, r *registry.Registry, cfg config.Con
 	if err != nil {
 		return err
 	}
-	app, secret, err := r.CreateApp(s.ctx, registry.NewApp{
+	app, secret, err := r.CreateApp(s.Context, registry.NewApp{
 		ID: c.ID, API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Scopes: scopes, Confidential: c.Confidential, Development: c.Development,
 	})
 	if err != nil {
@@ -66,11 +67,11 @@ func (c *oauthAppCreate) api(cfg config.Config) (string, error) {
 	})
 	switch len(names) {
 	case 0:
-		return "", undefinedError{errors.New("no matching API has credentials of the kind oauth_token")}
+		return "", invocation.Undefined(errors.New("no matching API has credentials of the kind oauth_token"))
 	case 1:
 		return names[0], nil
 	}
-	return "", usageError{fmt.Errorf("several APIs have credentials of the kind oauth_token: give --api with one of these values: %s", strings.Join(names, ", "))}
+	return "", invocation.Usage(fmt.Errorf("several APIs have credentials of the kind oauth_token: give --api with one of these values: %s", strings.Join(names, ", ")))
 }
 
 // scopes returns the scopes without duplicates.
@@ -85,14 +86,14 @@ func (c *oauthAppCreate) scopes(cfg config.Config, api string) ([]string, error)
 	valid := slices.Concat(tables[api].AppScopes(table.LevelWorkspace), tables[api].AppScopes(table.LevelUser))
 	for _, scope := range c.Scope {
 		if !slices.Contains(valid, scope) {
-			return nil, undefinedError{fmt.Errorf("%q is not a scope that an app may request; scopes are %s", scope, strings.Join(valid, ", "))}
+			return nil, invocation.Undefined(fmt.Errorf("%q is not a scope that an app may request; scopes are %s", scope, strings.Join(valid, ", ")))
 		}
 	}
 	return slices.Compact(slices.Sorted(slices.Values(c.Scope))), nil
 }
 
-func printApp(s *invocation, app registry.App, secret authz.Secret) error {
-	err := printOne(s, appWithSecret{app, secret.Reveal()},
+func printApp(s *invocation.Invocation, app registry.App, secret authz.Secret) error {
+	err := invocation.PrintOne(s, appWithSecret{app, secret.Reveal()},
 		[2]string{"client id", app.ID},
 		[2]string{"client secret", secret.Reveal()},
 		[2]string{"name", app.Name},
@@ -104,24 +105,24 @@ func printApp(s *invocation, app registry.App, secret authz.Secret) error {
 	if err != nil {
 		return fmt.Errorf("the secret of %s was created, but cannot be shown: run keywicket oauth-app rotate-secret %s: %w", app.ID, app.ID, err)
 	}
-	if !s.json {
-		fmt.Fprintln(s.stderr, "Save the secret now: it is not shown again.")
+	if !s.JSON {
+		fmt.Fprintln(s.Stderr, "Save the secret now: it is not shown again.")
 	}
 	return nil
 }
 
 type oauthAppList struct{}
 
-func (c *oauthAppList) Run(s *invocation, r *registry.Registry) error {
-	apps, err := r.Apps(s.ctx)
+func (c *oauthAppList) Run(s *invocation.Invocation, r *registry.Registry) error {
+	apps, err := r.Apps(s.Context)
 	if err != nil {
 		return err
 	}
 	titles := []string{"CLIENT ID", "NAME", "REDIRECT URIS", "SCOPES", "CONFIDENTIAL", "DEVELOPMENT", "CREATED", "STATUS"}
-	return printList(s, apps, titles, func(a registry.App) []string {
+	return invocation.PrintList(s, apps, titles, func(a registry.App) []string {
 		return []string{
 			a.ID, a.Name, strings.Join(a.RedirectURIs, " "), strings.Join(a.Scopes, " "), fmt.Sprint(a.Confidential), fmt.Sprint(a.Development),
-			formatTime(&a.CreatedAt), string(a.Status),
+			invocation.FormatTime(&a.CreatedAt), string(a.Status),
 		}
 	})
 }
@@ -131,8 +132,8 @@ type oauthAppRotate struct {
 	waitFlag
 }
 
-func (c *oauthAppRotate) Run(s *invocation, r *registry.Registry) error {
-	app, secret, err := r.RotateAppSecret(s.ctx, c.ID)
+func (c *oauthAppRotate) Run(s *invocation.Invocation, r *registry.Registry) error {
+	app, secret, err := r.RotateAppSecret(s.Context, c.ID)
 	if err != nil {
 		return err
 	}
@@ -144,13 +145,13 @@ type oauthAppRevoke struct {
 	waitFlag
 }
 
-func (c *oauthAppRevoke) Run(s *invocation, r *registry.Registry) error {
-	app, err := r.RevokeApp(s.ctx, c.ID)
+func (c *oauthAppRevoke) Run(s *invocation.Invocation, r *registry.Registry) error {
+	app, err := r.RevokeApp(s.Context, c.ID)
 	if err != nil {
 		return err
 	}
 	return c.printOne(s, r, app, [2]string{"client id", app.ID}, [2]string{"name", app.Name}, [2]string{"status", string(app.Status)},
-		[2]string{"revoked", formatTime(app.RevokedAt)})
+		[2]string{"revoked", invocation.FormatTime(app.RevokedAt)})
 }
 
 type grantCommand struct {
@@ -163,13 +164,13 @@ type grantList struct {
 	User string `help:"Only grants of this user: id or email." placeholder:"U"`
 }
 
-func (c *grantList) Run(s *invocation, r *registry.Registry) error {
-	grants, err := r.Grants(s.ctx, c.App, c.User)
+func (c *grantList) Run(s *invocation.Invocation, r *registry.Registry) error {
+	grants, err := r.Grants(s.Context, c.App, c.User)
 	if err != nil {
 		return err
 	}
-	return printList(s, grants, []string{"ID", "APP", "USER", "SCOPES", "WORKSPACES", "CREATED", "STATUS"}, func(g registry.Grant) []string {
-		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), formatTime(&g.CreatedAt), string(g.Status)}
+	return invocation.PrintList(s, grants, []string{"ID", "APP", "USER", "SCOPES", "WORKSPACES", "CREATED", "STATUS"}, func(g registry.Grant) []string {
+		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), invocation.FormatTime(&g.CreatedAt), string(g.Status)}
 	})
 }
 
@@ -178,11 +179,11 @@ type grantRevoke struct {
 	waitFlag
 }
 
-func (c *grantRevoke) Run(s *invocation, r *registry.Registry) error {
-	g, err := r.RevokeGrant(s.ctx, c.ID)
+func (c *grantRevoke) Run(s *invocation.Invocation, r *registry.Registry) error {
+	g, err := r.RevokeGrant(s.Context, c.ID)
 	if err != nil {
 		return err
 	}
 	return c.printOne(s, r, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", string(g.Status)},
-		[2]string{"revoked", formatTime(g.RevokedAt)})
+		[2]string{"revoked", invocation.FormatTime(g.RevokedAt)})
 }

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"cmp"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/internal/commandline"
 	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/service/config"
@@ -54,12 +55,12 @@ type createdToken struct {
 	Attributes  authz.Attributes `json:"attributes"`
 }
 
-func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
+func (c *tokenCreate) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
 	n, err := c.newToken(cfg)
 	if err != nil {
 		return err
 	}
-	t, key, err := r.CreateToken(s.ctx, n)
+	t, key, err := r.CreateToken(s.Context, n)
 	if err != nil {
 		return err
 	}
@@ -67,8 +68,8 @@ func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config.Config
 }
 
 // printCreated prints a new token with its key.
-func printCreated(s *invocation, t registry.Token, key authz.Secret) error {
-	err := printOne(s, createdToken{
+func printCreated(s *invocation.Invocation, t registry.Token, key authz.Secret) error {
+	err := invocation.PrintOne(s, createdToken{
 		ID: t.ID, Token: key.Reveal(), Prefix: t.Prefix, Name: t.Name, Scopes: t.Scopes,
 		WorkspaceID: t.WorkspaceID, UserID: t.UserID, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, Attributes: t.Attributes,
 	},
@@ -76,13 +77,13 @@ func printCreated(s *invocation, t registry.Token, key authz.Secret) error {
 		[2]string{"id", t.ID},
 		[2]string{"name", t.Name},
 		[2]string{"scopes", strings.Join(t.Scopes, " ")},
-		[2]string{"expires", formatTime(t.ExpiresAt)},
+		[2]string{"expires", invocation.FormatTime(t.ExpiresAt)},
 	)
 	if err != nil {
 		return fmt.Errorf("the token %s was created, but cannot be shown: run keywicket token revoke %s: %w", t.ID, t.ID, err)
 	}
-	if !s.json {
-		fmt.Fprintln(s.stderr, "Save the token now: it is not shown again.")
+	if !s.JSON {
+		fmt.Fprintln(s.Stderr, "Save the token now: it is not shown again.")
 	}
 	return nil
 }
@@ -99,9 +100,9 @@ func (c *tokenCreate) newToken(cfg config.Config) (registry.NewToken, error) {
 	}
 	switch {
 	case format.Kind.OfUser() && c.User == "":
-		return n, usageError{fmt.Errorf("a token with the prefix %s belongs to a user: give --user", c.Prefix)}
+		return n, invocation.Usage(fmt.Errorf("a token with the prefix %s belongs to a user: give --user", c.Prefix))
 	case !format.Kind.OfUser() && c.Workspace == "":
-		return n, usageError{fmt.Errorf("a token with the prefix %s belongs to a workspace: give --workspace", c.Prefix)}
+		return n, invocation.Usage(fmt.Errorf("a token with the prefix %s belongs to a workspace: give --workspace", c.Prefix))
 	}
 	valid, t, err := scopesFor(cfg, api, format.Kind)
 	if err != nil {
@@ -144,30 +145,30 @@ func findFormat(cfg config.Config, prefix, api string) (string, authz.Credential
 	}
 	switch len(names) {
 	case 0:
-		return "", found, undefinedError{fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", mask.Arguments(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", "))}
+		return "", found, invocation.Undefined(fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", mask.Arguments(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", ")))
 	case 1:
 		return names[0], found, nil
 	}
-	return "", found, usageError{fmt.Errorf("several APIs have the prefix %s: give --api with one of these values: %s", prefix, strings.Join(names, ", "))}
+	return "", found, invocation.Usage(fmt.Errorf("several APIs have the prefix %s: give --api with one of these values: %s", prefix, strings.Join(names, ", ")))
 }
 
 func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]string, error) {
 	if c.Access != "" {
 		if c.Access != "read" && c.Access != "read-write" {
-			return nil, usageError{fmt.Errorf("--access: %q is neither read nor read-write", c.Access)}
+			return nil, invocation.Usage(fmt.Errorf("--access: %q is neither read nor read-write", c.Access))
 		}
 		if kind != authz.KindWorkspaceKey {
-			return nil, usageError{fmt.Errorf("--access is only for workspace keys: give --scope; scopes are %s", strings.Join(valid, ", "))}
+			return nil, invocation.Usage(fmt.Errorf("--access is only for workspace keys: give --scope; scopes are %s", strings.Join(valid, ", ")))
 		}
 		return accessScopes(valid, t, c.Access), nil
 	}
 	if len(c.Scope) == 0 {
-		return nil, usageError{fmt.Errorf("give --scope; scopes are %s", strings.Join(valid, ", "))}
+		return nil, invocation.Usage(fmt.Errorf("give --scope; scopes are %s", strings.Join(valid, ", ")))
 	}
 	var scopes []string
 	for _, scope := range c.Scope {
 		if !slices.Contains(valid, scope) {
-			return nil, undefinedError{fmt.Errorf("%q is not a scope for this kind of token; scopes are %s", scope, strings.Join(valid, ", "))}
+			return nil, invocation.Undefined(fmt.Errorf("%q is not a scope for this kind of token; scopes are %s", scope, strings.Join(valid, ", ")))
 		}
 		if !slices.Contains(scopes, scope) {
 			scopes = append(scopes, scope)
@@ -202,19 +203,19 @@ type tokenList struct {
 	After     string               `help:"Id of the last token of the previous page." placeholder:"ID"`
 }
 
-func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
+func (c *tokenList) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
 	f := registry.TokenFilter{
 		Workspace: c.Workspace, User: c.User, ExpiringIn: time.Duration(c.Expiring), UnusedFor: time.Duration(c.Unused), After: c.After,
 	}
 	if c.Prefix != "" {
 		var err error
 		if f.Prefix, err = mask.Start(cfg.APIs, c.Prefix); err != nil {
-			return undefinedError{err}
+			return invocation.Undefined(err)
 		}
 	}
 	limit := int(c.Limit)
 	f.Limit = limit + 1 // one more token shows whether there is a next page
-	page, err := r.Tokens(s.ctx, f)
+	page, err := r.Tokens(s.Context, f)
 	if err != nil {
 		return err
 	}
@@ -223,23 +224,23 @@ func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 		page = page[:limit]
 	}
 	titles := []string{"ID", "PREFIX", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "STATUS"}
-	err = printList(s, page, titles, func(t registry.Token) []string {
+	err = invocation.PrintList(s, page, titles, func(t registry.Token) []string {
 		return []string{
 			t.ID, t.Prefix, t.Name, strings.Join(t.Scopes, " "),
-			formatTime(&t.CreatedAt), formatTime(t.ExpiresAt), formatTime(t.LastUsedAt), string(t.Status),
+			invocation.FormatTime(&t.CreatedAt), invocation.FormatTime(t.ExpiresAt), invocation.FormatTime(t.LastUsedAt), string(t.Status),
 		}
 	})
 	if err == nil && more {
 		c.Prefix, c.After = f.Prefix, page[len(page)-1].ID
-		fmt.Fprintln(s.stderr, "There are more tokens: "+c.command(s))
+		fmt.Fprintln(s.Stderr, "There are more tokens: "+c.command(s))
 	}
 	return err
 }
 
 // command returns the command line of `keywicket token list` with the flags in c.
-func (c *tokenList) command(s *invocation) string {
-	return commandLine("keywicket token list", [][2]string{
-		{"--config", s.configFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--expiring", c.Expiring.String()}, {"--unused", c.Unused.String()},
+func (c *tokenList) command(s *invocation.Invocation) string {
+	return invocation.CommandLine("keywicket token list", [][2]string{
+		{"--config", s.ConfigFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--expiring", c.Expiring.String()}, {"--unused", c.Unused.String()},
 		{"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))}, {"--after", c.After},
 	})
 }
@@ -249,8 +250,8 @@ type tokenSet struct {
 	setAttributes
 }
 
-func (c *tokenSet) Run(s *invocation, r *registry.Registry) error {
-	t, err := r.SetTokenAttributes(s.ctx, c.ID, authz.Attributes(c.Attributes))
+func (c *tokenSet) Run(s *invocation.Invocation, r *registry.Registry) error {
+	t, err := r.SetTokenAttributes(s.Context, c.ID, authz.Attributes(c.Attributes))
 	if err != nil {
 		return err
 	}
@@ -262,8 +263,8 @@ type tokenRotate struct {
 	Overlap commandline.Lifetime `help:"How long the old token stays valid. Default: it ends immediately." placeholder:"DURATION"`
 }
 
-func (c *tokenRotate) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
-	old, err := r.Token(s.ctx, c.ID)
+func (c *tokenRotate) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
+	old, err := r.Token(s.Context, c.ID)
 	if err != nil {
 		return err
 	}
@@ -271,7 +272,7 @@ func (c *tokenRotate) Run(s *invocation, r *registry.Registry, cfg config.Config
 	if err != nil {
 		return err
 	}
-	t, key, err := r.RotateToken(s.ctx, c.ID, format, time.Duration(c.Overlap))
+	t, key, err := r.RotateToken(s.Context, c.ID, format, time.Duration(c.Overlap))
 	if err != nil {
 		return err
 	}
@@ -294,11 +295,11 @@ type tokenRevoke struct {
 	waitFlag
 }
 
-func (c *tokenRevoke) Run(s *invocation, r *registry.Registry) error {
-	t, err := r.RevokeToken(s.ctx, c.ID)
+func (c *tokenRevoke) Run(s *invocation.Invocation, r *registry.Registry) error {
+	t, err := r.RevokeToken(s.Context, c.ID)
 	if err != nil {
 		return err
 	}
 	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", string(t.Status)},
-		[2]string{"revoked", formatTime(t.RevokedAt)})
+		[2]string{"revoked", invocation.FormatTime(t.RevokedAt)})
 }

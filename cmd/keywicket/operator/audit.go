@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"cmp"
@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/internal/commandline"
 	"github.com/keywicket/keywicket/store/auditlog"
 	"github.com/keywicket/keywicket/store/registry"
@@ -42,11 +43,11 @@ type auditList struct {
 	Limit commandline.Count `help:"Maximum number of entries." default:"100" placeholder:"N"`
 }
 
-func (c *auditList) Run(s *invocation, r *registry.Registry) error {
+func (c *auditList) Run(s *invocation.Invocation, r *registry.Registry) error {
 	f := c.filter()
 	f.Limit = int(c.Limit) + 1 // one more entry shows whether there is a next page
 	var page []auditlog.Entry
-	for e, err := range auditlog.Entries(s.ctx, r, f) {
+	for e, err := range auditlog.Entries(s.Context, r, f) {
 		if err != nil {
 			return err
 		}
@@ -57,22 +58,22 @@ func (c *auditList) Run(s *invocation, r *registry.Registry) error {
 		page = page[:c.Limit]
 	}
 	titles := []string{"ID", "TIME", "ACTOR", "ACTION", "OBJECT", "NAME", "CHANGE"}
-	err := printList(s, page, titles, func(e auditlog.Entry) []string {
+	err := invocation.PrintList(s, page, titles, func(e auditlog.Entry) []string {
 		return []string{
-			strconv.FormatInt(e.ID, 10), formatTime(&e.At), auditActor(e), e.Action, auditObject(e), value(e.ObjectName), auditChange(e),
+			strconv.FormatInt(e.ID, 10), invocation.FormatTime(&e.At), auditActor(e), e.Action, auditObject(e), value(e.ObjectName), auditChange(e),
 		}
 	})
 	if err == nil && more {
 		c.After = commandline.Count(page[len(page)-1].ID)
-		fmt.Fprintln(s.stderr, "There are more entries: "+c.command(s))
+		fmt.Fprintln(s.Stderr, "There are more entries: "+c.command(s))
 	}
 	return err
 }
 
 // command returns the command line of `keywicket audit list` with the flags in c.
-func (c *auditList) command(s *invocation) string {
-	return commandLine("keywicket audit list", [][2]string{
-		{"--config", s.configFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--object", c.Object}, {"--actor", c.Actor},
+func (c *auditList) command(s *invocation.Invocation) string {
+	return invocation.CommandLine("keywicket audit list", [][2]string{
+		{"--config", s.ConfigFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--object", c.Object}, {"--actor", c.Actor},
 		{"--action", c.Action}, {"--since", flagTime(c.Since)}, {"--until", flagTime(c.Until)}, {"--limit", strconv.Itoa(int(c.Limit))},
 		{"--after", strconv.Itoa(int(c.After))},
 	})
@@ -119,11 +120,11 @@ func value(text *string) string {
 
 type auditExport struct{ auditFilter }
 
-func (c *auditExport) Run(s *invocation, r *registry.Registry) error {
+func (c *auditExport) Run(s *invocation.Invocation, r *registry.Registry) error {
 	f := c.filter()
 	f.OldestFirst = true
-	encoder := json.NewEncoder(s.stdout)
-	for e, err := range auditlog.Entries(s.ctx, r, f) {
+	encoder := json.NewEncoder(s.Stdout)
+	for e, err := range auditlog.Entries(s.Context, r, f) {
 		if err == nil {
 			err = encoder.Encode(e)
 		}
@@ -138,10 +139,10 @@ type auditExpire struct {
 	OlderThan commandline.Lifetime `help:"Delete the entries that are older than this, such as 400d. At least 1d." required:"" placeholder:"DURATION"`
 }
 
-func (c *auditExpire) Run(s *invocation, r *registry.Registry) error {
-	expired, err := auditlog.Expire(s.ctx, r, time.Duration(c.OlderThan))
+func (c *auditExpire) Run(s *invocation.Invocation, r *registry.Registry) error {
+	expired, err := auditlog.Expire(s.Context, r, time.Duration(c.OlderThan))
 	if err != nil {
 		return err
 	}
-	return printOne(s, map[string]int64{"expired": expired}, [2]string{"expired", strconv.FormatInt(expired, 10)})
+	return invocation.PrintOne(s, map[string]int64{"expired": expired}, [2]string{"expired", strconv.FormatInt(expired, 10)})
 }
