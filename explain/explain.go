@@ -135,9 +135,9 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	if !envoypath.Accepts(r.Method) {
 		return refusedByEnvoy("method", "over HTTP/1.1, Envoy does not know the method: use another method, in capitals, such as GET"), nil
 	}
-	path, err := envoypath.Normalize(r.Path)
-	if err != nil {
-		return refusedByEnvoy("path", err.Error()+": correct the path"), nil
+	path, refusal := envoypath.Normalize(r.Path)
+	if refusal != nil {
+		return refusedByEnvoy("path", refusal.Error()+": correct the path"), nil
 	}
 	changed := path != r.Path
 	r.Path = path
