@@ -137,7 +137,7 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	}
 	path, refusal := envoypath.Normalize(r.Path)
 	if refusal != nil {
-		return refusedByEnvoy("path", refusal.Error()+": correct the path"), nil
+		return refusedByEnvoy("path", refusal.Error()+": correct the path"), nil //nolint:nilerr // the refusal is the explanation
 	}
 	changed := path != r.Path
 	r.Path = path
