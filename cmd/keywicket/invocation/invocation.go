@@ -92,8 +92,8 @@ func (s *Invocation) Close() error {
 	return errors.Join(errs...)
 }
 
-// Report writes an error to the standard error output, and returns the exit status: 0 if there is no error, 2 for an error of [Usage], and
-// 1 for any other error.
+// Report writes an error to the standard error output, and returns the exit status. It is 0 if there is no error, 2 for an error of
+// [Usage], and 1 for any other error.
 func (s *Invocation) Report(err error) (status int) {
 	if err == nil {
 		return 0
