@@ -63,11 +63,11 @@ func Open(dir string) (Folder, error) {
 
 // open reads a folder once.
 func open(dir string) (*reader, error) {
-	named, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, unreadable(dir, err)
+	named := dir
+	dir, err := filepath.Abs(named)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
 	}
-	dir, err = filepath.EvalSymlinks(named)
 	if err != nil {
 		return nil, unreadable(named, err)
 	}
@@ -76,7 +76,7 @@ func open(dir string) (*reader, error) {
 		err = syscall.ENOTDIR // OpenRoot has an error of its own for a file
 	}
 	if err != nil {
-		return nil, unreadable(dir, err)
+		return nil, unreadable(named, err)
 	}
 	defer func() { _ = root.Close() }()
 	r := &reader{files: root.FS(), dir: dir, targets: map[string]string{}}
@@ -91,11 +91,16 @@ func Read(files fs.FS) (Folder, error) {
 	return r.folder, r.faults.Err()
 }
 
-// unreadable says why the folder itself cannot be read. The parameter dir is its absolute path.
-func unreadable(dir string, err error) error {
+// unreadable says why the folder itself cannot be read. The caller of Open knows the name, and removes secrets from it. So the text
+// contains only the folder to which a relative name refers.
+func unreadable(name string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("the folder %s does not exist: create it, or correct its name", dir)
+		place := ""
+		if current, err := os.Getwd(); err == nil && !filepath.IsAbs(name) {
+			place = " in " + current
+		}
+		return fmt.Errorf("the folder does not exist%s: create it, or correct its name", place)
 	case errors.Is(err, syscall.ENOTDIR):
 		return errors.New("this is not a folder: name the folder that contains keywicket/ and apis/")
 	}

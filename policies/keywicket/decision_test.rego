@@ -65,7 +65,7 @@ test_decision_without_a_route_has_every_key if {
 }
 
 test_decision_on_an_empty_input_denies if {
-	not decide({}, set()).allow
+	not keywicket.decision.allow with input as {} with data.apis as tables with data.keywicket.deny as set()
 }
 
 # --- public routes

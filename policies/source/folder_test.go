@@ -233,7 +233,7 @@ func TestFolderThatIsNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ dir, want string }{
-		"missing":          {"nowhere", "the folder " + filepath.Join(dir, "nowhere") + " does not exist: create it, or correct its name"},
+		"missing":          {"nowhere", "the folder does not exist: create it, or correct its name"},
 		"a file":           {"file", "this is not a folder: name the folder that contains keywicket/ and apis/"},
 		"below a file":     {"file/below", "this is not a folder: name the folder that contains keywicket/ and apis/"},
 		"without a policy": {"facts", "there is no table: create apis/NAME/data.yaml for your API\nthere is no Rego file"},
@@ -250,7 +250,7 @@ func TestFolderThatIsNone(t *testing.T) {
 	}
 	t.Chdir(dir)
 	_, err := policies.Load(t.Context(), policies.Config{Dir: "nowhere"})
-	if got, want := errorText(err), "the folder "+filepath.Join(dir, "nowhere")+" does not exist: create it, or correct its name"; got != want {
+	if got, want := errorText(err), "the folder does not exist in "+dir+": create it, or correct its name"; got != want {
 		t.Errorf("a relative name: got %q, want %q", got, want)
 	}
 }
