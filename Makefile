@@ -175,5 +175,5 @@ OAUTH := test/oauth/clients
 .tools/oauth-java: $(OAUTH)/java/fetch-java $(OAUTH)/java/fetch-jdk $(OAUTH)/java/pom.xml $(OAUTH)/java/jars.sha256 $(wildcard $(OAUTH)/java/src/*.java) tools/fetch-debian
 	$< && touch $@
 
-.tools/oauth-rust: $(OAUTH)/rust/fetch-rust $(OAUTH)/rust/fetch-cargo $(OAUTH)/rust/Cargo.toml $(OAUTH)/rust/Cargo.lock $(OAUTH)/rust/src/main.rs tools/fetch-debian
+.tools/oauth-rust: $(OAUTH)/rust/fetch-rust $(OAUTH)/rust/fetch-cargo $(OAUTH)/rust/Cargo.toml $(OAUTH)/rust/crates.lock $(OAUTH)/rust/src/main.rs tools/fetch-debian
 	$< && touch $@
