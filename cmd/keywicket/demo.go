@@ -8,7 +8,6 @@ import (
 	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/demo/own"
-	"github.com/keywicket/keywicket/internal/shell"
 )
 
 type demoCommand struct {
@@ -31,7 +30,7 @@ func (c *demoCommand) Run(s *invocation.Invocation) (err error) {
 	}
 	parts := "Postgres, the sidecar, the OAuth issuer, two upstreams and Envoy"
 	if policies != nil {
-		policies.Flags = flags([2]string{"config", s.ConfigFlag}, [2]string{"policies-dir", c.PoliciesDir})
+		policies.Flags = invocation.CommandLine("", [][2]string{{"--config", s.ConfigFlag}, {"--policies-dir", c.PoliciesDir}})
 		parts = "Postgres, the sidecar, two upstreams and Envoy, with the policies of " + cmp.Or(dir, s.ConfigFile)
 	}
 	fmt.Fprintln(s.Stdout, "starting "+parts)
@@ -52,16 +51,6 @@ func (c *demoCommand) Run(s *invocation.Invocation) (err error) {
 		return err
 	}
 	return d.Wait(s.Context)
-}
-
-// flags returns the flags that have a value, for a shell.
-func flags(values ...[2]string) (line string) {
-	for _, v := range values {
-		if v[1] != "" {
-			line += " --" + v[0] + " " + shell.Quote(v[1])
-		}
-	}
-	return line
 }
 
 // starting returns the error of a demo that could not start.

@@ -43,7 +43,7 @@ func PrintOne(s *Invocation, object any, fields ...[2]string) error {
 	return columns.Fields(s.Stdout, fields...)
 }
 
-// CommandLine returns a command with the flags whose values are not empty.
+// CommandLine returns a command with the flags whose values are not empty. If the command is empty, the text starts with a space.
 func CommandLine(command string, flags [][2]string) string {
 	words := []string{command}
 	for _, f := range flags {
