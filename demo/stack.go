@@ -224,7 +224,7 @@ func (s *Stack) startServers(ctx context.Context, c Config, sidecarURL, issuerUR
 		}
 		a.Clusters = map[string]string{
 			"keywicket": strings.Join(s.sidecarAddresses(), ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
-			"issuer": s.Live.Addr(),
+			"issuer": s.Live.Addr(), "console": s.Live.Addr(),
 		}
 		if s.Issuer != nil {
 			a.Clusters["issuer"] = s.Issuer.Addr
