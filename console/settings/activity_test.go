@@ -22,7 +22,7 @@ func texts(a settings.Activity) []string {
 
 // The managers of a workspace read what happened in it, in words. Other members cannot.
 func TestWorkspaceActivity(t *testing.T) {
-	f := newFixture(t)
+	f := newAccount(t)
 	ada := f.session(f.Ada, "admin")
 	created := storetest.Must(f.Settings.CreateToken(t.Context(), ada, settings.OfWorkspace, settings.NewToken{Name: "CI", Scopes: []string{"issues:read"}}))
 	key := created.Object
@@ -108,7 +108,7 @@ func TestWorkspaceActivity(t *testing.T) {
 
 // A user reads what happened to their account, and nothing about other accounts.
 func TestAccountActivity(t *testing.T) {
-	f := newFixture(t)
+	f := newAccount(t)
 	ada, bob := f.session(f.Ada, ""), f.session(f.Bob, "")
 	key := storetest.Must(f.Settings.CreateToken(t.Context(), ada, settings.OfUser, settings.NewToken{Name: "Laptop", Scopes: []string{"user:read"}})).Object
 	app := storetest.Must(f.Settings.RegisterApp(t.Context(), ada, draft)).Object

@@ -15,7 +15,7 @@ var draft = settings.NewApp{Name: " Draft ", RedirectURIs: []string{"https://dra
 
 // A user registers an app, rotates its secret and deletes it. Nobody else sees the app.
 func TestUserManagesApps(t *testing.T) {
-	f := newFixture(t)
+	f := newAccount(t)
 	ada, bob := f.session(f.Ada, ""), f.session(f.Bob, "")
 	created, err := f.Settings.RegisterApp(t.Context(), ada, draft)
 	if err != nil || created.Secret == "" || created.Object.Name != "Draft" || created.Object.API != "velocity" || *created.Object.OwnerID != f.Ada.ID {
@@ -60,7 +60,7 @@ func TestUserManagesApps(t *testing.T) {
 
 // A repeated request with an idempotency key registers one app.
 func TestRegisterAppOnce(t *testing.T) {
-	f := newFixture(t)
+	f := newAccount(t)
 	n := draft
 	n.IdempotencyKey = "k"
 	first := storetest.Must(f.Settings.RegisterApp(t.Context(), f.session(f.Ada, ""), n))
@@ -79,7 +79,7 @@ func TestRegisterAppOnce(t *testing.T) {
 
 // The error for an invalid app names the field.
 func TestRegisterAppRefusals(t *testing.T) {
-	f := newFixture(t)
+	f := newAccount(t)
 	for name, c := range map[string]struct {
 		change      func(*settings.NewApp)
 		field, text string
@@ -112,7 +112,7 @@ func TestRegisterAppRefusals(t *testing.T) {
 
 // Only a session, or a key with the override scope of the user level, manages apps and grants. An API without apps has none.
 func TestWhoManagesApps(t *testing.T) {
-	f := newFixture(t)
+	f := newAccount(t)
 	for name, c := range map[string]struct {
 		change func(*settings.Caller)
 		want   error

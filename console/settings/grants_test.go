@@ -11,7 +11,7 @@ import (
 
 // A user sees what an authorized app may do, and ends its access. The owner of the app sees the number of its users.
 func TestUserManagesGrants(t *testing.T) {
-	f := newFixture(t)
+	f := newAccount(t)
 	ada, bob := f.session(f.Ada, ""), f.session(f.Bob, "")
 	f.App = storetest.Must(f.Settings.RegisterApp(t.Context(), bob, settings.NewApp{Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}})).Object.App
 	f.NewCode(t, f.Globex.ID, f.Acme.ID)
@@ -50,7 +50,7 @@ func TestUserManagesGrants(t *testing.T) {
 
 // A grant shows only workspaces of which the user is still a member, because the app has no access to others.
 func TestGrantAfterLeavingTheWorkspace(t *testing.T) {
-	f := newFixture(t)
+	f := newAccount(t)
 	storetest.Must(f.SetMember(t.Context(), "acme", f.Bob.ID, "owner"))
 	f.NewCode(t, f.Acme.ID)
 	if err := f.RemoveMember(t.Context(), "acme", f.Ada.ID); err != nil {

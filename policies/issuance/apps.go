@@ -21,7 +21,7 @@ type App struct {
 // user's keys. The access token of an app never manages apps.
 func (r Rules) ManagesApps(m Maker) bool { return r.Manages(m, authz.KindPersonalKey) }
 
-// CheckApp returns nil if the maker may register the app. Otherwise, the error is a [Refusal]. Its field is redirect_uris, scopes, or
+// CheckApp returns nil if the maker may register the app. Otherwise, the error is a [RefusalError]. Its field is redirect_uris, scopes, or
 // empty for the whole request.
 func (r Rules) CheckApp(m Maker, a App) error {
 	if !r.ManagesApps(m) {

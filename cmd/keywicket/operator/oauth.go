@@ -47,7 +47,7 @@ func (c *oauthAppCreate) Run(s *invocation.Invocation, r *registry.Registry, cfg
 	}
 	scopes := slices.Compact(slices.Sorted(slices.Values(c.Scope)))
 	err = rules.CheckApp(issuance.Maker{Operator: true}, issuance.App{RedirectURIs: c.RedirectURI, Scopes: scopes, Development: c.Development})
-	if refusal, ok := errors.AsType[*issuance.Refusal](err); ok && refusal.Field == "redirect_uris" {
+	if refusal, ok := errors.AsType[*issuance.RefusalError](err); ok && refusal.Field == "redirect_uris" {
 		return fmt.Errorf("--redirect-uri %w", err)
 	} else if ok && refusal.Field == "scopes" {
 		return invocation.Undefined(err)
