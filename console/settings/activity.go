@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/keywicket/keywicket/store/auditlog"
 	"github.com/keywicket/keywicket/store/console"
@@ -76,6 +77,8 @@ func (s *Settings) activity(ctx context.Context, c Caller, f ActivityFilter, of 
 		return Activity{}, &FieldError{Field: "action", Text: "The action must be one of " + strings.Join(Actions, ", ") + "."}
 	case f.ObjectKind != "" && !slices.Contains(ObjectKinds, f.ObjectKind):
 		return Activity{}, &FieldError{Field: "object_kind", Text: "The kind must be one of " + strings.Join(ObjectKinds, ", ") + "."}
+	case !utf8.ValidString(f.Actor) || strings.ContainsRune(f.Actor, 0):
+		return Activity{}, &FieldError{Field: "actor", Text: "The actor has characters that cannot be searched."}
 	case f.Limit < 0 || f.Limit > 100:
 		return Activity{}, &FieldError{Field: "limit", Text: "The limit must be from 1 to 100."}
 	}

@@ -91,7 +91,7 @@ func TestWorkspaceActivity(t *testing.T) {
 		t.Errorf("the pages have %q", pages)
 	}
 	for field, filter := range map[string]settings.ActivityFilter{
-		"action": {Action: "expire"}, "object_kind": {ObjectKind: "audit_log"}, "cursor": {Cursor: "x"}, "limit": {Limit: 101},
+		"action": {Action: "expire"}, "object_kind": {ObjectKind: "audit_log"}, "cursor": {Cursor: "x"}, "limit": {Limit: 101}, "actor": {Actor: "a\x00"},
 	} {
 		_, err := f.Settings.WorkspaceActivity(t.Context(), ada, filter)
 		if e, ok := errors.AsType[*settings.FieldError](err); !ok || e.Field != field {

@@ -33,7 +33,7 @@ func TestUserManagesApps(t *testing.T) {
 	if want := secret.Digest(); string(digest) != string(want[:]) {
 		t.Error("the app has another secret than the new one")
 	}
-	for _, notBobs := range []string{id, f.App.ID, "unknown"} { // the second app belongs to the operator
+	for _, notBobs := range []string{id, f.App.ID, "unknown", "a\x00", "\xff"} { // the second app belongs to the operator
 		_, read := f.Settings.App(t.Context(), bob, notBobs)
 		_, _, rotated := f.Settings.RotateAppSecret(t.Context(), bob, notBobs)
 		_, revoked := f.Settings.RevokeApp(t.Context(), bob, notBobs)

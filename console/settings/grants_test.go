@@ -3,6 +3,7 @@ package settings_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/store/registry"
@@ -21,6 +22,13 @@ func TestUserManagesGrants(t *testing.T) {
 		t.Fatalf("%+v, %v", grants, err)
 	}
 	g := grants[1] // the older one
+	if g.LastUsedAt != nil {
+		t.Errorf("%+v", g)
+	}
+	f.Exec(t, `INSERT INTO keywicket.grant_usage VALUES ($1, '2026-01-02 03:04Z')`, g.ID) // as a sidecar does
+	if g = storetest.Must(f.Settings.Grant(t.Context(), ada, g.ID)); g.LastUsedAt == nil || g.LastUsedAt.UTC().Format(time.DateTime) != "2026-01-02 03:04:00" {
+		t.Errorf("%+v", g)
+	}
 	if g.AppName != "Planner" || g.Status != registry.Active || len(g.Workspaces) != 2 || g.Workspaces[0].Name != "Acme" || g.Workspaces[1].Slug != "globex" {
 		t.Errorf("%+v", g)
 	}
@@ -30,7 +38,7 @@ func TestUserManagesGrants(t *testing.T) {
 	if app, err := f.Settings.App(t.Context(), bob, f.App.ID); err != nil || app.Users != 1 {
 		t.Errorf("%d users, %v", app.Users, err)
 	}
-	for _, err := range []error{second(f.Settings.Grant(t.Context(), bob, g.ID)), second(f.Settings.RevokeGrant(t.Context(), bob, g.ID))} {
+	for _, err := range []error{second(f.Settings.Grant(t.Context(), bob, g.ID)), second(f.Settings.RevokeGrant(t.Context(), bob, g.ID)), second(f.Settings.Grant(t.Context(), bob, "\x00"))} {
 		if !errors.Is(err, settings.ErrNotFound) {
 			t.Errorf("bob, with ada's grant: %v", err)
 		}

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/keywicket/keywicket/store/oauthapp"
 	"github.com/keywicket/keywicket/store/registry"
@@ -35,6 +37,9 @@ func (s *Store) Apps(ctx context.Context, owner, api string) ([]App, error) {
 // App returns an app that the user registered. The error is [oauthapp.ErrUnknown] if there is no such app, or if it belongs to another
 // user or another API.
 func (s *Store) App(ctx context.Context, owner, api, id string) (App, error) {
+	if !isID(id) {
+		return App{}, oauthapp.ErrUnknown
+	}
 	var app App
 	err := s.db.GetContext(ctx, &app, appQuery+` WHERE a.id = $1 AND a.owner_id = $2 AND a.api = $3`, id, owner, api)
 	switch {
@@ -45,3 +50,6 @@ func (s *Store) App(ctx context.Context, owner, api, id string) (App, error) {
 	}
 	return app, nil
 }
+
+// isID reports whether Postgres can compare the text with an id.
+func isID(text string) bool { return utf8.ValidString(text) && !strings.ContainsRune(text, 0) }

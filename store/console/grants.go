@@ -46,7 +46,7 @@ func (w *GrantWorkspaces) Scan(value any) error {
 }
 
 const grantQuery = `
-SELECT g.id, g.app_id, a.name AS app_name, g.scopes, g.created_at, NULL::timestamptz AS last_used_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
+SELECT g.id, g.app_id, a.name AS app_name, g.scopes, g.created_at, use.last_used_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
        ` + registry.GrantStatus + ` AS status,
        COALESCE((SELECT json_agg(json_build_object('slug', w.slug, 'name', w.name) ORDER BY lower(w.name), w.slug)
                  FROM keywicket.oauth_grant_workspaces gw
@@ -54,7 +54,8 @@ SELECT g.id, g.app_id, a.name AS app_name, g.scopes, g.created_at, NULL::timesta
                  JOIN keywicket.members m ON m.workspace_id = w.id AND m.user_id = g.user_id
                  WHERE gw.grant_id = g.id), '[]') AS workspaces
 FROM keywicket.oauth_grants g
-JOIN keywicket.oauth_apps a ON a.id = g.app_id`
+JOIN keywicket.oauth_apps a ON a.id = g.app_id
+LEFT JOIN keywicket.grant_usage use ON use.grant_id = g.id`
 
 // Grants lists the user's active grants to apps of an API, newest first.
 func (s *Store) Grants(ctx context.Context, user, api string) ([]Grant, error) {
@@ -70,12 +71,17 @@ func (s *Store) Grants(ctx context.Context, user, api string) ([]Grant, error) {
 // Grant returns one of the user's grants, whatever its status. The error is [database.ErrNotFound] if the user has no such grant.
 func (s *Store) Grant(ctx context.Context, user, api, id string) (Grant, error) {
 	var g Grant
+	if !isID(id) {
+		return Grant{}, errNoGrant
+	}
 	err := s.db.GetContext(ctx, &g, grantQuery+` WHERE g.id = $3 AND g.user_id = $1 AND a.api = $2`, user, api, id)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return Grant{}, database.NewRefusal(database.ErrNotFound, "the user has no such grant")
+		return Grant{}, errNoGrant
 	case err != nil:
 		return Grant{}, fmt.Errorf("find the user's grant: %w", err)
 	}
 	return g, nil
 }
+
+var errNoGrant = database.NewRefusal(database.ErrNotFound, "the user has no such grant")
