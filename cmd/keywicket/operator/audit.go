@@ -102,8 +102,16 @@ func auditObject(e auditlog.Entry) string {
 	return e.ObjectKind + " " + value(e.ObjectID)
 }
 
-// auditChange shows the values that a change replaced and wrote. The objects of the other actions are too long for a table.
+// auditChange shows the values that a change replaced and wrote, or the reason of a revocation. The objects of the other actions are
+// too long for a table.
 func auditChange(e auditlog.Entry) string {
+	if e.Action == "revoke" && e.After != nil {
+		var after struct {
+			Reason string `json:"revoked_reason"`
+		}
+		_ = json.Unmarshal(*e.After, &after) // other objects than tokens and grants have no reason
+		return after.Reason
+	}
 	if e.Action != "change" || e.Before == nil || e.After == nil {
 		return ""
 	}
