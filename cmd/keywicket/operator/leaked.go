@@ -16,6 +16,8 @@ import (
 	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/explain/verify"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/leaked"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -31,7 +33,7 @@ are no arguments, because other users of the machine can see arguments.`
 // leakedLine is the output for a line of the input. It contains no more of the token than its visible prefix.
 type leakedLine struct {
 	Line int `json:"line"`
-	registry.Leaked
+	leaked.Credential
 	Explanation string `json:"explanation,omitempty"` // why the token is unknown
 }
 
@@ -44,13 +46,13 @@ func (c *tokenLeaked) Run(s *invocation.Invocation, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	results, failed := r.RevokeLeaked(s.Context, credentials)
+	results, failed := leaked.Revoke(s.Context, r, database.Actor{}, credentials)
 	if failed != nil && len(results) == 0 {
 		return failed
 	}
 	output := make([]leakedLine, len(results))
 	for i, l := range results {
-		output[i] = leakedLine{Line: lines[i], Leaked: l}
+		output[i] = leakedLine{Line: lines[i], Credential: l}
 		output[i].describe(cfg, credentials[i].Reveal())
 	}
 	if err := c.print(s, r, output, failed == nil); err != nil {
@@ -95,7 +97,7 @@ func (l *leakedLine) describe(cfg config.Config, text string) {
 	if l.Prefix == "" && bearer.IsB64Token(text) {
 		l.Prefix, _ = mask.Start(cfg.APIs, text) // without a matching format, nothing of the token may be shown
 	}
-	if l.Result != registry.LeakUnknown {
+	if l.Result != leaked.Unknown {
 		return
 	}
 	l.Explanation = "no token in this database has this key"
@@ -128,12 +130,12 @@ func (c *tokenLeaked) print(s *invocation.Invocation, r *registry.Registry, outp
 
 func (l *leakedLine) result() string {
 	switch {
-	case l.Result == registry.LeakUnknown:
+	case l.Result == leaked.Unknown:
 		return "unknown: " + l.Explanation
-	case l.Result == registry.LeakKnown:
+	case l.Result == leaked.AlreadyRevoked:
 		return "was already revoked"
-	case l.GrantID != "":
-		return "revoked now, with its grant " + l.GrantID
+	case l.GrantID != nil:
+		return "revoked now, with its grant " + *l.GrantID
 	}
 	return "revoked now"
 }

@@ -1,4 +1,4 @@
-package registry_test
+package leaked_test
 
 import (
 	"fmt"
@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/leaked"
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/storetest"
 )
@@ -16,25 +18,25 @@ import (
 func TestRevokeLeaked(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
-	leaked, leakedKey := f.WorkspaceToken(t, "inbox:read")
+	token, leakedKey := f.WorkspaceToken(t, "inbox:read")
 	old, oldKey := f.UserToken(t, "issues:read")
 	before := storetest.Must(f.RevokeToken(t.Context(), old.ID))
 	_, goodKey := f.WorkspaceToken(t, "inbox:read")
-	results, err := f.RevokeLeaked(t.Context(), []authz.Secret{"sk_live_unknown", leakedKey, oldKey, leakedKey})
+	results, err := leaked.Revoke(t.Context(), f.Registry, database.Actor{}, []authz.Secret{"sk_live_unknown", leakedKey, oldKey, leakedKey})
 	if err != nil || len(results) != 4 {
 		t.Fatalf("%+v, %v", results, err)
 	}
-	if results[0] != (registry.Leaked{Result: registry.LeakUnknown}) {
+	if results[0] != (leaked.Credential{Result: leaked.Unknown}) {
 		t.Errorf("unknown: %+v", results[0])
 	}
-	if l := results[1]; l.Result != registry.LeakRevoked || l.ID != leaked.ID || l.Prefix != leaked.Prefix || l.Kind != leaked.Kind ||
-		l.Name != leaked.Name || l.Owner != f.Acme.Slug || *l.WorkspaceID != f.Acme.ID || l.API != leaked.API || results[3].ID != l.ID {
+	if l := results[1]; l.Result != leaked.Revoked || l.ID != token.ID || l.Prefix != token.Prefix || l.Kind != token.Kind ||
+		l.Name != token.Name || l.Owner != f.Acme.Slug || *l.WorkspaceID != f.Acme.ID || l.API != token.API || results[3].ID != l.ID {
 		t.Errorf("leaked: %+v", l)
 	}
-	if l := results[2]; l.Result != registry.LeakKnown || l.ID != old.ID || l.Owner != f.Ada.Email || *l.UserID != f.Ada.ID {
+	if l := results[2]; l.Result != leaked.AlreadyRevoked || l.ID != old.ID || l.Owner != f.Ada.Email || *l.UserID != f.Ada.ID {
 		t.Errorf("already revoked: %+v", l)
 	}
-	if got := storetest.Must(f.Token(t.Context(), leaked.ID)); got.Status != registry.Revoked || got.RevokedReason == nil || *got.RevokedReason != "leaked" {
+	if got := storetest.Must(f.Token(t.Context(), token.ID)); got.Status != registry.Revoked || got.RevokedReason == nil || *got.RevokedReason != "leaked" {
 		t.Errorf("%+v", got)
 	}
 	if got := storetest.Must(f.Token(t.Context(), old.ID)); !got.RevokedAt.Equal(*before.RevokedAt) || got.RevokedReason != nil {
@@ -46,8 +48,8 @@ func TestRevokeLeaked(t *testing.T) {
 		}
 	}
 	// If somebody restores the token by hand, the reason disappears.
-	f.Exec(t, `UPDATE keywicket.tokens SET revoked_at = NULL WHERE id = $1`, leaked.ID)
-	if got := storetest.Must(f.Token(t.Context(), leaked.ID)); got.Status != registry.Active || got.RevokedReason != nil {
+	f.Exec(t, `UPDATE keywicket.tokens SET revoked_at = NULL WHERE id = $1`, token.ID)
+	if got := storetest.Must(f.Token(t.Context(), token.ID)); got.Status != registry.Active || got.RevokedReason != nil {
 		t.Errorf("%+v", got)
 	}
 }
@@ -58,9 +60,9 @@ func TestLeakedAccessTokenRevokesItsGrant(t *testing.T) {
 	g := storetest.NewGrantFixture(t)
 	pair := g.ExchangeCode(t, g.NewCode(t))
 	other := g.ExchangeCode(t, g.NewCode(t))
-	results, err := g.RevokeLeaked(t.Context(), []authz.Secret{pair.Access})
-	if err != nil || len(results) != 1 || results[0].Result != registry.LeakRevoked || results[0].Kind != authz.KindOAuthToken ||
-		results[0].GrantID == "" || results[0].AppID == "" || results[0].Owner != g.Ada.Email {
+	results, err := leaked.Revoke(t.Context(), g.Registry, database.Actor{}, []authz.Secret{pair.Access})
+	if err != nil || len(results) != 1 || results[0].Result != leaked.Revoked || results[0].Kind != authz.KindOAuthToken ||
+		results[0].GrantID == nil || results[0].AppID == nil || results[0].Owner != g.Ada.Email {
 		t.Fatalf("%+v, %v", results, err)
 	}
 	if _, err := g.RefreshToken(t, pair.Refresh); err == nil {
@@ -71,14 +73,14 @@ func TestLeakedAccessTokenRevokesItsGrant(t *testing.T) {
 	}
 	grants := storetest.Must(g.Grants(t.Context(), "", ""))
 	for _, grant := range grants {
-		if isLeaked := grant.RevokedReason != nil && *grant.RevokedReason == "leaked"; isLeaked != (grant.ID == results[0].GrantID) {
+		if isLeaked := grant.RevokedReason != nil && *grant.RevokedReason == "leaked"; isLeaked != (grant.ID == *results[0].GrantID) {
 			t.Errorf("%+v", grant)
 		}
 	}
 	// The refresh token may have leaked alone, and the app may have used it since. The old access token still ends the grant.
 	again := g.ExchangeCode(t, g.NewCode(t))
 	refreshed := storetest.Must(g.RefreshToken(t, again.Refresh))
-	if results, err := g.RevokeLeaked(t.Context(), []authz.Secret{again.Access}); err != nil || results[0].Result != registry.LeakRevoked {
+	if results, err := leaked.Revoke(t.Context(), g.Registry, database.Actor{}, []authz.Secret{again.Access}); err != nil || results[0].Result != leaked.Revoked {
 		t.Errorf("%+v, %v", results, err)
 	}
 	if _, err := g.RefreshToken(t, refreshed.Refresh); err == nil {
@@ -106,7 +108,7 @@ func TestLeakedReportsAtTheSameTime(t *testing.T) {
 			slices.Reverse(mine)
 		}
 		group.Go(func() {
-			results, err := f.RevokeLeaked(t.Context(), mine)
+			results, err := leaked.Revoke(t.Context(), f.Registry, database.Actor{}, mine)
 			if err != nil || len(results) != n {
 				t.Errorf("%d results, %v", len(results), err)
 			}
@@ -114,7 +116,7 @@ func TestLeakedReportsAtTheSameTime(t *testing.T) {
 				if want := fmt.Sprint(slices.Index(keys, mine[i])); l.Name != want {
 					t.Errorf("the result for %s is %+v", want, l)
 				}
-				if l.Result == registry.LeakRevoked {
+				if l.Result == leaked.Revoked {
 					revoked[report]++
 				}
 			}
