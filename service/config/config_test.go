@@ -30,6 +30,8 @@ func configFile(t *testing.T, text string) string {
 func TestDefaults(t *testing.T) {
 	velocitySession := noSessions
 	velocitySession.ClientIDs = []string{}
+	velaflowsSession := noSessions
+	velaflowsSession.ConsoleOnly, velaflowsSession.Scopes = true, []string{"admin:all", "workspaces:list"}
 	got, err := Load("", nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +58,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
 			},
-			Session: noSessions, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{}, TokenLimits: tokenlimit.Limits{OverrideRoles: []string{}},
+			Session: velaflowsSession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{}, TokenLimits: tokenlimit.Limits{OverrideRoles: []string{}},
 		},
 		"velocity": {
 			Hosts:     []string{},
@@ -92,9 +94,10 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
 		"apis.velocity.workspace.header": "x-b", "apis.velocity.workspace.by": "id", "apis.velocity.workspace.required": "true",
 	}
-	var issuers []string // an API without an issuer must not have other session settings
+	var issuers []string // an API without an issuer must not have other session settings, and pages need all of their settings
 	for _, api := range []string{"VELAFLOWS", "VELOCITY"} {
-		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j")
+		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j",
+			"KEYWICKET_CONSOLE_APIS_"+api+"_URL=https://m", "KEYWICKET_CONSOLE_APIS_"+api+"_COOKIE=n", "KEYWICKET_CONSOLE_APIS_"+api+"_SIGN_IN=https://o")
 		path := "apis." + strings.ToLower(api) + ".session."
 		maps.Copy(settings, map[string]string{
 			"apis." + strings.ToLower(api) + ".token_limits.max_lifetime": "1h0m0s", "apis." + strings.ToLower(api) + ".token_limits.expiry_required": "true",
@@ -107,6 +110,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		maps.Copy(settings, map[string]string{
 			path + "issuer": "https://k", path + "audience": "a", path + "jwks_url": "https://l", path + "jwks_max_age": "2h0m0s",
 			path + "leeway": "3s", path + "shared_clock": "true", path + "anonymous": "true", path + "require_aal2": "enrolled",
+			path + "console_only": map[string]string{"VELAFLOWS": "false", "VELOCITY": "true"}[api],
 		})
 	}
 	before := settingsOf(t, issuers)
