@@ -11,9 +11,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/api"
@@ -24,6 +23,7 @@ import (
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/service/listener"
 	"github.com/keywicket/keywicket/service/logger"
+	"github.com/keywicket/keywicket/service/metrics"
 	"github.com/keywicket/keywicket/service/operations"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/console"
@@ -68,9 +68,10 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	if err != nil {
 		return err
 	}
+	m := metrics.NewConsole(sessions)
 	s := settings.New(store)
 	page := pages.New(c, s, store, log).Handler()
-	mux := operations.Handler(operations.NewReadiness(ctx, store.Ready, nil, sessions), promhttp.Handler())
+	mux := operations.Handler(operations.NewReadiness(ctx, store.Ready, nil, sessions), m.Handler())
 	mux.Handle(c.Path, page)
 	mux.Handle(c.Path+"/", page)
 	if leakedTokens != nil {
@@ -82,13 +83,11 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
 	}
-	cleanCtx, stop := context.WithCancel(ctx)
-	cleaned := make(chan struct{})
-	go func() {
-		defer close(cleaned)
-		cleanPeriodically(cleanCtx, store, log)
-	}()
-	defer func() { stop(); <-cleaned }()
+	background, stop := context.WithCancel(ctx)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { cleanPeriodically(background, store, log) })
+	tasks.Go(func() { m.CountNotices(background, store.Registry.Notices, log) })
+	defer func() { stop(); tasks.Wait() }()
 	shutdownErr := make(chan error, 1)
 	defer context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
@@ -151,6 +150,9 @@ func pagesConfig(cfg config.Config) (pages.Config, error) {
 			return c, fmt.Errorf("console.apis: %q is not configured under apis; the configured APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 		case a.Session.Issuer == "":
 			return c, fmt.Errorf("console.apis.%s: the pages need the users' sessions: set apis.%[1]s.session.issuer", name)
+		}
+		if err := tables[name].CheckConsole(c.Path, a.Credentials); err != nil {
+			return c, fmt.Errorf("policies: apis/%s/data.yaml: %w", name, err)
 		}
 		page := pages.API{
 			API: settings.API{
