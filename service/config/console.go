@@ -17,6 +17,14 @@ type Console struct {
 	// Path is the path of the pages.
 	Path string                `yaml:"path"`
 	APIs map[string]ConsoleAPI `yaml:"apis"`
+	// Scanner is the endpoint for secret scanners.
+	Scanner ConsoleScanner `yaml:"scanner"`
+}
+
+// ConsoleScanner is the configuration of the endpoint for secret scanners.
+type ConsoleScanner struct {
+	// KeysURL is the URL of the scanner's public keys. Empty: there is no endpoint.
+	KeysURL string `yaml:"keys_url"`
 }
 
 // ConsoleAPI is the configuration of one API's pages.

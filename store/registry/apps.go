@@ -145,11 +145,14 @@ type Grant struct {
 	Workspaces pq.StringArray `db:"workspaces" json:"workspaces"` // slugs
 	CreatedAt  time.Time      `db:"created_at" json:"created_at"`
 	RevokedAt  *time.Time     `db:"revoked_at" json:"revoked_at"`
-	Status     Status         `db:"status" json:"status"`
+	// RevokedReason is "leaked", or nil if no reason was given or the grant is not revoked.
+	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
+	Status        Status  `db:"status" json:"status"`
 }
 
 const grantQuery = `
 SELECT g.id, g.app_id, a.name AS app_name, g.user_id, u.email, g.scopes, g.created_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
+       CASE WHEN g.revoked_at IS NOT NULL THEN g.revoked_reason END AS revoked_reason,
        CASE WHEN g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL THEN 'revoked'
             WHEN EXISTS (SELECT FROM keywicket.oauth_codes c WHERE c.grant_id = g.id AND c.used_at IS NULL AND c.expires_at > clock_timestamp())
               OR EXISTS (SELECT FROM keywicket.oauth_access_tokens t
