@@ -25,6 +25,7 @@ func (r *refusal) Error() string { return r.Code + ": " + r.Message }
 
 var (
 	errNoRoute = &refusal{status: http.StatusNotFound, Code: "NOT_FOUND", Reason: "no_route", Message: "The management API has no such path."}
+	errNoUser  = &refusal{status: http.StatusForbidden, Code: "FORBIDDEN", Reason: "not_permitted", Message: "This operation needs the credential of a user."}
 	errNoID    = &refusal{status: http.StatusNotFound, Code: "NOT_FOUND", Reason: "not_found", Message: "Nothing has this id here."}
 )
 

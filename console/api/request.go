@@ -134,4 +134,3 @@ func readOptionalBody(r *http.Request, body any) error {
 	}
 	return readBody(r, body)
 }
-

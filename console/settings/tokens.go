@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jmoiron/sqlx"
 
@@ -50,6 +52,8 @@ func (s *Settings) CreateToken(ctx context.Context, c Caller, o Owner, n NewToke
 		return Created[registry.Token]{}, &FieldError{Field: "name", Text: "Give the token a name."}
 	case len([]rune(n.Name)) > maxName:
 		return Created[registry.Token]{}, &FieldError{Field: "name", Text: fmt.Sprintf("The name is longer than %d characters.", maxName)}
+	case !utf8.ValidString(n.Name) || strings.ContainsFunc(n.Name, unicode.IsControl):
+		return Created[registry.Token]{}, &FieldError{Field: "name", Text: "The name has control characters, such as line breaks."}
 	case len(n.Scopes) == 0:
 		return Created[registry.Token]{}, &FieldError{Field: "scopes", Text: "Choose at least one scope."}
 	}
@@ -121,7 +125,7 @@ func (s *Settings) issue(
 
 // Token returns a token of the caller's workspace, or a key of the caller.
 func (s *Settings) Token(ctx context.Context, c Caller, o Owner, id string) (registry.Token, error) {
-	if err := c.mayManage(o); err != nil {
+	if err := c.MayManage(o); err != nil {
 		return registry.Token{}, err
 	}
 	t, err := s.store.Registry.Token(ctx, id)
@@ -170,8 +174,8 @@ func (c Caller) userOf(o Owner) string {
 	return ""
 }
 
-// mayManage returns an error if the caller may not manage the tokens of this kind of owner.
-func (c Caller) mayManage(o Owner) error {
+// MayManage returns an error if the caller may not manage the tokens of this kind of owner.
+func (c Caller) MayManage(o Owner) error {
 	formats := c.API.FormatsOf(o)
 	switch {
 	case len(formats) == 0:
@@ -183,12 +187,12 @@ func (c Caller) mayManage(o Owner) error {
 }
 
 // Manages reports whether the caller may manage the tokens of this kind of owner.
-func (c Caller) Manages(o Owner) bool { return c.mayManage(o) == nil }
+func (c Caller) Manages(o Owner) bool { return c.MayManage(o) == nil }
 
 // format returns the format with the prefix, among those of this kind of owner. An empty prefix selects the only format, or the
 // first one.
 func (c Caller) format(o Owner, prefix string) (authz.CredentialFormat, error) {
-	if err := c.mayManage(o); err != nil {
+	if err := c.MayManage(o); err != nil {
 		return authz.CredentialFormat{}, err
 	}
 	formats := c.API.FormatsOf(o)
