@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -171,7 +172,14 @@ func validate(r *http.Request, w *httptest.ResponseRecorder) error {
 		Status:                 w.Code, Header: w.Header(),
 		Options: &openapi3filter.Options{IncludeResponseStatus: true, MultiError: true},
 	}
-	return openapi3filter.ValidateResponse(r.Context(), input.SetBodyBytes(w.Body.Bytes()))
+	if err := openapi3filter.ValidateResponse(r.Context(), input.SetBodyBytes(w.Body.Bytes())); err != nil {
+		return err
+	}
+	schema := route.Operation.Responses.Status(w.Code).Value.Content["application/json"].Schema
+	if names := undocumented(schema, parse(w.Body.Bytes())); len(names) > 0 {
+		return fmt.Errorf("undocumented fields %q", names)
+	}
+	return nil
 }
 
 func parse(text []byte) (value any) {
