@@ -230,7 +230,7 @@ func (e *FieldError) Is(target error) bool { return target == ErrInvalid }
 
 // refusalError converts a refusal of the rules to an error of this package.
 func refusalError(err error) error {
-	refusal, ok := errors.AsType[*issuance.Refusal](err)
+	refusal, ok := errors.AsType[*issuance.RefusalError](err)
 	if !ok {
 		return err
 	}
