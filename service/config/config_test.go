@@ -30,6 +30,8 @@ func configFile(t *testing.T, text string) string {
 func TestDefaults(t *testing.T) {
 	velocitySession := noSessions
 	velocitySession.ClientIDs = []string{}
+	velaflowsSession := noSessions
+	velaflowsSession.ConsoleOnly, velaflowsSession.Scopes = true, []string{"admin:all", "workspaces:list"}
 	got, err := Load("", nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +58,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
 			},
-			Session: noSessions, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{}, TokenLimits: tokenlimit.Limits{OverrideRoles: []string{}},
+			Session: velaflowsSession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{}, TokenLimits: tokenlimit.Limits{OverrideRoles: []string{}},
 		},
 		"velocity": {
 			Hosts:     []string{},
@@ -75,7 +77,6 @@ func TestDefaults(t *testing.T) {
 }
 
 // noSessions is the session format without an issuer. Its other settings have their default values.
-var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, RequireAAL2: authz.SecondFactorNever, Scopes: []string{"admin"}}
 
 // Each key has an environment variable, except keys whose value is a list. The variable changes only this key.
 func TestEveryScalarHasAVariable(t *testing.T) {
@@ -107,6 +108,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		maps.Copy(settings, map[string]string{
 			path + "issuer": "https://k", path + "audience": "a", path + "jwks_url": "https://l", path + "jwks_max_age": "2h0m0s",
 			path + "leeway": "3s", path + "shared_clock": "true", path + "anonymous": "true", path + "require_aal2": "enrolled",
+			path + "console_only": map[string]string{"VELAFLOWS": "false", "VELOCITY": "true"}[api],
 		})
 	}
 	before := settingsOf(t, issuers)
