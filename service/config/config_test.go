@@ -77,6 +77,7 @@ func TestDefaults(t *testing.T) {
 }
 
 // noSessions is the session format without an issuer. Its other settings have their default values.
+var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, RequireAAL2: authz.SecondFactorNever, Scopes: []string{"admin"}}
 
 // Each key has an environment variable, except keys whose value is a list. The variable changes only this key.
 func TestEveryScalarHasAVariable(t *testing.T) {

@@ -44,7 +44,6 @@ func start(t *testing.T) *deployment {
 			}
 		}
 	}
-	environ = append(environ, "KEYWICKET_APIS_VELAFLOWS_SESSION_SCOPES=admin:all")
 	d := &deployment{Stack: harness.StartStack(t, demo.Config{Console: true, Environ: environ})}
 	d.Registry = storetest.Must(registry.Open(t.Context(), d.DatabaseURL()))
 	t.Cleanup(func() { _ = d.Registry.Close() })
