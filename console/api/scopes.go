@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"net/http"
 	"time"
 
@@ -36,28 +35,31 @@ type prefix struct {
 }
 
 func (t tokens) scopes(_ *http.Request, c settings.Caller) (answer, error) {
-	if err := c.MayManage(t.owner); err != nil {
+	may, err := c.Choice(t.owner)
+	if err != nil {
 		return answer{}, err
 	}
-	formats, rules := c.API.FormatsOf(t.owner), c.API.Rules
-	kind := formats[0].Kind
-	choice := scopeChoice{Scopes: []grantableScope{}, Presets: []preset{}, Prefixes: []prefix{}, ExpiryRequired: rules.Limits.ExpiryRequired}
-	for _, name := range rules.Grantable(c.Maker, kind) {
-		level, _ := rules.Table.Scope(name)
-		choice.Scopes = append(choice.Scopes, grantableScope{
-			Name: name, Description: rules.Table.Scopes[level][name],
-			Override: rules.Table.IsOverride(name, table.LevelWorkspace) || rules.Table.IsOverride(name, table.LevelUser),
-		})
+	choice := scopeChoice{Scopes: []grantableScope{}, Presets: []preset{}, Prefixes: []prefix{}, ExpiryRequired: may.Limits.ExpiryRequired}
+	for _, name := range may.Scopes {
+		choice.Scopes = append(choice.Scopes, newGrantableScope(c.API.Rules.Table, name))
 	}
-	for _, p := range rules.Presets(c.Maker, kind) {
+	for _, p := range may.Presets {
 		choice.Presets = append(choice.Presets, preset(p))
 	}
-	for _, f := range formats {
-		choice.Prefixes = append(choice.Prefixes, prefix{f.Prefix, cmp.Or(f.Environment, authz.Live)})
+	for _, f := range may.Formats {
+		choice.Prefixes = append(choice.Prefixes, prefix{f.Prefix, f.Environment})
 	}
-	if longest := rules.Limits.MaxLifetime; longest > 0 {
+	if longest := may.Limits.MaxLifetime; longest > 0 {
 		choice.MaxLifetime = new(int64(longest / time.Second))
 		choice.ExpiryRequired = true
 	}
 	return answer{body: choice}, nil
+}
+
+func newGrantableScope(t table.Table, name string) grantableScope {
+	level, _ := t.Scope(name)
+	return grantableScope{
+		Name: name, Description: t.Scopes[level][name],
+		Override: t.IsOverride(name, table.LevelWorkspace) || t.IsOverride(name, table.LevelUser),
+	}
 }

@@ -125,7 +125,7 @@ func (s *Settings) issue(
 
 // Token returns a token of the caller's workspace, or a key of the caller.
 func (s *Settings) Token(ctx context.Context, c Caller, o Owner, id string) (registry.Token, error) {
-	if err := c.MayManage(o); err != nil {
+	if err := c.mayManage(o); err != nil {
 		return registry.Token{}, err
 	}
 	t, err := s.store.Registry.Token(ctx, id)
@@ -174,8 +174,8 @@ func (c Caller) userOf(o Owner) string {
 	return ""
 }
 
-// MayManage returns an error if the caller may not manage the tokens of this kind of owner.
-func (c Caller) MayManage(o Owner) error {
+// mayManage returns an error if the caller may not manage the tokens of this kind of owner.
+func (c Caller) mayManage(o Owner) error {
 	formats := c.API.FormatsOf(o)
 	switch {
 	case len(formats) == 0:
@@ -187,12 +187,12 @@ func (c Caller) MayManage(o Owner) error {
 }
 
 // Manages reports whether the caller may manage the tokens of this kind of owner.
-func (c Caller) Manages(o Owner) bool { return c.MayManage(o) == nil }
+func (c Caller) Manages(o Owner) bool { return c.mayManage(o) == nil }
 
 // format returns the format with the prefix, among those of this kind of owner. An empty prefix selects the only format, or the
 // first one.
 func (c Caller) format(o Owner, prefix string) (authz.CredentialFormat, error) {
-	if err := c.MayManage(o); err != nil {
+	if err := c.mayManage(o); err != nil {
 		return authz.CredentialFormat{}, err
 	}
 	formats := c.API.FormatsOf(o)
