@@ -11,9 +11,9 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/api"
 	"github.com/keywicket/keywicket/policies/route"
-	"github.com/keywicket/keywicket/policies/table"
 )
 
 // Each route of the handler is in the document, and the other way round.
@@ -52,8 +52,8 @@ func TestOperationsHaveRows(t *testing.T) {
 			}
 		}
 	}
-	if table.ConsoleAPI != api.Path+"/" {
-		t.Errorf("the table has the path %s", table.ConsoleAPI)
+	if authz.ConsolePath != api.Path+"/" {
+		t.Errorf("sessions are accepted below %s", authz.ConsolePath)
 	}
 }
 
