@@ -127,10 +127,6 @@ func pagesConfig(cfg config.Config) (pages.Config, error) {
 			return c, fmt.Errorf("console.apis: %q is not configured under apis; the configured APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 		case a.Session.Issuer == "":
 			return c, fmt.Errorf("console.apis.%s: the pages need the users' sessions: set apis.%[1]s.session.issuer", name)
-		case (&http.Cookie{Name: p.Cookie}).Valid() != nil:
-			return c, fmt.Errorf("console.apis.%s.cookie: give the name of the cookie with the users' sessions, such as sb-PROJECT-auth-token", name)
-		case p.SignIn == "":
-			return c, fmt.Errorf("console.apis.%s.sign_in: give the URL of the sign-in page", name)
 		}
 		page := pages.API{
 			API: settings.API{
