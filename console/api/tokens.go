@@ -18,7 +18,7 @@ type tokens struct {
 // operations returns the operations below the path of the list, and the operation at the path of the scopes.
 func (t tokens) operations(list, scopes string) map[string]map[string]operation {
 	return map[string]map[string]operation{
-		list:                  {http.MethodPost: t.create},
+		list:                  {http.MethodGet: t.list, http.MethodPost: t.create},
 		list + "/{id}":        {http.MethodGet: t.read, http.MethodDelete: t.revoke},
 		list + "/{id}/rotate": {http.MethodPost: t.rotate},
 		scopes:                {http.MethodGet: t.scopes},

@@ -158,3 +158,50 @@ func TestIdempotencyKey(t *testing.T) {
 		send("/tokens", body, key).expect(http.StatusBadRequest, "INVALID_REQUEST", "invalid_header", "Idempotency-Key")
 	}
 }
+
+func TestListsHavePages(t *testing.T) {
+	s := newServer(t)
+	ada := s.session("velocity")
+	for path, scope := range tokenPaths {
+		t.Run(path, func(t *testing.T) {
+			var ids []string // newest first
+			for _, name := range []string{"Alpha", "alphabet", "Beta", "Gamma", "Delta"} {
+				created := s.send(t, ada, "POST", path, fields{"name": name, "scopes": []string{scope}})
+				ids = append([]string{created.text("id")}, ids...)
+			}
+			s.send(t, ada, "DELETE", path+"/"+ids[0], nil)
+			list := func(query string) (found []string, next string) {
+				page := s.send(t, ada, "GET", path+"?"+query, nil)
+				page.expect(http.StatusOK, "", "", "")
+				items, _ := page.field("tokens").([]any)
+				for _, item := range items {
+					token, _ := item.(map[string]any)
+					id, _ := token["id"].(string)
+					found = append(found, id)
+				}
+				return found, page.text("next_cursor")
+			}
+			first, next := list("limit=2")
+			second, last := list("limit=3&cursor=" + next)
+			if !slices.Equal(append(first, second...), ids) || next == "" || last != "" {
+				t.Errorf("the pages are %q and %q with the cursors %q and %q, not %q", first, second, next, last, ids)
+			}
+			for query, want := range map[string][]string{
+				"": ids, "q=alpha": ids[3:], "q=Be": ids[2:3], "q=none": nil, "status=revoked": ids[:1], "status=active": ids[1:], "status=expired": nil,
+				"q=%25": nil, "q=alpha&status=revoked": nil,
+			} {
+				if got, _ := list(query); !slices.Equal(got, want) {
+					t.Errorf("%q: %q, not %q", query, got, want)
+				}
+			}
+			for query, field := range map[string]string{
+				"limit=0": "limit", "limit=101": "limit", "limit=x": "limit", "limit=1.0": "limit", "limit=%2B1": "limit", "limit=1&limit=2": "limit",
+				"limit=": "limit", "status=gone": "status", "cursor=none": "cursor", "q=%00": "q", "q=%FF": "q", "q=": "q",
+			} {
+				s.send(t, ada, "GET", path+"?"+query, nil).expect(http.StatusBadRequest, "INVALID_REQUEST", "invalid_query", field)
+			}
+			s.send(t, ada, "GET", path+"?search=a", nil).expect(http.StatusBadRequest, "INVALID_REQUEST", "unknown_parameter", "")
+			s.send(t, ada, "GET", path+"?limit=1;q=a", nil).expect(http.StatusBadRequest, "INVALID_REQUEST", "invalid_query", "")
+		})
+	}
+}
