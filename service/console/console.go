@@ -62,10 +62,13 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		return err
 	}
 	s := settings.New(store)
-	page := pages.New(c, s, store, log).Handler()
+	page, err := pages.New(c, s, store, log)
+	if err != nil {
+		return err
+	}
 	mux := operations.Handler(operations.NewReadiness(ctx, store.Ready, nil, sessions), promhttp.Handler())
-	mux.Handle(c.Path, page)
-	mux.Handle(c.Path+"/", page)
+	mux.Handle(c.Path, page.Handler())
+	mux.Handle(c.Path+"/", page.Handler())
 	mux.Handle(api.Path+"/", api.New(managed, s, store, log).Handler())
 	log.Info("serving the console", "listen", address.Addr().String(), "path", c.Path, "apis", strings.Join(slices.Sorted(maps.Keys(c.APIs)), ","), "version", version)
 	web := &http.Server{
