@@ -15,19 +15,8 @@ const (
 )
 
 type tokenList struct {
-	Tokens     []listedToken `json:"tokens"`
-	NextCursor *string       `json:"next_cursor"`
-}
-
-type listedToken struct {
-	token
-	Creator *creator `json:"creator"`
-}
-
-type creator struct {
-	ID    string `json:"id"`
-	Email string `json:"email"`
-	Left  bool   `json:"left"`
+	Tokens     []token `json:"tokens"`
+	NextCursor *string `json:"next_cursor"`
 }
 
 func (t tokens) list(r *http.Request, c settings.Caller) (answer, error) {
@@ -52,13 +41,9 @@ func (t tokens) list(r *http.Request, c settings.Caller) (answer, error) {
 	case err != nil:
 		return answer{}, err
 	}
-	page := tokenList{Tokens: []listedToken{}}
+	page := tokenList{Tokens: []token{}}
 	for _, f := range found {
-		listed := listedToken{token: newToken(f.Token)}
-		if f.Creator != nil {
-			listed.Creator = new(creator(*f.Creator))
-		}
-		page.Tokens = append(page.Tokens, listed)
+		page.Tokens = append(page.Tokens, newToken(f.Token))
 	}
 	if more {
 		page.NextCursor = &page.Tokens[len(page.Tokens)-1].ID

@@ -35,6 +35,8 @@ type token struct {
 	Scopes      []string          `json:"scopes"`
 	Status      registry.Status   `json:"status"`
 	CreatedAt   time.Time         `json:"created_at"`
+	CreatedBy   *string           `json:"created_by"` // the id of a user
+	CreatorLeft bool              `json:"creator_left"`
 	ExpiresAt   *time.Time        `json:"expires_at"`
 	LastUsedAt  *time.Time        `json:"last_used_at"`
 	RevokedAt   *time.Time        `json:"revoked_at"`
@@ -43,7 +45,7 @@ type token struct {
 func newToken(t registry.Token) token {
 	return token{
 		ID: t.ID, Prefix: t.Prefix, Name: t.Name, Kind: t.Kind, Environment: t.Environment, Scopes: append([]string{}, t.Scopes...),
-		Status: t.Status, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, LastUsedAt: t.LastUsedAt, RevokedAt: t.RevokedAt,
+		Status: t.Status, CreatedAt: t.CreatedAt, CreatedBy: t.CreatedBy, CreatorLeft: t.CreatorLeft, ExpiresAt: t.ExpiresAt, LastUsedAt: t.LastUsedAt, RevokedAt: t.RevokedAt,
 	}
 }
 
