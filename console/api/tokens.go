@@ -72,7 +72,7 @@ type newTokenRequest struct {
 	Name      string     `json:"name"`
 	Scopes    []string   `json:"scopes"`
 	ExpiresAt *time.Time `json:"expires_at"`
-	Prefix    string     `json:"prefix"`
+	Prefix    *string    `json:"prefix"` // nil: the first prefix of the API
 }
 
 func (t tokens) create(r *http.Request, c settings.Caller) (answer, error) {
@@ -84,9 +84,13 @@ func (t tokens) create(r *http.Request, c settings.Caller) (answer, error) {
 	if err := readBody(r, &n); err != nil {
 		return answer{}, err
 	}
-	created, err := t.CreateToken(r.Context(), c, t.owner, settings.NewToken{
-		Prefix: n.Prefix, Name: n.Name, Scopes: n.Scopes, ExpiresAt: n.ExpiresAt, IdempotencyKey: key,
-	})
+	requested := settings.NewToken{Name: n.Name, Scopes: n.Scopes, ExpiresAt: n.ExpiresAt, IdempotencyKey: key}
+	if n.Prefix != nil {
+		if requested.Prefix = *n.Prefix; requested.Prefix == "" {
+			return answer{}, &settings.FieldError{Field: "prefix", Text: "The prefix is empty."}
+		}
+	}
+	created, err := t.CreateToken(r.Context(), c, t.owner, requested)
 	if err != nil {
 		return answer{}, err
 	}
