@@ -115,7 +115,7 @@ func cleanPeriodically(ctx context.Context, store *console.Store, log *slog.Logg
 
 // pagesConfig returns the configuration of the pages. An API has pages if console.apis.NAME.url is set.
 func pagesConfig(cfg config.Config) (pages.Config, error) {
-	c := pages.Config{Path: cfg.Console.Path, APIs: make(map[string]pages.API)}
+	c := pages.Config{Path: cfg.Console.Path, AddressLimit: cfg.Console.AddressLimit, APIs: make(map[string]pages.API)}
 	tables, err := cfg.Tables()
 	if err != nil {
 		return c, err
