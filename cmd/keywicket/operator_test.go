@@ -25,6 +25,7 @@ var (
 	operatorCommands = []string{
 		"workspace create --slug acme --name Acme --id 64f1a2b3c4d5e6f7a8b9c0d1 --attributes {}",
 		"workspace set acme --attributes {} --wait",
+		"workspace set acme --leaver-rule end",
 		"workspace list",
 		"user create --email ada@example.com --id ada --attributes {}",
 		"user set ada --attributes {} --wait",
@@ -46,6 +47,7 @@ var (
 		"explain GET /api/issues --scope issues:read",
 		"explain --log-line - --workspace acme",
 		"token list --expiring 14d --unused 90d",
+		"token list --creator-left",
 		"token rotate $id --overlap 1h",
 		"token revoke $id --wait",
 		"session revoke 0b5a2b3c-1111-2222-3333-444455556666 --wait",

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jmoiron/sqlx"
 
@@ -50,6 +52,8 @@ func (s *Settings) CreateToken(ctx context.Context, c Caller, o Owner, n NewToke
 		return Created[registry.Token]{}, &FieldError{Field: "name", Text: "Give the token a name."}
 	case len([]rune(n.Name)) > maxName:
 		return Created[registry.Token]{}, &FieldError{Field: "name", Text: fmt.Sprintf("The name is longer than %d characters.", maxName)}
+	case !isVisible(n.Name):
+		return Created[registry.Token]{}, &FieldError{Field: "name", Text: "The name has invisible characters."}
 	case len(n.Scopes) == 0:
 		return Created[registry.Token]{}, &FieldError{Field: "scopes", Text: "Choose at least one scope."}
 	}
@@ -66,6 +70,11 @@ func (s *Settings) CreateToken(ctx context.Context, c Caller, o Owner, n NewToke
 			Workspace: c.workspaceOf(o), User: c.userOf(o),
 		})
 	})
+}
+
+// isVisible reports whether a text has only graphic characters. Other characters could change how a page shows the text next to it.
+func isVisible(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsGraphic(r) })
 }
 
 // RotateToken creates a token with the name and the scopes of an active token, which ends after the overlap. The caller must be
@@ -226,7 +235,7 @@ func (e *FieldError) Is(target error) bool { return target == ErrInvalid }
 
 // refusalError converts a refusal of the rules to an error of this package.
 func refusalError(err error) error {
-	refusal, ok := errors.AsType[*issuance.Refusal](err)
+	refusal, ok := errors.AsType[*issuance.RefusalError](err)
 	if !ok {
 		return err
 	}

@@ -34,8 +34,8 @@ type Maker struct {
 	Role string
 }
 
-// Refusal is the reason why a maker may not do something.
-type Refusal struct {
+// RefusalError is the reason why a maker may not do something.
+type RefusalError struct {
 	// Field is the part of the request that is refused: scopes, expires_at, or empty for the whole request.
 	Field string
 	// Scopes are the refused scopes.
@@ -43,10 +43,10 @@ type Refusal struct {
 	text   string
 }
 
-func (r *Refusal) Error() string { return r.text }
+func (r *RefusalError) Error() string { return r.text }
 
-func refuse(field, format string, args ...any) *Refusal {
-	return &Refusal{Field: field, text: fmt.Sprintf(format, args...)}
+func refuse(field, format string, args ...any) *RefusalError {
+	return &RefusalError{Field: field, text: fmt.Sprintf(format, args...)}
 }
 
 // ScopesOf returns the scopes that a token of the kind can have, sorted.
@@ -133,7 +133,7 @@ type New struct {
 	Expires *time.Time // nil: no expiry
 }
 
-// Check returns nil if the maker may create the token now. Otherwise, the error is a [Refusal].
+// Check returns nil if the maker may create the token now. Otherwise, the error is a [RefusalError].
 func (r Rules) Check(m Maker, n New, now time.Time) error {
 	if !r.Manages(m, n.Kind) {
 		return refuse("", "you may not create this kind of token")

@@ -9,14 +9,11 @@ import (
 	"github.com/keywicket/keywicket/policies/route"
 )
 
-// ConsoleAPI is the start of the paths of the console's API.
-const ConsoleAPI = "/api/keywicket/v1/"
-
 // CheckConsole returns an error that names the rows which the console needs and the table lacks. The parameter `pages` is the path of
 // the console's pages, such as /settings. The parameter `formats` are the API's credentials: an API without personal keys or apps
 // needs no rows for them.
 //
-// A row of the table counts if its own path starts with the path of the pages or with [ConsoleAPI]. So a row for all paths, which was
+// A row of the table counts if its own path starts with the path of the pages or with [authz.ConsolePath]. So a row for all paths, which was
 // written for something else, does not open the console.
 func (t Table) CheckConsole(pages string, formats []authz.CredentialFormat) error {
 	var missing []string
@@ -29,7 +26,7 @@ func (t Table) CheckConsole(pages string, formats []authz.CredentialFormat) erro
 		if ok {
 			found := t.Routes[i]
 			ok = found.Public == r.Public && (r.Public || found.level() == r.level()) &&
-				(found.path() == pages || strings.HasPrefix(found.path(), pages+"/") || strings.HasPrefix(found.path(), ConsoleAPI))
+				(found.path() == pages || strings.HasPrefix(found.path(), pages+"/") || strings.HasPrefix(found.path(), authz.ConsolePath))
 		}
 		if !ok {
 			missing = append(missing, t.consoleRow(r))
@@ -78,24 +75,24 @@ func consoleRows(pages string, formats []authz.CredentialFormat) []Route {
 		}
 	}
 	add(Route{Public: true}, "GET "+pages, "POST "+pages, "GET "+pages+"/{page...}", "POST "+pages+"/{page...}",
-		"GET "+ConsoleAPI+"openapi.json", "POST "+ConsoleAPI+"leaked")
+		"GET "+authz.ConsolePath+"openapi.json", "POST "+authz.ConsolePath+"leaked")
 	if has(authz.KindWorkspaceToken, authz.KindWorkspaceKey) {
-		add(Route{}, managed(ConsoleAPI+"tokens")...)
-		add(Route{}, "GET "+ConsoleAPI+"tokens/{id}/usage", "GET "+ConsoleAPI+"scopes")
+		add(Route{}, managed(authz.ConsolePath+"tokens")...)
+		add(Route{}, "GET "+authz.ConsolePath+"tokens/{id}/usage", "GET "+authz.ConsolePath+"scopes")
 	}
-	add(Route{}, "GET "+ConsoleAPI+"activity", "GET "+ConsoleAPI+"workspace", "PATCH "+ConsoleAPI+"workspace")
+	add(Route{}, "GET "+authz.ConsolePath+"activity", "GET "+authz.ConsolePath+"workspace", "PATCH "+authz.ConsolePath+"workspace")
 	user := Route{Level: LevelUser}
-	add(user, "GET "+ConsoleAPI+"workspaces")
+	add(user, "GET "+authz.ConsolePath+"workspaces")
 	if has(authz.KindPersonalKey) {
-		add(user, managed(ConsoleAPI+"personal-keys")...)
-		add(user, "GET "+ConsoleAPI+"personal-keys/{id}/usage", "GET "+ConsoleAPI+"personal-scopes")
+		add(user, managed(authz.ConsolePath+"personal-keys")...)
+		add(user, "GET "+authz.ConsolePath+"personal-keys/{id}/usage", "GET "+authz.ConsolePath+"personal-scopes")
 	}
 	if has(authz.KindOAuthToken) {
-		add(user, managed(ConsoleAPI+"apps")...)
-		add(user, "GET "+ConsoleAPI+"grants", "DELETE "+ConsoleAPI+"grants/{id}")
+		add(user, managed(authz.ConsolePath+"apps")...)
+		add(user, "GET "+authz.ConsolePath+"grants", "DELETE "+authz.ConsolePath+"grants/{id}")
 	}
 	if has(authz.KindPersonalKey, authz.KindOAuthToken) {
-		add(user, "GET "+ConsoleAPI+"account/activity")
+		add(user, "GET "+authz.ConsolePath+"account/activity")
 	}
 	return rows
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -66,10 +67,14 @@ func (a ConsoleAPI) validate() error {
 	if a.URL == "" {
 		return nil
 	}
-	u, err := url.Parse(a.URL)
-	isLoopback := err == nil && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname())
-	if err != nil || u.Host == "" || a.URL != u.Scheme+"://"+u.Host || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback) {
+	if u, ok := parseHTTP(a.URL); !ok || a.URL != u.Scheme+"://"+u.Host {
 		return fmt.Errorf("url: %q is not an origin such as https://app.velaflows.com; http is only for 127.0.0.1, [::1] and localhost", a.URL)
+	}
+	if _, ok := parseHTTP(a.SignIn); !ok {
+		return errors.New("sign_in: give the URL of the sign-in page, such as https://app.velaflows.com/login; http is only for 127.0.0.1, [::1] and localhost")
+	}
+	if (&http.Cookie{Name: a.Cookie}).Valid() != nil {
+		return errors.New("cookie: give the name of the cookie with the users' sessions, such as sb-PROJECT-auth-token")
 	}
 	for _, title := range []string{a.Pages.WorkspaceTokens, a.Pages.PersonalKeys, a.Pages.Apps} {
 		if title != "" && !pageTitle.MatchString(title) {
@@ -77,6 +82,15 @@ func (a ConsoleAPI) validate() error {
 		}
 	}
 	return nil
+}
+
+// parseHTTP parses an https URL, or an http URL of this machine.
+func parseHTTP(text string) (*url.URL, bool) {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return nil, false
+	}
+	return u, u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname())
 }
 
 // PagePath returns the path of a page that follows from its title, such as developer/api-tokens.

@@ -15,6 +15,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/attributes"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/lookup"
 	"github.com/keywicket/keywicket/store/schema"
@@ -29,10 +30,12 @@ type Workspace struct {
 	CreatedAt time.Time `db:"created_at" json:"created_at"`
 	// Attributes are data that policies can read.
 	Attributes authz.Attributes `db:"attributes" json:"attributes"`
+	// LeaverRule is what happens to the workspace's tokens whose creator leaves the workspace.
+	LeaverRule LeaverRule `db:"leaver_rule" json:"leaver_rule"`
 }
 
 // workspaceColumns are the columns of a [Workspace].
-const workspaceColumns = `id, slug, name, created_at, attributes`
+const workspaceColumns = `id, slug, name, created_at, attributes, leaver_rule`
 
 // User is a person. The id is the same as in the product's identity provider.
 type User struct {
@@ -157,21 +160,21 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		return Workspace{}, database.NewRefusal(database.ErrInvalid,
 			"the slug %q is not valid: write 1 to 63 characters of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
 	}
-	attributes, err := attributesJSON(w.Attributes)
+	attributesText, err := attributes.JSON(w.Attributes)
 	if err != nil {
 		return Workspace{}, err
 	}
 	var created Workspace
 	err = r.db.GetContext(ctx, &created, `
 		INSERT INTO keywicket.workspaces (id, slug, name, attributes) VALUES ($1, $2, $3, $4)
-		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributes)
+		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributesText)
 	if err != nil {
 		return Workspace{}, database.ConstraintError(err, "create the workspace", map[string]error{
 			"workspaces_pkey":     database.NewRefusal(database.ErrExists, "the workspace id %q is taken", w.ID),
 			"workspaces_slug_key": database.NewRefusal(database.ErrExists, "the slug %q is taken", w.Slug),
 			"workspaces_name_form": database.NewRefusal(database.ErrInvalid,
 				"the workspace's name %q is empty or has control characters", w.Name),
-			"workspaces_attributes_form": errAttributes,
+			"workspaces_attributes_form": attributes.ErrRefused,
 		})
 	}
 	return created, database.ConfirmRow(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
@@ -244,14 +247,14 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	if len(u.Email) > maxEmail || !strings.Contains(u.Email, "@") { // check the email here for the same reason as in CreateWorkspace
 		return User{}, errInvalidEmail
 	}
-	attributes, err := attributesJSON(u.Attributes)
+	attributesText, err := attributes.JSON(u.Attributes)
 	if err != nil {
 		return User{}, err
 	}
 	var created User
 	err = r.db.GetContext(ctx, &created, `
 		INSERT INTO keywicket.users (id, email, attributes) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3)
-		RETURNING `+userColumns, u.ID, u.Email, attributes)
+		RETURNING `+userColumns, u.ID, u.Email, attributesText)
 	if err != nil {
 		return User{}, database.ConstraintError(err, "create the user", map[string]error{
 			"users_pkey":      database.NewRefusal(database.ErrExists, "the user id %q is taken", u.ID),
@@ -259,7 +262,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 			"users_id_form": database.NewRefusal(database.ErrInvalid,
 				"the user id %q is longer than 255 characters, or has control characters, or starts or ends with a space", u.ID),
 			"users_email_form":      errInvalidEmail,
-			"users_attributes_form": errAttributes,
+			"users_attributes_form": attributes.ErrRefused,
 		})
 	}
 	return created, database.ConfirmRow((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")

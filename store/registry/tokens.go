@@ -11,6 +11,7 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/attributes"
 	"github.com/keywicket/keywicket/store/database"
 )
 
@@ -42,6 +43,9 @@ type Token struct {
 	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
 	Status      Status            `db:"status" json:"status"`
 	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // data that policies can read
+	CreatedBy   *string           `db:"created_by" json:"created_by"` // the user who created the token; nil if keywicket knows nobody
+	// CreatorLeft reports whether the token belongs to a workspace, and its creator is not a member of this workspace.
+	CreatorLeft bool `db:"creator_left" json:"creator_left"`
 }
 
 // NewToken describes the token to create.
@@ -92,7 +96,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		}
 	}
 
-	attributes, err := attributesJSON(n.Attributes)
+	attributesText, err := attributes.JSON(n.Attributes)
 	if err != nil {
 		return Token{}, "", err
 	}
@@ -114,16 +118,17 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		WHERE expiry.at IS NULL OR expiry.at > clock_timestamp()
 		RETURNING id`,
 		n.API, n.Format.Kind, n.Format.Environment, n.Format.Visible(key), digest[:], n.Name, scopes,
-		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributes)
+		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributesText)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Token{}, "", database.NewRefusal(database.ErrInvalid, "the expiry has already passed according to the database's clock")
 	}
 	if err != nil {
 		return Token{}, "", database.ConstraintError(err, "create the token", map[string]error{
-			"tokens_digest_key":      database.NewRefusal(database.ErrExists, "a token with this key already exists"),
-			"tokens_name_form":       database.NewRefusal(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
-			"tokens_api_form":        database.NewRefusal(database.ErrInvalid, "the API's name %q is invalid: use only letters, digits, _ and -", n.API),
-			"tokens_attributes_form": errAttributes,
+			"tokens_digest_key":        database.NewRefusal(database.ErrExists, "a token with this key already exists"),
+			"tokens_name_form":         database.NewRefusal(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
+			"tokens_api_form":          database.NewRefusal(database.ErrInvalid, "the API's name %q is invalid: use only letters, digits, _ and -", n.API),
+			"tokens_attributes_form":   attributes.ErrRefused,
+			"tokens_creator_is_member": errCreatorLeft,
 		})
 	}
 	token, err := r.Token(ctx, id)
@@ -162,9 +167,13 @@ const (
 	revokedAt = `CASE WHEN t.revoked_at IS NOT NULL THEN GREATEST(LEAST(t.revoked_at, '9999-12-31Z'), '1970-01-01Z') END AS revoked_at`
 )
 
+// creatorLeft is the condition that the creator of the workspace's token t is not a member of the workspace.
+const creatorLeft = `(t.workspace_id IS NOT NULL AND t.created_by IS NOT NULL AND NOT EXISTS (
+	SELECT FROM keywicket.members m WHERE m.workspace_id = t.workspace_id AND m.user_id = t.created_by))`
+
 const tokenQuery = `
 SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t.workspace_id, t.user_id,
-       t.created_at, ` + expiresAt + `, u.last_used_at, ` + revokedAt + `, t.attributes,
+       t.created_at, ` + expiresAt + `, u.last_used_at, ` + revokedAt + `, t.attributes, t.created_by, ` + creatorLeft + ` AS creator_left,
        CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE 'active' END AS status
@@ -181,6 +190,8 @@ type TokenFilter struct {
 	// ExpiringIn selects the active tokens that expire within this time. UnusedFor selects the active tokens that were created, and
 	// not used, before this time. If both are set, tokens of either kind are selected.
 	ExpiringIn, UnusedFor time.Duration
+	// CreatorLeft selects the tokens of workspaces whose creator is not a member of the workspace.
+	CreatorLeft bool
 	// After is the id of a token. It selects the tokens that come after this token in the list.
 	After string
 	// Limit is the maximum number of tokens. 0 means no limit.
@@ -254,6 +265,9 @@ WHERE true`
 	}
 	if due != nil {
 		query += ` AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp()) AND (` + strings.Join(due, ` OR `) + `)`
+	}
+	if f.CreatorLeft {
+		query += ` AND ` + creatorLeft
 	}
 	if f.After != "" {
 		query += ` AND (t.created_at, t.id) < (` + arg(after) + `, ` + arg(f.After) + `)`

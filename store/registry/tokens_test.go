@@ -183,7 +183,7 @@ func TestTokensListsNewestFirst(t *testing.T) {
 	if err := json.Unmarshal(text, &fields); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"api", "attributes", "created_at", "environment", "expires_at", "id", "kind", "last_used_at", "name", "prefix",
+	want := []string{"api", "attributes", "created_at", "created_by", "creator_left", "environment", "expires_at", "id", "kind", "last_used_at", "name", "prefix",
 		"revoked_at", "scopes", "status", "user_id", "workspace_id"}
 	if got := slices.Sorted(maps.Keys(fields)); !slices.Equal(got, want) {
 		t.Errorf("the JSON has the fields %v", got)

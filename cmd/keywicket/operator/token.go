@@ -189,18 +189,20 @@ func (c *tokenCreate) scopes(rules issuance.Rules, kind authz.Kind) ([]string, e
 }
 
 type tokenList struct {
-	Workspace string               `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
-	User      string               `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
-	Expiring  commandline.Lifetime `help:"Only active tokens that expire within this time, such as 14d." placeholder:"DURATION"`
-	Unused    commandline.Lifetime `help:"Only active tokens that were not used for this time, such as 90d. With --expiring: tokens of either kind." placeholder:"DURATION"`
-	Prefix    string               `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
-	Limit     commandline.Count    `help:"Maximum number of tokens." default:"100" placeholder:"N"`
-	After     string               `help:"Id of the last token of the previous page." placeholder:"ID"`
+	Workspace   string               `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
+	User        string               `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
+	Expiring    commandline.Lifetime `help:"Only active tokens that expire within this time, such as 14d." placeholder:"DURATION"`
+	Unused      commandline.Lifetime `help:"Only active tokens that were not used for this time, such as 90d. With --expiring: tokens of either kind." placeholder:"DURATION"`
+	CreatorLeft bool                 `help:"Only tokens of workspaces whose creator is not a member of the workspace."`
+	Prefix      string               `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
+	Limit       commandline.Count    `help:"Maximum number of tokens." default:"100" placeholder:"N"`
+	After       string               `help:"Id of the last token of the previous page." placeholder:"ID"`
 }
 
 func (c *tokenList) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
 	f := registry.TokenFilter{
-		Workspace: c.Workspace, User: c.User, ExpiringIn: time.Duration(c.Expiring), UnusedFor: time.Duration(c.Unused), After: c.After,
+		Workspace: c.Workspace, User: c.User, ExpiringIn: time.Duration(c.Expiring), UnusedFor: time.Duration(c.Unused),
+		CreatorLeft: c.CreatorLeft, After: c.After,
 	}
 	if c.Prefix != "" {
 		var err error
@@ -219,11 +221,18 @@ func (c *tokenList) Run(s *invocation.Invocation, r *registry.Registry, cfg conf
 		page = page[:limit]
 	}
 	titles := []string{"ID", "PREFIX", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "STATUS"}
+	if c.CreatorLeft {
+		titles = append(titles, "CREATED BY")
+	}
 	err = invocation.PrintList(s, page, titles, func(t registry.Token) []string {
-		return []string{
+		row := []string{
 			t.ID, t.Prefix, t.Name, strings.Join(t.Scopes, " "),
 			invocation.FormatTime(&t.CreatedAt), invocation.FormatTime(t.ExpiresAt), invocation.FormatTime(t.LastUsedAt), string(t.Status),
 		}
+		if c.CreatorLeft {
+			row = append(row, *t.CreatedBy)
+		}
+		return row
 	})
 	if err == nil && more {
 		c.Prefix, c.After = f.Prefix, page[len(page)-1].ID
@@ -234,7 +243,11 @@ func (c *tokenList) Run(s *invocation.Invocation, r *registry.Registry, cfg conf
 
 // command returns the command line of `keywicket token list` with the flags in c.
 func (c *tokenList) command(s *invocation.Invocation) string {
-	return invocation.CommandLine("keywicket token list", [][2]string{
+	command := "keywicket token list"
+	if c.CreatorLeft {
+		command += " --creator-left"
+	}
+	return invocation.CommandLine(command, [][2]string{
 		{"--config", s.ConfigFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--expiring", c.Expiring.String()}, {"--unused", c.Unused.String()},
 		{"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))}, {"--after", c.After},
 	})
