@@ -96,6 +96,10 @@ fuzz: ## Run every fuzz target, each for FUZZTIME (10m)
 bench: ## Measure a decision, a look-up, and the loading of policies
 	go test -run '^$$' -bench . -benchmem ./policies ./store/directory ./envoy
 
+.PHONY: bench-console
+bench-console: ## Measure the console's lists and searches in a workspace with 1,000,000 tokens
+	go test -run '^$$' -bench Tokens -benchtime 5x -timeout 30m -v ./store/console
+
 .PHONY: bench-flood
 bench-flood: ## Measure checks of valid tokens with and without a flood of unknown tokens
 	go test -run '^$$' -bench Flood -benchtime 8x ./test/bench

@@ -11,9 +11,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/api"
@@ -23,6 +22,7 @@ import (
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/service/listener"
 	"github.com/keywicket/keywicket/service/logger"
+	"github.com/keywicket/keywicket/service/metrics"
 	"github.com/keywicket/keywicket/service/operations"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/console"
@@ -57,16 +57,17 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	address, err := listener.Open("console.listen", cfg.Console.Listen)
-	if err != nil {
-		return err
-	}
 	s := settings.New(store)
 	page, err := pages.New(c, s, store, log)
 	if err != nil {
 		return err
 	}
-	mux := operations.Handler(operations.NewReadiness(ctx, store.Ready, nil, sessions), promhttp.Handler())
+	address, err := listener.Open("console.listen", cfg.Console.Listen)
+	if err != nil {
+		return err
+	}
+	m := metrics.NewConsole(sessions)
+	mux := operations.Handler(operations.NewReadiness(ctx, store.Ready, nil, sessions), m.Handler())
 	mux.Handle(c.Path, page.Handler())
 	mux.Handle(c.Path+"/", page.Handler())
 	mux.Handle(api.Path+"/", api.New(managed, s, store, log).Handler())
@@ -75,13 +76,11 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
 	}
-	cleanCtx, stop := context.WithCancel(ctx)
-	cleaned := make(chan struct{})
-	go func() {
-		defer close(cleaned)
-		cleanPeriodically(cleanCtx, store, log)
-	}()
-	defer func() { stop(); <-cleaned }()
+	background, stop := context.WithCancel(ctx)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { cleanPeriodically(background, store, log) })
+	tasks.Go(func() { m.CountNotices(background, store.Registry.Notices, log) })
+	defer func() { stop(); tasks.Wait() }()
 	shutdownErr := make(chan error, 1)
 	defer context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
@@ -115,7 +114,7 @@ func cleanPeriodically(ctx context.Context, store *console.Store, log *slog.Logg
 
 // pagesConfig returns the configuration of the pages. An API has pages if console.apis.NAME.url is set.
 func pagesConfig(cfg config.Config) (pages.Config, error) {
-	c := pages.Config{Path: cfg.Console.Path, APIs: make(map[string]pages.API)}
+	c := pages.Config{Path: cfg.Console.Path, AddressLimit: cfg.Console.AddressLimit, APIs: make(map[string]pages.API)}
 	tables, err := cfg.Tables()
 	if err != nil {
 		return c, err
@@ -130,6 +129,9 @@ func pagesConfig(cfg config.Config) (pages.Config, error) {
 			return c, fmt.Errorf("console.apis: %q is not configured under apis; the configured APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 		case a.Session.Issuer == "":
 			return c, fmt.Errorf("console.apis.%s: the pages need the users' sessions: set apis.%[1]s.session.issuer", name)
+		}
+		if err := tables[name].CheckConsole(c.Path, a.Credentials); err != nil {
+			return c, fmt.Errorf("policies: apis/%s/data.yaml: %w", name, err)
 		}
 		page := pages.API{
 			API: settings.API{
