@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/ratelimit"
 	"github.com/keywicket/keywicket/oauth/sessioncookie"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/issuer"
@@ -80,7 +81,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 // withAddressLimit returns a handler that refuses requests from a client address that has reached its limit.
 func (s *Server) withAddressLimit(endpoint http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if wait := s.addresses.take(address(r)); wait > 0 {
+		if wait := s.addresses.Take(ratelimit.Address(r)); wait > 0 {
 			s.config.Observe("consent", "limited")
 			w.Header().Set("Retry-After", seconds(wait))
 			s.showMistake(w, http.StatusTooManyRequests, "There were too many requests from your network. Try again in a minute.")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/ratelimit"
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
@@ -67,7 +68,7 @@ type Server struct {
 	grants *issuer.Issuer
 	log    *slog.Logger
 
-	addresses, clients *limits
+	addresses, clients *ratelimit.Limits
 }
 
 // NewServer validates the configuration, and returns a server. The server uses the parameter grants to store grants, codes and
@@ -100,7 +101,7 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 	}
 	return &Server{
 		config: c, secure: strings.HasPrefix(c.Issuer, "https:"), origins: origins,
-		grants: grants, log: log, addresses: newLimits(c.AddressLimit), clients: newLimits(c.ClientLimit),
+		grants: grants, log: log, addresses: ratelimit.New(c.AddressLimit), clients: ratelimit.New(c.ClientLimit),
 	}, nil
 }
 
@@ -126,7 +127,7 @@ func (s *Server) appEndpoint(name string, endpoint func(*http.Request) (any, err
 		w.Header().Set("Pragma", "no-cache")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		var body any
-		err := tooManyRequests(s.addresses.take(address(r)))
+		err := tooManyRequests(s.addresses.Take(ratelimit.Address(r)))
 		if err == nil {
 			body, err = endpoint(r)
 		}

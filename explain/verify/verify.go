@@ -50,6 +50,7 @@ type Session struct {
 	StartedAt   *time.Time `json:"started_at"`   // at most the configured leeway too early; nil: unknown
 	AAL         string     `json:"aal"`          // as in authz.Principal
 	MFAEnrolled bool       `json:"mfa_enrolled"` // the user has a second factor
+	ConsoleOnly bool       `json:"console_only"` // sidecars accept the session only on the paths of the console
 }
 
 func (r *Result) refuse(reason authz.Reason, explanation string) {

@@ -35,6 +35,7 @@ type Config struct {
 	Cache             Cache                `yaml:"cache"`
 	Listen            Listen               `yaml:"listen"`
 	Issuer            Issuer               `yaml:"issuer"`
+	Console           Console              `yaml:"console"`
 	Policies          policies.Config      `yaml:"policies"`
 	DefaultAPI        string               `yaml:"default_api"`
 	ForwardCredential bool                 `yaml:"forward_credential"`
@@ -165,6 +166,9 @@ func (c *Config) complete() error {
 		c.APIs[name] = api
 	}
 	_, knownLevel := levels[c.Log.Level]
+	if err := c.Console.complete(); err != nil {
+		return fmt.Errorf("console.%w", err)
+	}
 	switch {
 	case c.Listen.GRPC == "":
 		return errors.New("listen.grpc: empty; write host:port or unix:///path")

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/tokenlimit"
 	"github.com/keywicket/keywicket/store/database"
 )
 
@@ -29,6 +30,8 @@ func configFile(t *testing.T, text string) string {
 func TestDefaults(t *testing.T) {
 	velocitySession := noSessions
 	velocitySession.ClientIDs = []string{}
+	velaflowsSession := noSessions
+	velaflowsSession.ConsoleOnly, velaflowsSession.Scopes = true, []string{"admin:all", "workspaces:list"}
 	got, err := Load("", nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +44,10 @@ func TestDefaults(t *testing.T) {
 	want.Cache = Cache{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
 	want.Listen = Listen{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", LameDuck: 5 * time.Second, Drain: 5 * time.Second}
 	want.Issuer = Issuer{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000, ReuseWindow: 10 * time.Second}
+	want.Console = Console{Listen: "127.0.0.1:9004", Path: "/settings", APIs: map[string]ConsoleAPI{
+		"velaflows": {Pages: ConsolePages{WorkspaceTokens: "Developer > API Tokens"}},
+		"velocity":  {Pages: ConsolePages{WorkspaceTokens: "API Keys", PersonalKeys: "Account > Personal API Keys", Apps: "OAuth Apps"}},
+	}}
 	want.AllowedHeaders = []string{}
 	want.Log = Log{Level: "info", Format: "json", AllowSample: 100}
 	want.APIs = map[string]authz.API{
@@ -51,7 +58,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
 			},
-			Session: noSessions, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{},
+			Session: velaflowsSession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{}, TokenLimits: tokenlimit.Limits{OverrideRoles: []string{}},
 		},
 		"velocity": {
 			Hosts:     []string{},
@@ -61,7 +68,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 				{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 			},
-			Session: velocitySession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{},
+			Session: velocitySession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{}, TokenLimits: tokenlimit.Limits{OverrideRoles: []string{}},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -81,6 +88,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.lame_duck": "6s", "listen.drain": "7s",
 		"issuer.url": "https://u", "issuer.listen": "127.0.0.1:4", "issuer.api": "velaflows", "issuer.cookie": "c", "issuer.sign_in": "https://s",
 		"issuer.address_limit": "7", "issuer.client_limit": "8", "issuer.reuse_window": "9s",
+		"console.listen": "127.0.0.1:5", "console.path": "/account",
 		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
 		"log.level": "debug", "log.format": "text", "log.allow_sample": "7",
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
@@ -91,8 +99,17 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j")
 		path := "apis." + strings.ToLower(api) + ".session."
 		maps.Copy(settings, map[string]string{
+			"apis." + strings.ToLower(api) + ".token_limits.max_lifetime": "1h0m0s", "apis." + strings.ToLower(api) + ".token_limits.expiry_required": "true",
+		})
+		page := "console.apis." + strings.ToLower(api) + "."
+		maps.Copy(settings, map[string]string{
+			page + "url": "https://p", page + "cookie": "d", page + "sign_in": "https://q",
+			page + "pages.workspace_tokens": "A > B", page + "pages.personal_keys": "C", page + "pages.apps": "D",
+		})
+		maps.Copy(settings, map[string]string{
 			path + "issuer": "https://k", path + "audience": "a", path + "jwks_url": "https://l", path + "jwks_max_age": "2h0m0s",
 			path + "leeway": "3s", path + "shared_clock": "true", path + "anonymous": "true", path + "require_aal2": "enrolled",
+			path + "console_only": map[string]string{"VELAFLOWS": "false", "VELOCITY": "true"}[api],
 		})
 	}
 	before := settingsOf(t, issuers)

@@ -29,10 +29,12 @@ type App struct {
 	// Confidential reports whether the app must always authenticate with its secret.
 	Confidential bool `db:"confidential" json:"confidential"`
 	// Development reports whether the app is in development. The consent page says so.
-	Development bool       `db:"development" json:"development"`
-	CreatedAt   time.Time  `db:"created_at" json:"created_at"`
-	RevokedAt   *time.Time `db:"revoked_at" json:"revoked_at"`
-	Status      Status     `db:"status" json:"status"`
+	Development bool `db:"development" json:"development"`
+	// OwnerID is the user who registered the app; nil: only the operator manages the app.
+	OwnerID   *string    `db:"owner_id" json:"owner_id"`
+	CreatedAt time.Time  `db:"created_at" json:"created_at"`
+	RevokedAt *time.Time `db:"revoked_at" json:"revoked_at"`
+	Status    Status     `db:"status" json:"status"`
 }
 
 // NewApp describes the app to create. The caller must check the redirect URIs and the scopes, because the registry does not check
@@ -43,10 +45,11 @@ type NewApp struct {
 	RedirectURIs []string
 	Scopes       []string
 	Confidential bool
-	Development  bool // the app is in development
+	Development  bool   // the app is in development
+	Owner        string // id of the user who registers the app; empty: only the operator manages the app
 }
 
-const appColumns = `id, api, name, redirect_uris, scopes, confidential, development, created_at, revoked_at,
+const appColumns = `id, api, name, redirect_uris, scopes, confidential, development, owner_id, created_at, revoked_at,
 	CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END AS status`
 
 // CreateApp creates an app and returns it with its secret. The database stores only the secret's digest.
@@ -67,10 +70,10 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	}
 	var app App
 	err := r.db.GetContext(ctx, &app, `
-		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential, development, scopes)
-		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6, $7, $8)
+		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential, development, scopes, owner_id)
+		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6, $7, $8, NULLIF($9, ''))
 		RETURNING `+appColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential, n.Development,
-		database.NonNilArray(n.Scopes))
+		database.NonNilArray(n.Scopes), n.Owner)
 	if err != nil {
 		return App{}, "", database.ConstraintError(err, "create the app", map[string]error{
 			"oauth_apps_pkey":     database.NewRefusal(database.ErrExists, "the client id %q is taken", n.ID),

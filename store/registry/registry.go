@@ -70,8 +70,19 @@ type Member struct {
 // of one object and the slug or email of another, the id takes precedence.
 type Registry struct {
 	sidecars.List
-	db *sqlx.DB
+	db   queryer
+	pool *sqlx.DB
 }
+
+// queryer runs queries: a pool of connections, or a transaction.
+type queryer interface {
+	GetContext(ctx context.Context, dest any, query string, args ...any) error
+	SelectContext(ctx context.Context, dest any, query string, args ...any) error
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+// New returns a registry that uses the pool. It does not connect.
+func New(db *sqlx.DB) *Registry { return &Registry{List: sidecars.New(db), db: db, pool: db} }
 
 // Open connects to the database. It fails with [database.ErrUnreachable] if the database cannot be reached, and with
 // [database.ErrNotMigrated] if the schema is missing or too old. A newer schema is not an error, because each migration is
@@ -81,7 +92,7 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{List: sidecars.New(db), db: db}
+	r := New(db)
 	if err := r.check(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -98,7 +109,7 @@ func (r *Registry) check(ctx context.Context) error {
 	if err != nil {
 		return database.RefuseBecause(database.ErrUnreachable, "cannot reach the database", err)
 	}
-	status, err := schema.Status(ctx, r.db)
+	status, err := schema.Status(ctx, r.pool)
 	if err != nil {
 		return err
 	}
@@ -119,10 +130,21 @@ func (r *Registry) check(ctx context.Context) error {
 }
 
 // Close closes the connections.
-func (r *Registry) Close() error { return r.db.Close() }
+func (r *Registry) Close() error { return r.pool.Close() }
 
 // Begin starts a transaction in the registry's database.
-func (r *Registry) Begin(ctx context.Context) (*sqlx.Tx, error) { return r.db.BeginTxx(ctx, nil) }
+func (r *Registry) Begin(ctx context.Context) (*sqlx.Tx, error) { return r.pool.BeginTxx(ctx, nil) }
+
+// Acting runs the function in a transaction. The registry that the function gets makes its changes in this transaction, on behalf
+// of the actor. The function may make more changes in the transaction. If the function returns an error, nothing changes.
+func (r *Registry) Acting(ctx context.Context, a database.Actor, f func(*Registry, *sqlx.Tx) error) error {
+	return database.ReadCommitted(ctx, r.pool, func(tx *sqlx.Tx) error {
+		if err := database.ActAs(ctx, tx, a); err != nil {
+			return err
+		}
+		return f(&Registry{List: r.List, db: tx, pool: r.pool}, tx)
+	})
+}
 
 // CreateWorkspace creates a workspace. If the id is empty, CreateWorkspace generates an id.
 func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace, error) {
@@ -306,12 +328,12 @@ func (r *Registry) LookupDigest(ctx context.Context, l authz.Lookup) (authz.Look
 	if l.Kind == authz.KindOAuthToken {
 		query = lookup.OAuthQuery
 	}
-	return lookup.Once(ctx, r.db, query, l)
+	return lookup.Once(ctx, r.pool, query, l)
 }
 
 // LookupSession answers a look-up of a session as a sidecar does.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
-	return lookup.Once(ctx, r.db, lookup.SessionQuery, l)
+	return lookup.Once(ctx, r.pool, lookup.SessionQuery, l)
 }
 
 func isASCII(text string) bool {

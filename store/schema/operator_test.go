@@ -154,7 +154,7 @@ func TestMigrateWithAnOrdinaryLogin(t *testing.T) {
 		storetest.Must(administrator.ExecContext(ctx, statement[1]))
 		_, err = schema.Migrate(ctx, db)
 	}
-	if want := []string{"keywicket_sidecar", "keywicket_issuer", "keywicket_operator", "keywicket_retention"}; !slices.Equal(roles, want) {
+	if want := []string{"keywicket_sidecar", "keywicket_issuer", "keywicket_operator", "keywicket_retention", "keywicket_console"}; !slices.Equal(roles, want) {
 		t.Errorf("the errors named the roles %q, want %q", roles, want)
 	}
 	// The functions with the privileges of this owner work.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/explain/verify"
 	"github.com/keywicket/keywicket/service/config"
@@ -114,6 +115,9 @@ func printVerified(s *invocation.Invocation, v verify.Result) error {
 		add("expires", invocation.FormatTime(v.ExpiresAt))
 		add("aal", cmp.Or(v.Session.AAL, "-"))
 		add("second factor", map[bool]string{true: "enrolled", false: "not enrolled"}[v.Session.MFAEnrolled])
+		if v.Session.ConsoleOnly {
+			add("accepted for", "paths below "+authz.ConsolePath)
+		}
 		return invocation.PrintOne(s, v, fields...)
 	}
 	add("created", invocation.FormatTime(v.CreatedAt))
