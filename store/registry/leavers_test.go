@@ -79,6 +79,38 @@ func TestCreatorOfAToken(t *testing.T) {
 	}
 }
 
+// The creator of a rotated token is who rotates it, because only they get the new secret.
+func TestCreatorOfARotatedToken(t *testing.T) {
+	f := storetest.NewFixture(t)
+	by := func(user string, change func(*registry.Registry) (registry.Token, authz.Secret, error)) (created registry.Token) {
+		t.Helper()
+		err := f.Acting(t.Context(), database.Actor{Kind: database.ActorUser, ID: user}, func(r *registry.Registry, _ *sqlx.Tx) (err error) {
+			created, _, err = change(r)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return created
+	}
+	created := by(f.Ada.ID, func(r *registry.Registry) (registry.Token, authz.Secret, error) {
+		return r.CreateToken(t.Context(), registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme"})
+	})
+	rotated := by(f.Bob.ID, func(r *registry.Registry) (registry.Token, authz.Secret, error) {
+		return r.RotateToken(t.Context(), created.ID, storetest.Vel, time.Hour)
+	})
+	again, _, err := f.RotateToken(t.Context(), rotated.ID, storetest.Vel, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if created.CreatedBy == nil || *created.CreatedBy != f.Ada.ID || rotated.CreatedBy == nil || *rotated.CreatedBy != f.Bob.ID || again.CreatedBy != nil {
+		t.Errorf("created by %v, %v, %v", created.CreatedBy, rotated.CreatedBy, again.CreatedBy)
+	}
+	if old := storetest.Must(f.Token(t.Context(), created.ID)); *old.CreatedBy != f.Ada.ID {
+		t.Errorf("the old token was created by %s", *old.CreatedBy)
+	}
+}
+
 // A token whose creator is not a member is marked, in each list, until the creator is a member again. Users' keys are never marked.
 func TestTokensWhoseCreatorLeft(t *testing.T) {
 	f := storetest.NewFixture(t)
