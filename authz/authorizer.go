@@ -61,6 +61,8 @@ type Config struct {
 	ResourceMetadata map[string]string
 	// Sessions verifies session JWTs. Sessions is required if an API accepts session JWTs.
 	Sessions Sessions
+	// CountUse is called for each decision on a valid credential. It must not retain the principal. Default: uses are not counted.
+	CountUse func(p *Principal, allowed bool)
 	// Now returns the time that policies read. Default: time.Now.
 	Now func() time.Time
 }
@@ -73,6 +75,7 @@ type Authorizer struct {
 	allowedHeaders  []string // request headers that policies may read
 	upstreamHeaders []string // the upstream_headers of all APIs together
 	sessions        Sessions
+	countUse        func(p *Principal, allowed bool)
 	now             func() time.Time
 	directory       Directory
 	policy          Policy
@@ -84,7 +87,8 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		return nil, fmt.Errorf("apis: none is configured")
 	}
 	a := &Authorizer{
-		apis: make(map[string]*API, len(c.APIs)), defaultAPI: c.DefaultAPI, sessions: c.Sessions, now: c.Now, directory: d, policy: p,
+		apis: make(map[string]*API, len(c.APIs)), defaultAPI: c.DefaultAPI, sessions: c.Sessions, countUse: c.CountUse, now: c.Now,
+		directory: d, policy: p,
 	}
 	if a.now == nil {
 		a.now = time.Now
@@ -131,14 +135,16 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 // The error is the cause: callers must log the error, and never send it to the client.
 func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 	answer := Answer{ID: NewID()}
-	err := a.check(ctx, r, &answer)
-	if err != nil {
+	if err := a.check(ctx, r, &answer); err != nil {
 		answer.Decision = Unavailable
 		answer.Public = false
 		answer.WorkspaceHeader.Value = ""
 		return answer, err
 	}
 	answer.addDeclared(a.apis[answer.API], a.upstreamHeaders)
+	if a.countUse != nil && answer.Principal != nil {
+		a.countUse(answer.Principal, answer.Allow)
+	}
 	return answer, nil
 }
 

@@ -94,9 +94,10 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
 		"apis.velocity.workspace.header": "x-b", "apis.velocity.workspace.by": "id", "apis.velocity.workspace.required": "true",
 	}
-	var issuers []string // an API without an issuer must not have other session settings
+	var issuers []string // an API without an issuer must not have other session settings, and pages need all of their settings
 	for _, api := range []string{"VELAFLOWS", "VELOCITY"} {
-		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j")
+		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j",
+			"KEYWICKET_CONSOLE_APIS_"+api+"_URL=https://m", "KEYWICKET_CONSOLE_APIS_"+api+"_COOKIE=n", "KEYWICKET_CONSOLE_APIS_"+api+"_SIGN_IN=https://o")
 		path := "apis." + strings.ToLower(api) + ".session."
 		maps.Copy(settings, map[string]string{
 			"apis." + strings.ToLower(api) + ".token_limits.max_lifetime": "1h0m0s", "apis." + strings.ToLower(api) + ".token_limits.expiry_required": "true",

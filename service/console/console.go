@@ -73,11 +73,11 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
 	}
-	workCtx, stop := context.WithCancel(ctx)
-	var work sync.WaitGroup
-	work.Go(func() { cleanPeriodically(workCtx, store, log) })
-	work.Go(func() { m.CountNotices(workCtx, store.Registry.Notices, log) })
-	defer func() { stop(); work.Wait() }()
+	background, stop := context.WithCancel(ctx)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { cleanPeriodically(background, store, log) })
+	tasks.Go(func() { m.CountNotices(background, store.Registry.Notices, log) })
+	defer func() { stop(); tasks.Wait() }()
 	shutdownErr := make(chan error, 1)
 	defer context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
@@ -126,6 +126,9 @@ func pagesConfig(cfg config.Config) (pages.Config, error) {
 			return c, fmt.Errorf("console.apis: %q is not configured under apis; the configured APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 		case a.Session.Issuer == "":
 			return c, fmt.Errorf("console.apis.%s: the pages need the users' sessions: set apis.%[1]s.session.issuer", name)
+		}
+		if err := tables[name].CheckConsole(c.Path, a.Credentials); err != nil {
+			return c, fmt.Errorf("policies: apis/%s/data.yaml: %w", name, err)
 		}
 		page := pages.API{
 			API: settings.API{

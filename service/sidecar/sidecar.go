@@ -88,6 +88,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	}
 	authorizer, err := authz.New(authz.Config{
 		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, Sessions: sessions, ResourceMetadata: metadata,
+		CountUse: directory.CountUse,
 	}, m.MeasureDirectory(directory), engine)
 	if err != nil {
 		return err

@@ -574,8 +574,10 @@ func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 			t.Fatalf("%v after its expiry, the answer is %+v", late, found)
 		}
 	}
+	d.CountUse(&authz.Principal{ID: token.ID, Kind: authz.KindWorkspaceKey}, true)
 	storetest.Eventually(t, "the use of the token is written", func() bool {
-		return storetest.Value[int](t, p.DB, `SELECT count(*) FROM keywicket.token_usage WHERE token_id = $1`, token.ID) == 1
+		return storetest.Value[int](t, p.DB, `SELECT count(*) FROM keywicket.token_usage JOIN keywicket.token_use USING (token_id)
+			WHERE token_id = $1 AND allowed = 1`, token.ID) == 1
 	})
 }
 

@@ -21,7 +21,7 @@ import (
 type Config struct {
 	// URL is the database URL, in a form that [database.Open] accepts. The login needs only the role keywicket_sidecar.
 	URL string
-	// MaxOpenConnections limits the connections for look-ups and for writing last_used_at. Up to three further connections do not
+	// MaxOpenConnections limits the connections for look-ups and for writing the use of tokens. Up to three further connections do not
 	// count. One reads the change log, and one listens for notifications. One is opened from time to time, to detect a failover.
 	// The default is 8.
 	MaxOpenConnections int
@@ -40,7 +40,7 @@ type Config struct {
 	Cache cache.Config
 	// NoCache disables the cache: every look-up queries the database.
 	NoCache bool
-	// UsageInterval is the time between two writes of last_used_at. The default is 5s.
+	// UsageInterval is the time between two writes of the use of tokens. The default is 5s.
 	UsageInterval time.Duration
 	// Version is the version of this program, and Policies is a hash of its policies. The list of sidecars shows both.
 	Version, Policies string
@@ -88,7 +88,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Directory answers look-ups with data from Postgres, and caches the answers. It also records which tokens are used. A Directory is
+// Directory answers look-ups with data from Postgres, and caches the answers. It also counts the requests of each token. A Directory is
 // safe for concurrent use.
 type Directory struct {
 	lookups *lookups
@@ -153,21 +153,20 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 }
 
 // Lookup implements [authz.Directory].
-func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.LookupResult, err error) {
-	if d.cache == nil {
-		a, err := d.lookups.Load(ctx, l)
-		if err != nil {
-			return authz.LookupResult{}, err
-		}
-		found = a.Result
-	} else if found, err = d.cache.Lookup(ctx, l); err != nil {
+func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
+	if d.cache != nil {
+		return d.cache.Lookup(ctx, l)
+	}
+	a, err := d.lookups.Load(ctx, l)
+	if err != nil {
 		return authz.LookupResult{}, err
 	}
-	if found.Denial == "" && l.Kind != authz.KindSession && l.Kind != authz.KindOAuthToken {
-		d.usage.note(found.Principal.ID)
-	}
-	return found, nil
+	return a.Result, nil
 }
+
+// CountUse records that a token was used, and counts the request as allowed or denied. For an app's access token, it records the use
+// of the grant. For a session, it does nothing. The directory writes the uses to the database later.
+func (d *Directory) CountUse(p *authz.Principal, allowed bool) { d.usage.count(p, allowed) }
 
 // Ready returns nil if a look-up of each kind succeeds. With a cache, the change log must also have been read at least once. If one
 // of these conditions is not met, Ready returns the cause.

@@ -175,3 +175,38 @@ func TestUpkeepDoesNotWaitForAStandby(t *testing.T) {
 	}
 	storetest.Eventually(t, "the cache is in use", func() bool { return d.CacheStats().LeaseLeft > 0 })
 }
+
+// The upkeep deletes counts that are more than 400 days old.
+func TestUpkeepDeletesOldCounts(t *testing.T) {
+	f := storetest.NewFixture(t)
+	token, _ := f.WorkspaceToken(t)
+	f.Exec(t, `SET timezone = 'Pacific/Kiritimati'`)
+	f.Exec(t, `INSERT INTO keywicket.token_use SELECT $1, (now() AT TIME ZONE 'UTC')::date - n, 1, 1 FROM generate_series(0, 500) n`, token.ID)
+	f.Exec(t, `INSERT INTO keywicket.token_use SELECT 'gone-' || n, '2020-01-01', 1, 1 FROM generate_series(1, 15000) n`)
+	f.RunUpkeep(t)
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_use`); n != 501+5000 {
+		t.Errorf("after one call, %d rows are left", n)
+	}
+	f.RunUpkeep(t)
+	if got := countsOf(t, f, token.ID); len(got) != 401 || got[0].Day != -400 {
+		t.Errorf("the counts of %d days are left, since %+v", len(got), got[0])
+	}
+}
+
+// The upkeep deletes the last use of deleted grants.
+func TestUpkeepDeletesUsageOfDeletedGrants(t *testing.T) {
+	g := storetest.NewGrantFixture(t)
+	existing := g.ExchangeCode(t, g.NewCode(t)).Grant
+	g.Exec(t, `INSERT INTO keywicket.grant_usage SELECT 'gone-' || n, now() FROM generate_series(1, 1500) n`)
+	g.Exec(t, `INSERT INTO keywicket.grant_usage VALUES ($1, now())`, existing)
+	for range 3 {
+		g.RunUpkeep(t)
+	}
+	g.Exec(t, `INSERT INTO keywicket.grant_usage VALUES ('a', now())`)
+	for range 3 { // the upkeep starts again from the first grant_id
+		g.RunUpkeep(t)
+	}
+	if left := storetest.Value[string](t, g.DB, `SELECT string_agg(grant_id, ' ') FROM keywicket.grant_usage`); left != existing {
+		t.Errorf("the usage of these grants is left: %s", left)
+	}
+}

@@ -3,8 +3,8 @@
 -- keywicket_console. Migration 00024 creates the role.
 --
 -- The role can create and revoke tokens, and register, rotate and revoke apps. It cannot read a digest, it cannot make a token end
--- later, and it cannot change workspaces, users or members. A role cannot be limited to changes that revoke something. So with SQL,
--- this role can also make a revoked token valid again, as it can create new tokens.
+-- later, and it cannot change users or members. In a workspace, it can change only the leaver rule. A role cannot be limited to
+-- changes that revoke something. So with SQL, this role can also make a revoked token valid again, as it can create new tokens.
 --
 -- On a live database: this migration waits for running transactions that use apps. Adding the columns takes milliseconds. Code of
 -- every version works as before. This migration cannot be undone.
@@ -25,15 +25,16 @@ CREATE INDEX idempotency_keys_created_at ON keywicket.idempotency_keys (created_
 
 GRANT USAGE ON SCHEMA keywicket TO keywicket_console;
 GRANT SELECT (version_id, is_applied, tstamp) ON keywicket.migrations TO keywicket_console;
-GRANT SELECT (id, slug, name, created_at, attributes) ON keywicket.workspaces TO keywicket_console;
+GRANT SELECT (id, slug, name, created_at, attributes, leaver_rule), UPDATE (leaver_rule) ON keywicket.workspaces TO keywicket_console;
 GRANT SELECT (id, email, created_at, banned_until, mfa_enrolled, attributes) ON keywicket.users TO keywicket_console;
 GRANT SELECT (workspace_id, user_id, role) ON keywicket.members TO keywicket_console;
 GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_console;
-GRANT SELECT (id, api, kind, environment, visible_prefix, name, scopes, workspace_id, user_id, created_at, expires_at, revoked_at, attributes),
+GRANT SELECT (id, api, kind, environment, visible_prefix, name, scopes, workspace_id, user_id, created_by, created_at, expires_at, revoked_at, attributes),
       INSERT (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id, expires_at, attributes),
       UPDATE (revoked_at)
     ON keywicket.tokens TO keywicket_console;
 GRANT SELECT (token_id, last_used_at) ON keywicket.token_usage TO keywicket_console;
+GRANT SELECT ON keywicket.token_use, keywicket.grant_usage TO keywicket_console;
 GRANT EXECUTE ON FUNCTION keywicket.shorten_token(text, interval) TO keywicket_console;
 GRANT SELECT (id, api, name, redirect_uris, scopes, confidential, development, owner_id, created_at, revoked_at),
       INSERT (id, api, name, redirect_uris, scopes, secret_digest, confidential, development, owner_id),

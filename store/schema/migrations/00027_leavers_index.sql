@@ -1,7 +1,6 @@
 -- +goose Up
 -- An index to find the tokens that a user created in a workspace, for the trigger of migration 00022 and for lists. Without the
--- index, these are only slower. The migration also checks the constraint that migration 00022 added, and grants the console the new
--- columns, because migration 00024 creates its role.
+-- index, these are only slower. The migration also checks the constraint that migration 00022 added.
 --
 -- It is a separate migration, because migration 00022 keeps its exclusive locks until it ends.
 --
@@ -13,6 +12,3 @@
 
 ALTER TABLE keywicket.workspaces VALIDATE CONSTRAINT workspaces_leaver_rule_form;
 CREATE INDEX IF NOT EXISTS tokens_created_by ON keywicket.tokens (workspace_id, created_by) WHERE created_by IS NOT NULL;
-
-GRANT SELECT (created_by) ON keywicket.tokens TO keywicket_console;
-GRANT SELECT (leaver_rule) ON keywicket.workspaces TO keywicket_console;
