@@ -5,6 +5,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/settings"
+	"github.com/keywicket/keywicket/store/console"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -38,6 +39,16 @@ func (t *tokenPages) Noun() string {
 		}
 	}
 	return "key"
+}
+
+// tokenWithUse returns the token that the path names, and its use.
+func (t *tokenPages) tokenWithUse(v *visit) (registry.Token, []console.Day, error) {
+	token, err := t.settings.Token(v.Context(), v.Caller, t.owner, v.PathValue("id"))
+	if err != nil {
+		return token, nil, err
+	}
+	days, err := t.settings.Use(v.Context(), v.Caller, t.owner, token.ID, console.DaysOfUse)
+	return token, days, err
 }
 
 // logChange logs what a user has done with a token.

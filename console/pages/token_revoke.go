@@ -15,11 +15,16 @@ type tokenRevoke struct {
 
 // showRevoke asks the user to confirm the revocation.
 func (t *tokenPages) showRevoke(v *visit) error {
-	token, err := t.settings.Token(v.Context(), v.Caller, t.owner, v.PathValue("id"))
+	const week = 7
+	token, days, err := t.tokenWithUse(v)
 	if err != nil {
 		return err
 	}
-	return v.render("token_revoke.html", tokenRevoke{tokenPages: t, Token: token})
+	r := tokenRevoke{tokenPages: t, Token: token, Chart: newChart(days)}
+	for _, d := range days[len(days)-week:] {
+		r.Recent += d.Allowed
+	}
+	return v.render("token_revoke.html", r)
 }
 
 // revoke revokes the token.

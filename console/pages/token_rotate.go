@@ -24,11 +24,11 @@ var overlaps = []string{"0s", "1h", "24h", "168h"}
 
 // showRotate writes the form.
 func (t *tokenPages) showRotate(v *visit) error {
-	token, err := t.settings.Token(v.Context(), v.Caller, t.owner, v.PathValue("id"))
+	token, days, err := t.tokenWithUse(v)
 	if err != nil {
 		return err
 	}
-	r := tokenRotate{tokenPages: t, Token: token, Overlaps: overlaps, Overlap: "24h", Key: rand.Text()}
+	r := tokenRotate{tokenPages: t, Token: token, Chart: newChart(days), Overlaps: overlaps, Overlap: "24h", Key: rand.Text()}
 	if v.PostForm != nil {
 		r.Overlap = v.PostForm.Get("overlap")
 		if key := v.PostForm.Get("key"); key != "" && v.Alert != "used" {

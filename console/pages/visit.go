@@ -153,6 +153,17 @@ type navEntry struct {
 	Current    bool
 }
 
+// AccountSections returns the sections that belong to the user.
+func (v *visit) AccountSections() []navEntry {
+	var entries []navEntry
+	for _, s := range v.site.sections {
+		if s.account {
+			entries = append(entries, navEntry{Title: s.Title, URL: v.linkTo(s, "")})
+		}
+	}
+	return entries
+}
+
 // Nav returns the navigation. Sections of the same group are together.
 func (v *visit) Nav() []navGroup {
 	var groups []navGroup

@@ -2,63 +2,44 @@ package settings
 
 import (
 	"context"
-	"slices"
 	"strings"
-	"time"
 
-	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/console"
 )
 
 // Query selects tokens for a list.
 type Query struct {
-	Search string          // the start of a name or of a visible prefix; empty: all tokens
-	Status registry.Status // empty: all tokens
-	After  string          // the id of the last token of the previous page
-	Limit  int
+	// Search is the start of a name or of a visible prefix. If it is a whole key, only its visible prefix is used.
+	Search      string
+	Status      console.Status    // empty: every status
+	Environment authz.Environment // empty: every environment
+	After       string            // Page.Next of the previous page; empty: the first page
+	Limit       int               // 1 to console.MaxLimit
 }
 
-// Creator is the user who created a token.
-type Creator struct {
-	ID, Email string
-	Left      bool // the user is no longer a member of the workspace
-}
-
-// Day is the use of a token on one day, in UTC.
-type Day struct {
-	Date            time.Time
-	Allowed, Denied int64
-}
-
-// ListedToken is a token in a list.
-type ListedToken struct {
-	registry.Token
-	Creator *Creator // nil: unknown
-	Days    []Day    // the days on which the token was used, oldest first
-}
-
-// Tokens lists tokens of the caller's workspace, or keys of the caller, newest first. The result `more` reports whether another page
-// follows.
-func (s *Settings) Tokens(ctx context.Context, c Caller, o Owner, q Query) (list []ListedToken, more bool, err error) {
+// Tokens lists tokens of the caller's workspace, or keys of the caller, newest first.
+func (s *Settings) Tokens(ctx context.Context, c Caller, o Owner, q Query) (console.Page, error) {
 	if err := c.mayManage(o); err != nil {
-		return nil, false, err
+		return console.Page{}, err
 	}
-	f := registry.TokenFilter{After: q.After, Limit: 10 * q.Limit}
-	if o == OfUser {
-		f.User = c.userOf(o)
-	} else {
-		f.Workspace = c.workspaceOf(o)
+	f := console.Filter{
+		Workspace: c.workspaceOf(o), User: c.userOf(o), API: c.API.Name, Status: q.Status, Environment: q.Environment, After: q.After, Limit: q.Limit,
+		Search: q.Search,
 	}
-	tokens, err := s.store.Registry.Tokens(ctx, f)
-	if err != nil {
-		return nil, false, err
+	for _, format := range c.API.FormatsOf(o) {
+		f.Kinds = append(f.Kinds, format.Kind)
+		if strings.HasPrefix(q.Search, format.Prefix) && len(q.Search) > format.VisiblePrefix {
+			f.Search = q.Search[:format.VisiblePrefix]
+		}
 	}
-	search := strings.ToLower(q.Search)
-	tokens = slices.DeleteFunc(tokens, func(t registry.Token) bool {
-		return !c.owns(o, t) || q.Status != "" && t.Status != q.Status ||
-			!strings.HasPrefix(strings.ToLower(t.Name), search) && !strings.HasPrefix(strings.ToLower(t.Prefix), search)
-	})
-	for _, t := range tokens[:min(len(tokens), q.Limit)] {
-		list = append(list, ListedToken{Token: t})
+	return s.store.Tokens(ctx, f)
+}
+
+// Use returns the requests of a token per day, oldest first. The last day is today, in UTC.
+func (s *Settings) Use(ctx context.Context, c Caller, o Owner, id string, days int) ([]console.Day, error) {
+	if _, err := s.Token(ctx, c, o, id); err != nil {
+		return nil, err
 	}
-	return list, len(tokens) > q.Limit, nil
+	return s.store.Use(ctx, id, days)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/api"
 	"github.com/keywicket/keywicket/console/pages"
+	"github.com/keywicket/keywicket/console/scanner"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/policies/issuance"
 	"github.com/keywicket/keywicket/service/config"
@@ -26,6 +27,8 @@ import (
 	"github.com/keywicket/keywicket/service/operations"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/console"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/leaked"
 )
 
 // Run serves until a stop signal cancels the context. The console is a separate process with its own database login, so that no
@@ -57,19 +60,26 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	address, err := listener.Open("console.listen", cfg.Console.Listen)
+	leakedTokens, err := scannerHandler(cfg.Console.Scanner, store, log)
 	if err != nil {
 		return err
 	}
-	m := metrics.NewConsole(sessions)
 	s := settings.New(store)
 	page, err := pages.New(c, s, store, log)
 	if err != nil {
 		return err
 	}
+	address, err := listener.Open("console.listen", cfg.Console.Listen)
+	if err != nil {
+		return err
+	}
+	m := metrics.NewConsole(sessions)
 	mux := operations.Handler(operations.NewReadiness(ctx, store.Ready, nil, sessions), m.Handler())
 	mux.Handle(c.Path, page.Handler())
 	mux.Handle(c.Path+"/", page.Handler())
+	if leakedTokens != nil {
+		mux.Handle("POST "+api.Path+"/leaked", leakedTokens)
+	}
 	mux.Handle(api.Path+"/", api.New(managed, s, store, log).Handler())
 	log.Info("serving the console", "listen", address.Addr().String(), "path", c.Path, "apis", strings.Join(slices.Sorted(maps.Keys(c.APIs)), ","), "version", version)
 	web := &http.Server{
@@ -95,6 +105,20 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	return err
 }
 
+// scannerHandler returns the handler of the endpoint for secret scanners, or nil if there is no endpoint.
+func scannerHandler(c config.ConsoleScanner, store *console.Store, log *slog.Logger) (http.Handler, error) {
+	if c.KeysURL == "" {
+		return nil, nil
+	}
+	handler, err := scanner.New(scanner.Config{KeysURL: c.KeysURL}, func(ctx context.Context, a database.Actor, credentials []authz.Secret) ([]leaked.Credential, error) {
+		return leaked.Revoke(ctx, store.Registry, a, credentials)
+	}, log)
+	if err != nil {
+		return nil, fmt.Errorf("console.scanner.%w", err)
+	}
+	return handler, nil
+}
+
 // cleanPeriodically deletes old idempotency keys every 10 minutes, until the context is canceled.
 func cleanPeriodically(ctx context.Context, store *console.Store, log *slog.Logger) {
 	const interval = 10 * time.Minute
@@ -114,7 +138,7 @@ func cleanPeriodically(ctx context.Context, store *console.Store, log *slog.Logg
 
 // pagesConfig returns the configuration of the pages. An API has pages if console.apis.NAME.url is set.
 func pagesConfig(cfg config.Config) (pages.Config, error) {
-	c := pages.Config{Path: cfg.Console.Path, APIs: make(map[string]pages.API)}
+	c := pages.Config{Path: cfg.Console.Path, AddressLimit: cfg.Console.AddressLimit, APIs: make(map[string]pages.API)}
 	tables, err := cfg.Tables()
 	if err != nil {
 		return c, err

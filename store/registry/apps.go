@@ -134,7 +134,9 @@ type Grant struct {
 	Workspaces pq.StringArray `db:"workspaces" json:"workspaces"` // slugs
 	CreatedAt  time.Time      `db:"created_at" json:"created_at"`
 	RevokedAt  *time.Time     `db:"revoked_at" json:"revoked_at"`
-	Status     Status         `db:"status" json:"status"`
+	// RevokedReason is "leaked", or nil if no reason was given or the grant is not revoked.
+	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
+	Status        Status  `db:"status" json:"status"`
 }
 
 // GrantStatus is an SQL expression: the status of the grant g to the app a. A grant without a code or a token that is still valid has
@@ -149,6 +151,7 @@ const GrantStatus = `CASE WHEN g.revoked_at IS NOT NULL OR a.revoked_at IS NOT N
 
 const grantQuery = `
 SELECT g.id, g.app_id, a.name AS app_name, g.user_id, u.email, g.scopes, g.created_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
+       CASE WHEN g.revoked_at IS NOT NULL THEN g.revoked_reason END AS revoked_reason,
        ` + GrantStatus + ` AS status,
        ARRAY(SELECT w.slug FROM keywicket.oauth_grant_workspaces gw JOIN keywicket.workspaces w ON w.id = gw.workspace_id
              WHERE gw.grant_id = g.id ORDER BY w.slug) AS workspaces

@@ -156,7 +156,7 @@ func (c *grantList) Run(s *invocation.Invocation, r *registry.Registry) error {
 		return err
 	}
 	return invocation.PrintList(s, grants, []string{"ID", "APP", "USER", "SCOPES", "WORKSPACES", "CREATED", "STATUS"}, func(g registry.Grant) []string {
-		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), invocation.FormatTime(&g.CreatedAt), string(g.Status)}
+		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), invocation.FormatTime(&g.CreatedAt), statusText(g.Status, g.RevokedReason)}
 	})
 }
 
@@ -170,6 +170,6 @@ func (c *grantRevoke) Run(s *invocation.Invocation, r *registry.Registry) error 
 	if err != nil {
 		return err
 	}
-	return c.printOne(s, r, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", string(g.Status)},
+	return c.printOne(s, r, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", statusText(g.Status, g.RevokedReason)},
 		[2]string{"revoked", invocation.FormatTime(g.RevokedAt)})
 }

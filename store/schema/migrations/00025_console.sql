@@ -3,9 +3,8 @@
 -- keywicket_console. Migration 00024 creates the role.
 --
 -- The role can create and revoke tokens, and register, rotate and revoke apps. It cannot read a digest, it cannot make a token end
--- later, and it cannot change users or members. In a workspace, it can
--- change only the leaver rule. A role cannot be limited to changes that revoke something. So with SQL,
--- this role can also make a revoked token valid again, as it can create new tokens.
+-- later, and it cannot change users or members. In a workspace, it can change only the leaver rule. A role cannot be limited to
+-- changes that revoke something. So with SQL, this role can also make a revoked token valid again, as it can create new tokens.
 --
 -- On a live database: this migration waits for running transactions that use apps. Adding the columns takes milliseconds. Code of
 -- every version works as before. This migration cannot be undone.
@@ -35,12 +34,16 @@ GRANT SELECT (id, api, kind, environment, visible_prefix, name, scopes, workspac
       UPDATE (revoked_at)
     ON keywicket.tokens TO keywicket_console;
 GRANT SELECT (token_id, last_used_at) ON keywicket.token_usage TO keywicket_console;
+GRANT SELECT ON keywicket.token_use, keywicket.grant_usage TO keywicket_console;
 GRANT EXECUTE ON FUNCTION keywicket.shorten_token(text, interval) TO keywicket_console;
 GRANT SELECT (id, api, name, redirect_uris, scopes, confidential, development, owner_id, created_at, revoked_at),
       INSERT (id, api, name, redirect_uris, scopes, secret_digest, confidential, development, owner_id),
       UPDATE (secret_digest, revoked_at)
     ON keywicket.oauth_apps TO keywicket_console;
 GRANT SELECT (id, app_id, user_id, scopes, created_at, revoked_at), UPDATE (revoked_at) ON keywicket.oauth_grants TO keywicket_console;
+GRANT SELECT (revoked_reason) ON keywicket.tokens TO keywicket_console;
+GRANT SELECT (revoked_reason) ON keywicket.oauth_grants TO keywicket_console;
+GRANT EXECUTE ON FUNCTION keywicket.revoke_leaked(bytea[]) TO keywicket_console;
 GRANT SELECT (grant_id, workspace_id) ON keywicket.oauth_grant_workspaces TO keywicket_console;
 -- The status of a grant depends on its codes and tokens.
 GRANT SELECT (grant_id, expires_at, revoked_at) ON keywicket.oauth_access_tokens TO keywicket_console;
