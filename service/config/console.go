@@ -19,6 +19,14 @@ type Console struct {
 	// AddressLimit is the maximum number of requests per minute from one client address; 0 means no limit.
 	AddressLimit int                   `yaml:"address_limit"`
 	APIs         map[string]ConsoleAPI `yaml:"apis"`
+	// Scanner is the endpoint for secret scanners.
+	Scanner ConsoleScanner `yaml:"scanner"`
+}
+
+// ConsoleScanner is the configuration of the endpoint for secret scanners.
+type ConsoleScanner struct {
+	// KeysURL is the URL of the scanner's public keys. Empty: there is no endpoint.
+	KeysURL string `yaml:"keys_url"`
 }
 
 // ConsoleAPI is the configuration of one API's pages.

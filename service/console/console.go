@@ -17,6 +17,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/api"
 	"github.com/keywicket/keywicket/console/pages"
+	"github.com/keywicket/keywicket/console/scanner"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/policies/issuance"
 	"github.com/keywicket/keywicket/service/config"
@@ -26,6 +27,8 @@ import (
 	"github.com/keywicket/keywicket/service/operations"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/console"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/leaked"
 )
 
 // Run serves until a stop signal cancels the context. The console is a separate process with its own database login, so that no
@@ -57,6 +60,10 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		return err
 	}
 	defer func() { _ = store.Close() }()
+	leakedTokens, err := scannerHandler(cfg.Console.Scanner, store, log)
+	if err != nil {
+		return err
+	}
 	s := settings.New(store)
 	page, err := pages.New(c, s, store, log)
 	if err != nil {
@@ -70,6 +77,9 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	mux := operations.Handler(operations.NewReadiness(ctx, store.Ready, nil, sessions), m.Handler())
 	mux.Handle(c.Path, page.Handler())
 	mux.Handle(c.Path+"/", page.Handler())
+	if leakedTokens != nil {
+		mux.Handle("POST "+api.Path+"/leaked", leakedTokens)
+	}
 	mux.Handle(api.Path+"/", api.New(managed, s, store, log).Handler())
 	log.Info("serving the console", "listen", address.Addr().String(), "path", c.Path, "apis", strings.Join(slices.Sorted(maps.Keys(c.APIs)), ","), "version", version)
 	web := &http.Server{
@@ -93,6 +103,20 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	err = <-shutdownErr
 	log.Info("stopped")
 	return err
+}
+
+// scannerHandler returns the handler of the endpoint for secret scanners, or nil if there is no endpoint.
+func scannerHandler(c config.ConsoleScanner, store *console.Store, log *slog.Logger) (http.Handler, error) {
+	if c.KeysURL == "" {
+		return nil, nil
+	}
+	handler, err := scanner.New(scanner.Config{KeysURL: c.KeysURL}, func(ctx context.Context, a database.Actor, credentials []authz.Secret) ([]leaked.Credential, error) {
+		return leaked.Revoke(ctx, store.Registry, a, credentials)
+	}, log)
+	if err != nil {
+		return nil, fmt.Errorf("console.scanner.%w", err)
+	}
+	return handler, nil
 }
 
 // cleanPeriodically deletes old idempotency keys every 10 minutes, until the context is canceled.

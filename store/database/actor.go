@@ -23,10 +23,15 @@ const (
 	ActorUser  = "user"  // the id is the user's id
 	ActorApp   = "app"   // an OAuth app: the id is its client_id
 	ActorToken = "token" // a workspace's token, or a user's key: the id is the token's id
+	// ActorScanner is a secret scanner: the id is the host from which the console fetches the scanner's public keys.
+	ActorScanner = "scanner"
 )
 
-// ActAs names the actor of the changes that the transaction makes after it.
+// ActAs names the actor of the changes that the transaction makes after it. The zero value names nobody.
 func ActAs(ctx context.Context, tx *sqlx.Tx, a Actor) error {
+	if a == (Actor{}) {
+		return nil
+	}
 	text, err := json.Marshal(a)
 	if err == nil {
 		_, err = tx.ExecContext(ctx, `SELECT set_config('keywicket.actor', $1, true)`, string(text))

@@ -41,9 +41,11 @@ type Token struct {
 	ExpiresAt   *time.Time        `db:"expires_at" json:"expires_at"`     // nil if the token does not expire
 	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // at most two minutes too early; nil if never used
 	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
-	Status      Status            `db:"status" json:"status"`
-	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // data that policies can read
-	CreatedBy   *string           `db:"created_by" json:"created_by"` // the user who created the token; nil if keywicket knows nobody
+	// RevokedReason is "leaked", or nil if no reason was given or the token is not revoked.
+	RevokedReason *string          `db:"revoked_reason" json:"revoked_reason"`
+	Status        Status           `db:"status" json:"status"`
+	Attributes    authz.Attributes `db:"attributes" json:"attributes"` // data that policies can read
+	CreatedBy     *string          `db:"created_by" json:"created_by"` // the user who created the token; nil if keywicket knows nobody
 	// CreatorLeft reports whether the token belongs to a workspace, and its creator is not a member of this workspace.
 	CreatorLeft bool `db:"creator_left" json:"creator_left"`
 }
@@ -161,10 +163,12 @@ func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
 }
 
 // expiresAt is the expiry of the token t; NULL for infinity. If another time is outside the range of Go or JSON, it is the nearest
-// time in this range. revokedAt is the time of the token's revocation, in the same range.
+// time in this range. revokedAt is the time of the token's revocation, in the same range. A restored token has no revokedReason.
 const (
 	expiresAt = `CASE WHEN t.expires_at < 'infinity' THEN GREATEST(LEAST(t.expires_at, '9999-12-31Z'), '1970-01-01Z') END AS expires_at`
 	revokedAt = `CASE WHEN t.revoked_at IS NOT NULL THEN GREATEST(LEAST(t.revoked_at, '9999-12-31Z'), '1970-01-01Z') END AS revoked_at`
+
+	revokedReason = `CASE WHEN t.revoked_at IS NOT NULL THEN t.revoked_reason END AS revoked_reason`
 )
 
 // creatorLeft is the condition that the creator of the workspace's token t is not a member of the workspace.
@@ -173,7 +177,7 @@ const creatorLeft = `(t.workspace_id IS NOT NULL AND t.created_by IS NOT NULL AN
 
 const tokenQuery = `
 SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t.workspace_id, t.user_id,
-       t.created_at, ` + expiresAt + `, u.last_used_at, ` + revokedAt + `, t.attributes, t.created_by, ` + creatorLeft + ` AS creator_left,
+       t.created_at, ` + expiresAt + `, u.last_used_at, ` + revokedAt + `, ` + revokedReason + `, t.attributes, t.created_by, ` + creatorLeft + ` AS creator_left,
        CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE 'active' END AS status

@@ -184,7 +184,7 @@ func TestTokensListsNewestFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"api", "attributes", "created_at", "created_by", "creator_left", "environment", "expires_at", "id", "kind", "last_used_at", "name", "prefix",
-		"revoked_at", "scopes", "status", "user_id", "workspace_id"}
+		"revoked_at", "revoked_reason", "scopes", "status", "user_id", "workspace_id"}
 	if got := slices.Sorted(maps.Keys(fields)); !slices.Equal(got, want) {
 		t.Errorf("the JSON has the fields %v", got)
 	}

@@ -47,6 +47,7 @@ func TestOperatorsLoginCannotDoMore(t *testing.T) {
 		`UPDATE keywicket.tokens SET digest = sha256('x')`,
 		`UPDATE keywicket.tokens SET workspace_id = '` + f.Globex.ID + `'`,
 		`UPDATE keywicket.tokens SET expires_at = NULL`,
+		`UPDATE keywicket.tokens SET revoked_reason = NULL`,
 		`UPDATE keywicket.users SET email = 'x@example.com'`,
 		`UPDATE keywicket.users SET banned_until = NULL`,
 		`UPDATE keywicket.users SET mfa_enrolled = true`,

@@ -26,6 +26,7 @@ type tokenCommand struct {
 	Rotate tokenRotate `cmd:"" help:"Create a token that replaces another one, and show it once."`
 	Revoke tokenRevoke `cmd:"" help:"Revoke a token permanently."`
 	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
+	Leaked tokenLeaked `cmd:"" help:"Read leaked tokens from standard input, and revoke them."`
 	Verify tokenVerify `cmd:"" help:"Read a token from standard input, and show what it is and whether it is good."`
 }
 
@@ -227,7 +228,7 @@ func (c *tokenList) Run(s *invocation.Invocation, r *registry.Registry, cfg conf
 	err = invocation.PrintList(s, page, titles, func(t registry.Token) []string {
 		row := []string{
 			t.ID, t.Prefix, t.Name, strings.Join(t.Scopes, " "),
-			invocation.FormatTime(&t.CreatedAt), invocation.FormatTime(t.ExpiresAt), invocation.FormatTime(t.LastUsedAt), string(t.Status),
+			invocation.FormatTime(&t.CreatedAt), invocation.FormatTime(t.ExpiresAt), invocation.FormatTime(t.LastUsedAt), statusText(t.Status, t.RevokedReason),
 		}
 		if c.CreatorLeft {
 			row = append(row, *t.CreatedBy)
@@ -319,6 +320,14 @@ func (c *tokenRevoke) Run(s *invocation.Invocation, r *registry.Registry) error 
 	if err != nil {
 		return err
 	}
-	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", string(t.Status)},
+	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", statusText(t.Status, t.RevokedReason)},
 		[2]string{"revoked", invocation.FormatTime(t.RevokedAt)})
+}
+
+// statusText returns the status, and the reason of a revocation.
+func statusText(status registry.Status, revokedReason *string) string {
+	if revokedReason == nil {
+		return string(status)
+	}
+	return fmt.Sprintf("%s (%s)", status, *revokedReason)
 }

@@ -41,6 +41,9 @@ GRANT SELECT (id, api, name, redirect_uris, scopes, confidential, development, o
       UPDATE (secret_digest, revoked_at)
     ON keywicket.oauth_apps TO keywicket_console;
 GRANT SELECT (id, app_id, user_id, scopes, created_at, revoked_at), UPDATE (revoked_at) ON keywicket.oauth_grants TO keywicket_console;
+GRANT SELECT (revoked_reason) ON keywicket.tokens TO keywicket_console;
+GRANT SELECT (revoked_reason) ON keywicket.oauth_grants TO keywicket_console;
+GRANT EXECUTE ON FUNCTION keywicket.revoke_leaked(bytea[]) TO keywicket_console;
 GRANT SELECT (grant_id, workspace_id) ON keywicket.oauth_grant_workspaces TO keywicket_console;
 -- The status of a grant depends on its codes and tokens.
 GRANT SELECT (grant_id, expires_at, revoked_at) ON keywicket.oauth_access_tokens TO keywicket_console;
