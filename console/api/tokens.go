@@ -21,6 +21,7 @@ func (t tokens) operations(list, scopes string) map[string]map[string]operation 
 		list:                  {http.MethodGet: t.list, http.MethodPost: t.create},
 		list + "/{id}":        {http.MethodGet: t.read, http.MethodDelete: t.revoke},
 		list + "/{id}/rotate": {http.MethodPost: t.rotate},
+		list + "/{id}/usage":  {http.MethodGet: t.usage},
 		scopes:                {http.MethodGet: t.scopes},
 	}
 }
