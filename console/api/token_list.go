@@ -43,7 +43,7 @@ func (t tokens) list(r *http.Request, c settings.Caller) (answer, error) {
 	if err != nil {
 		return answer{}, cursorError(q, err)
 	}
-	page := tokenList{Tokens: []token{}, NextCursor: nextCursor(found.Next)}
+	page := tokenList{Tokens: []token{}, NextCursor: orNil(found.Next)}
 	for _, f := range found.Tokens {
 		page.Tokens = append(page.Tokens, newToken(f.Token))
 	}
@@ -71,11 +71,12 @@ func cursorError(q query, err error) error {
 	return err
 }
 
-func nextCursor(next string) *string {
-	if next == "" {
+// orNil returns nil for an empty text. In JSON, an absent text is null.
+func orNil(text string) *string {
+	if text == "" {
 		return nil
 	}
-	return &next
+	return &text
 }
 
 type usage struct {

@@ -57,16 +57,7 @@ type createdToken struct {
 }
 
 func newCreatedToken(c settings.Created[registry.Token]) answer {
-	return answer{body: createdToken{newToken(c.Object), secretText(c.Secret)}, created: true, repeated: c.Repeated}
-}
-
-// secretText returns the text of a secret that only this answer shows; nil: an earlier answer has shown it.
-func secretText(s authz.Secret) *string {
-	if s == "" {
-		return nil
-	}
-	text := s.Reveal()
-	return &text
+	return answer{body: createdToken{newToken(c.Object), orNil(c.Secret.Reveal())}, created: true, repeated: c.Repeated}
 }
 
 type newTokenRequest struct {
