@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/formproof"
 	"github.com/keywicket/keywicket/internal/ratelimit"
 	"github.com/keywicket/keywicket/store/issuer"
 )
@@ -61,9 +61,8 @@ type Scope struct {
 // Server is the authorization server: it handles the requests of apps, and asks users for consent. It is safe for concurrent
 // use.
 type Server struct {
-	config  Config
-	secure  bool // the issuer's URL is https, so cookies have the attribute Secure
-	origins *http.CrossOriginProtection
+	config Config
+	forms  *formproof.Guard
 	// grants creates and revokes grants, codes and tokens in the database. The field Issuer of the configuration is only a URL.
 	grants *issuer.Issuer
 	log    *slog.Logger
@@ -93,14 +92,12 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 	if c.Observe == nil {
 		c.Observe = func(string, string) {}
 	}
-	origins := http.NewCrossOriginProtection()
-	// Some browsers send the header Origin but not Sec-Fetch-Site. Origin is then compared with Host, but a proxy may have
-	// removed the port from Host. So NewServer trusts the issuer's origin.
-	if err := origins.AddTrustedOrigin(c.Issuer); err != nil {
+	forms, err := formproof.New("keywicket_consent", c.Issuer)
+	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
 	return &Server{
-		config: c, secure: strings.HasPrefix(c.Issuer, "https:"), origins: origins,
+		config: c, forms: forms,
 		grants: grants, log: log, addresses: ratelimit.New(c.AddressLimit), clients: ratelimit.New(c.ClientLimit),
 	}, nil
 }

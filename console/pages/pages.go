@@ -1,22 +1,22 @@
-// Package pages is the console's HTML: the settings pages of each API. The pages work without script.
+// Package pages is the console's HTML: the settings pages of each API. The pages work without script. Their texts are in the folder
+// templates.
+//
+// A page is in a file of its own, with its template. [site.page] and [site.form] add it to an API. A function of a page returns an
+// error; the site shows the error to the user, or writes the form again with the error at its field.
 package pages
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/internal/ratelimit"
-	"github.com/keywicket/keywicket/oauth/sessioncookie"
-	"github.com/keywicket/keywicket/policies/issuance"
 	"github.com/keywicket/keywicket/store/console"
-	"github.com/keywicket/keywicket/store/database"
 )
 
 // Config is the configuration of the pages.
@@ -26,6 +26,8 @@ type Config struct {
 	APIs map[string]API
 	// Sessions verifies the users' sessions.
 	Sessions authz.Sessions
+	// AddressLimit is the maximum number of requests per minute from one client address; 0 means no limit.
+	AddressLimit int
 }
 
 // API is the configuration of one API's pages.
@@ -41,119 +43,60 @@ type API struct {
 
 // Pages serves the pages. It is safe for concurrent use.
 type Pages struct {
-	config   Config
-	settings *settings.Settings
-	store    *console.Store
-	log      *slog.Logger
+	config    Config
+	sites     map[string]*site // by the name of the API
+	addresses *ratelimit.Limits
 }
 
 // New returns the pages.
-func New(c Config, s *settings.Settings, store *console.Store, log *slog.Logger) *Pages {
-	return &Pages{config: c, settings: s, store: store, log: log}
-}
-
-// Handler returns the handler of the paths below Config.Path.
-func (p *Pages) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+p.config.Path, p.index)
-	return mux
-}
-
-// index is a placeholder for the list of pages.
-func (p *Pages) index(w http.ResponseWriter, r *http.Request) {
-	v, err := p.visitor(r)
-	switch {
-	case errors.Is(err, errSignedOut), errors.Is(err, errSecondFactor):
-		http.Redirect(w, r, v.signIn(r), http.StatusSeeOther)
-	case err != nil:
-		http.Error(w, "The server cannot answer at the moment. Try again.", http.StatusServiceUnavailable)
-	default:
-		fmt.Fprintln(w, v.User.Email)
+func New(c Config, s *settings.Settings, store *console.Store, log *slog.Logger) (*Pages, error) {
+	p := &Pages{config: c, sites: make(map[string]*site), addresses: ratelimit.New(c.AddressLimit)}
+	for name, api := range c.APIs {
+		var err error
+		if p.sites[name], err = newSite(c, api, s, store, log); err != nil {
+			return nil, fmt.Errorf("console.apis.%s.url: %w", name, err)
+		}
 	}
+	return p, nil
 }
 
 // apiHeader is the request header in which Envoy's configuration names the API of a page. Envoy removes a client's own header.
 const apiHeader = "X-Keywicket-Api"
 
-// visitor is a user who has opened a page.
-type visitor struct {
-	api         API
-	User        console.User
-	Memberships []console.Membership
-	source      string
-	requestID   string
-}
-
-var (
-	errNoAPI        = errors.New("the request names no API with pages")
-	errSignedOut    = errors.New("no user is signed in")
-	errSecondFactor = errors.New("the user has signed in without a second factor")
-)
-
-// visitor returns the user whose session is in the request's cookie. It accepts the same sessions as the sidecar.
-func (p *Pages) visitor(r *http.Request) (visitor, error) {
-	api, ok := p.config.APIs[r.Header.Get(apiHeader)]
-	if !ok {
-		return visitor{}, errNoAPI
-	}
-	v := visitor{api: api, source: ratelimit.Address(r), requestID: r.Header.Get("X-Request-Id")}
-	token, ok := sessioncookie.Token(r, api.Cookie)
-	if !ok {
-		return v, errSignedOut
-	}
-	verified, err := p.config.Sessions.Verify(r.Context(), api.Name, token)
-	switch {
-	case err != nil:
-		return v, err
-	case verified.Denial != "":
-		return v, errSignedOut
-	}
-	v.User, err = p.store.SessionUser(r.Context(), verified.Session)
-	switch {
-	case errors.Is(err, database.ErrNotFound):
-		return v, errSignedOut
-	case err != nil:
-		return v, err
-	case api.Sessions.SecondFactorMissing(verified.AAL, v.User.MFAEnrolled):
-		return v, errSecondFactor
-	}
-	v.Memberships, err = p.store.Memberships(r.Context(), v.User.ID)
-	return v, err
-}
-
-// caller returns the visitor as the caller of an operation in a workspace. An empty slug is for operations outside of workspaces. It
-// returns false if the user is not a member of the workspace.
-func (v visitor) caller(slug string) (settings.Caller, bool) {
-	c := settings.Caller{
-		API: v.api.API, User: v.User,
-		Actor: database.Actor{Kind: database.ActorUser, ID: v.User.ID, Source: v.source, RequestID: v.requestID},
-		Maker: issuance.Maker{Kind: authz.KindSession, Scopes: v.api.Sessions.Scopes},
-	}
-	if slug == "" {
-		return c, true
-	}
-	for _, m := range v.Memberships {
-		if m.Slug == slug {
-			c.Workspace, c.Maker.Role = m, m.Role
-			return c, true
+// Handler returns the handler of the paths below Config.Path.
+func (p *Pages) Handler() http.Handler {
+	static := p.config.Path + staticPath
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		setHeaders(w.Header())
+		if name, ok := strings.CutPrefix(r.URL.Path, static); ok {
+			serveStatic(w, r, name)
+			return
 		}
-	}
-	return c, false
+		plain := &visit{w: w, Request: r, base: p.config.Path}
+		s, ok := p.sites[r.Header.Get(apiHeader)]
+		if !ok {
+			plain.fail(http.StatusNotFound, "no_page", "")
+			return
+		}
+		if wait := p.addresses.Take(ratelimit.Address(r)); wait > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+			plain.fail(http.StatusTooManyRequests, "too_many", "")
+			return
+		}
+		s.mux.ServeHTTP(w, r)
+	})
 }
 
-// signIn returns the URL of the sign-in page, from which the user returns to the requested page.
-func (v visitor) signIn(r *http.Request) string {
-	u, err := url.Parse(v.api.SignIn)
-	if err != nil {
-		return v.api.SignIn
-	}
-	query := u.Query()
-	query.Set("return_to", v.api.URL+r.URL.RequestURI())
-	u.RawQuery = query.Encode()
-	return u.String()
-}
-
-// unavailable logs a failure of the server.
-func (p *Pages) unavailable(ctx context.Context, r *http.Request, err error) {
-	p.log.LogAttrs(ctx, slog.LevelError, "the console could not answer", slog.String("path", strings.TrimPrefix(r.URL.Path, p.config.Path)), slog.Any("error", err))
+// setHeaders sets the headers of every response. Other pages cannot frame a page, and a page loads only the files of this server.
+//
+// Chromium applies form-action also to redirects after a form. So no form may lead to a redirect to another origin, such as the
+// sign-in page.
+func setHeaders(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Referrer-Policy", "same-origin") // with "no-referrer", browsers would send "Origin: null" with a form
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
 }

@@ -104,6 +104,11 @@ func (r Rules) Grantable(m Maker, kind authz.Kind) []string {
 	return slices.DeleteFunc(r.ScopesOf(kind), func(scope string) bool { return !r.mayGive(m, kind, scope) })
 }
 
+// IsOverride reports whether a scope permits everything at a level.
+func (r Rules) IsOverride(scope string) bool {
+	return r.Table.IsOverride(scope, table.LevelWorkspace) || r.Table.IsOverride(scope, table.LevelUser)
+}
+
 func (r Rules) mayGive(m Maker, kind authz.Kind, scope string) bool {
 	if m.Operator {
 		return true
@@ -211,14 +216,18 @@ const (
 func (r Rules) AccessScopes(kind authz.Kind, write bool) []string {
 	return slices.DeleteFunc(r.ScopesOf(kind), func(scope string) bool {
 		isAccess := strings.HasSuffix(scope, ":read") || write && strings.HasSuffix(scope, ":write")
-		return !isAccess || r.Table.IsOverride(scope, table.LevelWorkspace) || r.Table.IsOverride(scope, table.LevelUser)
+		return !isAccess || r.IsOverride(scope)
 	})
 }
 
-// Presets returns the presets for tokens of the kind. Each has only scopes that the maker may give.
+// Presets returns the presets for tokens of the kind: those of every API, then those of the table. Each has only scopes that the
+// maker may give.
 func (r Rules) Presets(m Maker, kind authz.Kind) []Preset {
 	grantable := r.Grantable(m, kind)
 	presets := []Preset{{ReadOnly, r.AccessScopes(kind, false)}, {ReadWrite, r.AccessScopes(kind, true)}}
+	for _, p := range r.Table.Presets {
+		presets = append(presets, Preset(p))
+	}
 	return slices.DeleteFunc(presets, func(p Preset) bool {
 		return len(p.Scopes) == 0 || slices.ContainsFunc(p.Scopes, func(scope string) bool { return !slices.Contains(grantable, scope) })
 	})

@@ -15,8 +15,10 @@ import (
 type Console struct {
 	Listen string `yaml:"listen"`
 	// Path is the path of the pages.
-	Path string                `yaml:"path"`
-	APIs map[string]ConsoleAPI `yaml:"apis"`
+	Path string `yaml:"path"`
+	// AddressLimit is the maximum number of requests per minute from one client address; 0 means no limit.
+	AddressLimit int                   `yaml:"address_limit"`
+	APIs         map[string]ConsoleAPI `yaml:"apis"`
 	// Scanner is the endpoint for secret scanners.
 	Scanner ConsoleScanner `yaml:"scanner"`
 }
@@ -57,6 +59,9 @@ func (c *Console) complete() error {
 	}
 	if !consolePath.MatchString(c.Path) {
 		return fmt.Errorf("path: %q is not a path such as /settings", c.Path)
+	}
+	if c.AddressLimit < 0 {
+		return errors.New("address_limit: give a number of requests per minute, or 0 for no limit")
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		if err := c.APIs[name].validate(); err != nil {

@@ -64,16 +64,19 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	if err != nil {
 		return err
 	}
+	s := settings.New(store)
+	page, err := pages.New(c, s, store, log)
+	if err != nil {
+		return err
+	}
 	address, err := listener.Open("console.listen", cfg.Console.Listen)
 	if err != nil {
 		return err
 	}
 	m := metrics.NewConsole(sessions)
-	s := settings.New(store)
-	page := pages.New(c, s, store, log).Handler()
 	mux := operations.Handler(operations.NewReadiness(ctx, store.Ready, nil, sessions), m.Handler())
-	mux.Handle(c.Path, page)
-	mux.Handle(c.Path+"/", page)
+	mux.Handle(c.Path, page.Handler())
+	mux.Handle(c.Path+"/", page.Handler())
 	if leakedTokens != nil {
 		mux.Handle("POST "+api.Path+"/leaked", leakedTokens)
 	}
@@ -135,7 +138,7 @@ func cleanPeriodically(ctx context.Context, store *console.Store, log *slog.Logg
 
 // pagesConfig returns the configuration of the pages. An API has pages if console.apis.NAME.url is set.
 func pagesConfig(cfg config.Config) (pages.Config, error) {
-	c := pages.Config{Path: cfg.Console.Path, APIs: make(map[string]pages.API)}
+	c := pages.Config{Path: cfg.Console.Path, AddressLimit: cfg.Console.AddressLimit, APIs: make(map[string]pages.API)}
 	tables, err := cfg.Tables()
 	if err != nil {
 		return c, err

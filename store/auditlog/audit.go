@@ -45,11 +45,12 @@ type Entry struct {
 
 // Filter selects entries. Empty fields select all entries.
 type Filter struct {
-	Workspace string // id or slug; the id also if the workspace no longer exists
-	User      string // id or email; the id also if the user no longer exists
-	Object    string // the object's id
-	Actor     string // the id of an actor, or a login
-	Action    string
+	Workspace  string // id or slug; the id also if the workspace no longer exists
+	User       string // id or email; the id also if the user no longer exists
+	Object     string // the object's id
+	Actor      string // the id of an actor, or a login
+	Action     string
+	ObjectKind string
 	// Since and Until are the times of the first entry and after the last entry.
 	Since, Until *time.Time
 	// OldestFirst gives the order of the entries. The default is: newest first.
@@ -125,6 +126,9 @@ func (f Filter) query(ctx context.Context, r *registry.Registry) (string, []any,
 	}
 	if f.Action != "" {
 		where("action = ?", f.Action)
+	}
+	if f.ObjectKind != "" {
+		where("object_kind = ?", f.ObjectKind)
 	}
 	if f.Since != nil {
 		where("at >= ?", *f.Since)

@@ -257,8 +257,8 @@ WHERE true`
 		for i := range f.Prefix {
 			starts = append(starts, f.Prefix[:i])
 		}
-		query += ` AND (t.visible_prefix LIKE ` + arg(likeEscaper.Replace(f.Prefix)+"%") +
-			` OR t.visible_prefix = ANY (` + arg(starts) + `))`
+		const prefix = `t.visible_prefix COLLATE "C"` // as in the index
+		query += ` AND (` + prefix + ` LIKE ` + arg(likeEscaper.Replace(f.Prefix)+"%") + ` OR ` + prefix + ` = ANY (` + arg(starts) + `))`
 	}
 	var due []string
 	if f.ExpiringIn > 0 {
@@ -285,6 +285,15 @@ ORDER BY t.created_at DESC, t.id DESC`
 }
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// TokensByID returns the tokens with the ids that exist, in any order.
+func (r *Registry) TokensByID(ctx context.Context, ids []string) ([]Token, error) {
+	list := []Token{}
+	if err := r.db.SelectContext(ctx, &list, tokenQuery+` WHERE t.id = ANY ($1)`, pq.StringArray(ids)); err != nil {
+		return nil, fmt.Errorf("find the tokens: %w", err)
+	}
+	return list, nil
+}
 
 // Token returns a token by its id. Errors do not contain the id, because a caller may pass the key by mistake.
 func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
