@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/keywicket/keywicket/console/settings"
+	"github.com/keywicket/keywicket/store/console"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -28,25 +29,25 @@ func (t tokens) list(r *http.Request, c settings.Caller) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	status := registry.Status(q["status"])
+	status := console.Status(q["status"])
 	switch status {
-	case "", registry.Active, registry.Expired, registry.Revoked:
+	case "", registry.Active, registry.Expired, registry.Revoked, console.Expiring, console.Unused:
 	default:
-		return answer{}, badRequest("invalid_query", "status", "The parameter status must be active, expired or revoked.")
+		return answer{}, badRequest("invalid_query", "status", "The parameter status must be active, expired, revoked, expiring or unused.")
 	}
-	found, more, err := t.Tokens(r.Context(), c, t.owner, settings.Query{Search: q["q"], Status: status, After: q["cursor"], Limit: limit})
+	found, err := t.Tokens(r.Context(), c, t.owner, settings.Query{Search: q["q"], Status: status, After: q["cursor"], Limit: limit})
 	switch {
-	case q["cursor"] != "" && errors.Is(err, settings.ErrNotFound):
+	case q["cursor"] != "" && errors.Is(err, settings.ErrInvalid):
 		return answer{}, errCursor
 	case err != nil:
 		return answer{}, err
 	}
 	page := tokenList{Tokens: []token{}}
-	for _, f := range found {
+	for _, f := range found.Tokens {
 		page.Tokens = append(page.Tokens, newToken(f.Token))
 	}
-	if more {
-		page.NextCursor = &page.Tokens[len(page.Tokens)-1].ID
+	if found.Next != "" {
+		page.NextCursor = &found.Next
 	}
 	return answer{body: page}, nil
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies/issuance"
-	"github.com/keywicket/keywicket/store/console"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -27,13 +26,6 @@ type NewToken struct {
 	ExpiresAt *time.Time // nil: no expiry
 	// IdempotencyKey makes a repeated request harmless; empty: each request creates a token.
 	IdempotencyKey string
-}
-
-// Created is the result of a creation. Secret is empty if an earlier request has created the object: the secret is shown only once.
-type Created[T any] struct {
-	Object   T
-	Secret   authz.Secret
-	Repeated bool
 }
 
 // maxName is the maximum length of a token's name, in characters. The database has no limit.
@@ -110,22 +102,12 @@ func (s *Settings) RotateToken(ctx context.Context, c Caller, o Owner, id string
 // issue runs a function that creates a token, in a transaction on behalf of the caller.
 func (s *Settings) issue(
 	ctx context.Context, c Caller, key, request string, create func(*registry.Registry) (registry.Token, authz.Secret, error),
-) (created Created[registry.Token], err error) {
-	err = s.store.Registry.Acting(ctx, c.Actor, func(r *registry.Registry, tx *sqlx.Tx) error {
-		var id string
-		id, created.Repeated, err = console.Once(ctx, tx, console.Creation{Caller: c.Actor.ID, Key: key, Request: request}, func() (string, error) {
-			created.Object, created.Secret, err = create(r)
-			return created.Object.ID, err
-		})
-		if err == nil && created.Repeated {
-			created.Object, err = r.Token(ctx, id)
-		}
-		return err
-	})
-	if err != nil {
-		return Created[registry.Token]{}, err
-	}
-	return created, nil
+) (Created[registry.Token], error) {
+	return creation[registry.Token]{
+		key: key, request: request, create: create,
+		id:   func(t registry.Token) string { return t.ID },
+		find: func(r *registry.Registry, id string) (registry.Token, error) { return r.Token(ctx, id) },
+	}.run(ctx, s.store, c)
 }
 
 // Token returns a token of the caller's workspace, or a key of the caller.
@@ -239,9 +221,12 @@ func refusalError(err error) error {
 	if !ok {
 		return err
 	}
-	text := strings.ToUpper(refusal.Error()[:1]) + refusal.Error()[1:] + "."
+	text := sentence(refusal)
 	if refusal.Field == "" {
 		return database.NewRefusal(ErrForbidden, "%s", text)
 	}
 	return &FieldError{Field: refusal.Field, Text: text}
 }
+
+// sentence returns the text of an error as a sentence.
+func sentence(err error) string { return strings.ToUpper(err.Error()[:1]) + err.Error()[1:] + "." }

@@ -72,7 +72,9 @@ type countedNotices struct {
 }
 
 // noticeMetrics is a collector of the last counted notices.
-type noticeMetrics struct{ last atomic.Pointer[countedNotices] }
+type noticeMetrics struct {
+	last atomic.Pointer[countedNotices]
+}
 
 var (
 	noticed = prometheus.NewDesc("keywicket_tokens_noticed",

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/session"
+	"github.com/keywicket/keywicket/store/console"
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/storetest"
 )
@@ -21,6 +22,8 @@ func TestNoticesOfTheConsole(t *testing.T) {
 	f.WorkspaceToken(t)
 	soon, _ := f.UserToken(t)
 	f.Exec(t, `UPDATE keywicket.tokens SET expires_at = now() + interval '3 days' WHERE id = $1`, soon.ID)
+	store := storetest.Must(console.Open(storetest.WithOption(f.URL, "role", "keywicket_console")))
+	defer func() { _ = store.Close() }()
 	m := NewConsole(&session.Verifier{})
 	scrape := func() string {
 		w := httptest.NewRecorder()
@@ -62,7 +65,7 @@ func TestNoticesOfTheConsole(t *testing.T) {
 			}
 		}
 	}
-	count("the tokens are counted", f.Notices, func() bool { return strings.Contains(scrape(), "keywicket_tokens_noticed{") })
+	count("the tokens are counted", store.Registry.Notices, func() bool { return strings.Contains(scrape(), "keywicket_tokens_noticed{") })
 	expect("after the first count")
 	down := func(context.Context) ([]registry.Notice, error) { return nil, errors.New("the database is down") }
 	count("the failure is logged", down, log.Contains("the database is down"))

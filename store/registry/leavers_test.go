@@ -13,6 +13,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
 	"github.com/keywicket/keywicket/store/storetest"
 	"github.com/keywicket/keywicket/store/tokenimport"
 )
@@ -43,7 +44,7 @@ func createAs(t *testing.T, f *storetest.Fixture, actor, id, workspace string) r
 	return storetest.Must(f.Token(t.Context(), id))
 }
 
-// The creator of a token is the user for whom the login acted, and nobody else.
+// If the login acts for a user, this user is the creator of a token. Otherwise, the token has no creator.
 func TestCreatorOfAToken(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for actor, want := range map[string]string{
@@ -75,6 +76,38 @@ func TestCreatorOfAToken(t *testing.T) {
 	storetest.Must(tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(3, nil))))
 	if n := storetest.Value[int](t, f.DB, `SELECT count(created_by) FROM keywicket.tokens WHERE import_id IS NOT NULL`); n != 0 {
 		t.Errorf("%d imported tokens have a creator", n)
+	}
+}
+
+// The creator of a rotated token is who rotates it, because only they get the new secret.
+func TestCreatorOfARotatedToken(t *testing.T) {
+	f := storetest.NewFixture(t)
+	by := func(user string, change func(*registry.Registry) (registry.Token, authz.Secret, error)) (created registry.Token) {
+		t.Helper()
+		err := f.Acting(t.Context(), database.Actor{Kind: database.ActorUser, ID: user}, func(r *registry.Registry, _ *sqlx.Tx) (err error) {
+			created, _, err = change(r)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return created
+	}
+	created := by(f.Ada.ID, func(r *registry.Registry) (registry.Token, authz.Secret, error) {
+		return r.CreateToken(t.Context(), registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme"})
+	})
+	rotated := by(f.Bob.ID, func(r *registry.Registry) (registry.Token, authz.Secret, error) {
+		return r.RotateToken(t.Context(), created.ID, storetest.Vel, time.Hour)
+	})
+	again, _, err := f.RotateToken(t.Context(), rotated.ID, storetest.Vel, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if created.CreatedBy == nil || *created.CreatedBy != f.Ada.ID || rotated.CreatedBy == nil || *rotated.CreatedBy != f.Bob.ID || again.CreatedBy != nil {
+		t.Errorf("created by %v, %v, %v", created.CreatedBy, rotated.CreatedBy, again.CreatedBy)
+	}
+	if old := storetest.Must(f.Token(t.Context(), created.ID)); *old.CreatedBy != f.Ada.ID {
+		t.Errorf("the old token was created by %s", *old.CreatedBy)
 	}
 }
 
@@ -303,6 +336,49 @@ func TestLeavingWhileCreating(t *testing.T) {
 	}
 	if token := storetest.Must(r.Token(t.Context(), token.ID)); token.Status != registry.Active || token.ExpiresAt != nil {
 		t.Errorf("the refused rotation changed %+v", token)
+	}
+}
+
+// A copy gets the members by logical replication. If it has tokens of its own, it ends the tokens of those who leave. If it gets the
+// tokens too, it has the revocation of the origin.
+func TestLeavingInACopy(t *testing.T) {
+	s := storetest.ServerWith(t, map[string]string{"wal_level": "logical"})
+	origin := storetest.FixtureAt(t, s.URL("postgres"))
+	storetest.Must(origin.SetLeaverRule(t.Context(), "acme", registry.LeaversEnd))
+	createAs(t, origin, userActor(origin.Ada.ID), "of the origin", origin.Acme.ID)
+	const directory = `keywicket.workspaces, keywicket.users, keywicket.members`
+	for name, tables := range map[string]string{"members": directory, "everything": directory + `, keywicket.tokens`} {
+		origin.Exec(t, `CREATE DATABASE copy_`+name)
+		db := storetest.OpenDB(t, s.URL("copy_"+name))
+		storetest.Must(schema.Migrate(t.Context(), db))
+		origin.Exec(t, `CREATE PUBLICATION `+name+` FOR TABLE `+tables)
+		origin.Exec(t, `SELECT pg_create_logical_replication_slot('`+name+`', 'pgoutput')`)
+		db.MustExec(`CREATE SUBSCRIPTION ` + name + ` CONNECTION '` + s.URL("postgres") + `' PUBLICATION ` + name + `
+			WITH (create_slot = false, slot_name = '` + name + `')`)
+		t.Cleanup(func() {
+			for _, statement := range []string{`ALTER SUBSCRIPTION ` + name + ` DISABLE`, `ALTER SUBSCRIPTION ` + name + ` SET (slot_name = NONE)`, `DROP SUBSCRIPTION ` + name} {
+				db.MustExec(statement)
+			}
+		})
+		storetest.Eventually(t, "the tables are copied", func() bool {
+			return storetest.Value[bool](t, db, `SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel`)
+		})
+		if name == "members" {
+			db.MustExec(insertToken, "of the origin", origin.Acme.ID)
+			db.MustExec(`UPDATE keywicket.tokens SET created_by = $1`, origin.Ada.ID)
+		}
+		defer func() {
+			storetest.Eventually(t, name+": the token of somebody who left is revoked", func() bool {
+				return storetest.Value[bool](t, db, `SELECT revoked_at IS NOT NULL FROM keywicket.tokens`)
+			})
+			if n := storetest.Value[int](t, db, `SELECT count(*) FROM keywicket.changes WHERE keys ~ keywicket.change_key('token',
+					(SELECT encode(digest, 'hex') FROM keywicket.tokens))`); n == 0 {
+				t.Errorf("%s: the change log has no entry about the token", name)
+			}
+		}()
+	}
+	if err := origin.RemoveMember(t.Context(), "acme", origin.Ada.ID); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -30,7 +30,7 @@ type Notice struct {
 }
 
 // Notices counts the active tokens that need attention. An API that has active tokens has a notice of each kind, also for no tokens.
-// Notices reads all tokens, which takes about a second for a million tokens. In workspaces with the rule LeaversKeep, tokens whose
+// Notices reads all tokens, which takes about two seconds for a million tokens. In workspaces with the rule LeaversKeep, tokens whose
 // creator has left need no attention.
 func (r *Registry) Notices(ctx context.Context) ([]Notice, error) {
 	list := []Notice{}

@@ -1,12 +1,12 @@
 -- +goose Up
 -- Who created a token, and what happens to a workspace's tokens when their creator leaves the workspace.
 --
--- tokens.created_by is the id of the user for whom the login acted (keywicket.actor, see migration 00018). It is NULL if the login
--- acted for nobody, for an app or for a token, and for all older tokens. The column has no foreign key: the id stays when the user is
--- deleted, so that the token can still be found as the token of somebody who left.
+-- If the login that creates a token acts for a user (keywicket.actor, see migration 00018), tokens.created_by is the user's id. It is
+-- NULL if the login acts for nobody, for an app or for a token, and for all older tokens. The column has no foreign key: the id stays
+-- when the user is deleted, so that the token can still be found as the token of somebody who left.
 --
--- workspaces.leaver_rule is the rule of the workspace: keep (nothing happens), mark (lists and the metric show these tokens), or end
--- (the active tokens of the workspace that the user created are revoked). A rule applies to those who leave while it is set.
+-- workspaces.leaver_rule has one of three values: keep (nothing happens), mark (lists and the metric show these tokens), or end (the
+-- creator's active tokens of the workspace are revoked). A rule applies to those who leave while it is set.
 --
 -- A user leaves when the row in members is deleted, also with the user, or gets another user or workspace. The trigger is deferred: it
 -- runs at the end of the transaction, and does nothing if the user is a member again. So a product that replaces all members of a
@@ -28,7 +28,7 @@
 LOCK TABLE keywicket.members IN SHARE ROW EXCLUSIVE MODE;
 LOCK TABLE keywicket.tokens, keywicket.workspaces IN ACCESS EXCLUSIVE MODE;
 
--- acting_user returns the id of the user for whom the login acts, or NULL. An invalid setting is not an error here: the audit log's
+-- If the login acts for a user, acting_user returns the user's id, otherwise NULL. An invalid setting is not an error here: the audit log's
 -- trigger refuses it.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.acting_user() RETURNS text
