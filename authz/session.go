@@ -84,6 +84,18 @@ type SessionFormat struct {
 	// Scopes are the scopes of a session. Default: admin, which permits everything that the user may do. In a workspace, the user's
 	// role limits the session.
 	Scopes []string `yaml:"scopes"`
+	// ConsoleOnly means that the API accepts sessions only on the paths below [ConsolePath]. For all other paths, a session's token is
+	// the token of an API without sessions. Default: false.
+	ConsoleOnly bool `yaml:"console_only"`
+}
+
+// ConsolePath is the start of the paths of the console's API. The policies decide who may use it.
+const ConsolePath = "/api/keywicket/v1/"
+
+// AcceptsAt reports whether the format permits sessions on a path of [Input.Path]. An ambiguous path is empty there, and is not below
+// ConsolePath.
+func (f SessionFormat) AcceptsAt(path string) bool {
+	return !f.ConsoleOnly || strings.HasPrefix(path, ConsolePath)
 }
 
 // enabled reports whether the API accepts sessions.

@@ -3,6 +3,7 @@ package authz_test
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -184,4 +185,92 @@ func TestDenialDetailIsKept(t *testing.T) {
 	if err != nil || answer.Reason != authz.ReasonUnsupportedAlgorithm || answer.Detail != "HS512" {
 		t.Errorf("%+v, %v", answer, err)
 	}
+}
+
+// With console_only, an API accepts sessions only on the paths of the console, as the policies read them. On every other path, the
+// answer is the answer of an API without sessions.
+func TestSessionForTheConsoleOnly(t *testing.T) {
+	found := authz.LookupResult{Principal: authz.Principal{ID: "ada", Kind: authz.KindSession, API: "velocity", UserID: "ada"}}
+	check := func(change func(*authz.API), s *sessions, method, path, host string) authz.Answer {
+		t.Helper()
+		c := configWithSessions(s)
+		velocity := c.APIs["velocity"]
+		change(&velocity)
+		c.APIs["velocity"] = velocity
+		c.ResourceMetadata = map[string]string{"velocity": "https://velocity.example/.well-known/oauth-protected-resource"}
+		request := getRequest("velocity", path, map[string][]string{"authorization": {"Bearer " + sessionJWT}, "cookie": {"session=" + sessionJWT}})
+		request.Method, request.Host = method, host
+		answer, err := newAuthorizer(t, c, &directory{found: found}, &policy{decide: principalsOnly}).Check(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.ID = ""
+		return answer
+	}
+	consoleOnly := func(a *authz.API) { a.Session.ConsoleOnly = true }
+	withoutSessions := func(a *authz.API) { a.Session.Issuer, a.Session.JWKSURL = "", "" }
+	for path, accepted := range map[string]bool{
+		"/api/keywicket/v1/tokens":              true,
+		"/api/keywicket/v1/tokens/7/rotate?x=y": true,
+		"/api/keywicket/v1/":                    true,
+		"/api/keywicket/v1/nothing":             true,
+		"/api/%6beywicket/v1/tokens":            true, // the same segments
+		"/api/keywicket/v1":                     false,
+		"/api/keywicket/v10/tokens":             false,
+		"/api/keywicket/v2/tokens":              false,
+		"/api/keywicket":                        false,
+		"/api/Keywicket/v1/tokens":              false,
+		"/API/keywicket/v1/tokens":              false,
+		"/x/api/keywicket/v1/tokens":            false,
+		"/thing":                                false,
+		"/":                                     false,
+		"/settings":                             false,
+		"":                                      false,
+		"*":                                     false,
+		// These paths are ambiguous: another server could read them as a path of the console, or of the API.
+		"/api/keywicket/v1/../../../thing": false,
+		"/api/keywicket/v1/%2e%2e/tokens":  false,
+		"/api/keywicket%2fv1/tokens":       false,
+		"/api/keywicket/v1//tokens":        false,
+		"//api/keywicket/v1/tokens":        false,
+		"/api/keywicket/v1/tokens;x=y":     false,
+		"/api/keywicket/v1/tokens%00":      false,
+		"/api/keywicket/v1/%2574okens":     false,
+		"/thing?/api/keywicket/v1/tokens":  false,
+		"/thing#/api/keywicket/v1/tokens":  false,
+	} {
+		for _, method := range []string{"GET", "HEAD", "OPTIONS", "POST", "*"} {
+			s := &sessions{session: authz.Session{ID: "s1", UserID: "ada"}}
+			got := check(consoleOnly, s, method, path, "api.test")
+			if got.Allow != accepted || (len(s.calls) > 0) != accepted {
+				t.Errorf("%s %s: %+v, %d verifications", method, path, got, len(s.calls))
+			}
+			if want := check(withoutSessions, s, method, path, "api.test"); !accepted && !reflect.DeepEqual(got, want) {
+				t.Errorf("%s %s: %+v, but without sessions %+v", method, path, got, want)
+			}
+			everywhere := check(func(*authz.API) {}, s, method, path, "api.test")
+			if accepted && !reflect.DeepEqual(got, everywhere) {
+				t.Errorf("%s %s: %+v, but with sessions everywhere %+v", method, path, got, everywhere)
+			}
+		}
+	}
+	s := &sessions{session: authz.Session{ID: "s1", UserID: "ada"}}
+	if got := check(consoleOnly, s, "GET", "/api/keywicket/v1/tokens", "a.test,b.test"); got.Allow || len(s.calls) > 0 {
+		t.Errorf("two hosts: %+v", got)
+	}
+	if format, denial := configAPI(t, consoleOnly).Recognize(sessionJWT); format.Kind != authz.KindSession || denial != "" {
+		t.Errorf("recognized as %+v, %s", format, denial)
+	}
+}
+
+// configAPI returns the API velocity with sessions and the change.
+func configAPI(t *testing.T, change func(*authz.API)) authz.API {
+	t.Helper()
+	velocity := configWithSessions(&sessions{}).APIs["velocity"]
+	change(&velocity)
+	velocity, err := velocity.Complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return velocity
 }

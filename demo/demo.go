@@ -25,7 +25,7 @@ type Demo struct {
 // New starts a sign-in server and a stack, and fills the stack's database.
 func New(ctx context.Context, c Config) (_ *Demo, err error) {
 	d := &Demo{own: c.Own, keys: example.Keys, requests: example.Tour}
-	c.Issuer = true
+	c.Issuer, c.Console = true, c.Own == nil
 	if c.Own != nil {
 		d.keys, d.requests = c.Own.Examples()
 		c.Issuer = c.Own.HasIssuer()

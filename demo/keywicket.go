@@ -25,17 +25,23 @@ type Sidecar struct {
 }
 
 // Issuer is a running `keywicket issuer`.
-type Issuer struct {
+type Issuer struct{ webServer }
+
+// Console is a running `keywicket console`.
+type Console struct{ webServer }
+
+// webServer is a running process that serves HTTP.
+type webServer struct {
 	*process.Process
-	// Addr is the address that the issuer listens on.
+	// Addr is the address that the process listens on.
 	Addr string
 }
 
 // Stop asks the sidecar to drain, and waits until it has ended.
 func (s *Sidecar) Stop() error { return s.Process.Stop(10 * time.Second) }
 
-// Stop asks the issuer to finish its open requests, and waits until it has ended.
-func (i *Issuer) Stop() error { return i.Process.Stop(10 * time.Second) }
+// Stop asks the process to finish its open requests, and waits until it has ended.
+func (s *webServer) Stop() error { return s.Process.Stop(10 * time.Second) }
 
 func startSidecar(ctx context.Context, c Config, databaseURL string) (*Sidecar, error) {
 	s := &Sidecar{config: c, databaseURL: databaseURL}
@@ -79,19 +85,32 @@ func (s *Sidecar) start(ctx context.Context, chooseAddresses func()) (err error)
 
 // startIssuer starts an issuer.
 func startIssuer(ctx context.Context, c Config, databaseURL string) (*Issuer, error) {
-	i := &Issuer{}
-	p, err := start(ctx, c, "issuer", func() (string, []string) {
-		i.Addr = freeAddresses(1)[0]
-		return i.Addr, []string{
-			"KEYWICKET_DATABASE_URL=" + databaseURL,
-			"KEYWICKET_ISSUER_LISTEN=" + i.Addr,
-		}
-	})
+	s, err := startWebServer(ctx, c, "issuer", databaseURL)
 	if err != nil {
 		return nil, err
 	}
-	i.Process = p
-	return i, nil
+	return &Issuer{s}, nil
+}
+
+// startConsole starts a console.
+func startConsole(ctx context.Context, c Config, databaseURL string) (*Console, error) {
+	s, err := startWebServer(ctx, c, "console", databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	return &Console{s}, nil
+}
+
+// startWebServer starts a keywicket command that serves HTTP. The name of the command is also the name of its configuration section.
+func startWebServer(ctx context.Context, c Config, command, databaseURL string) (s webServer, err error) {
+	s.Process, err = start(ctx, c, command, func() (string, []string) {
+		s.Addr = freeAddresses(1)[0]
+		return s.Addr, []string{
+			"KEYWICKET_DATABASE_URL=" + databaseURL,
+			"KEYWICKET_" + strings.ToUpper(command) + "_LISTEN=" + s.Addr,
+		}
+	})
+	return s, err
 }
 
 // noLameDuck disables the wait of a sidecar before it stops. During this wait, other sidecars take over its requests, but the demo

@@ -64,16 +64,20 @@ func (d *Demo) heading() []string {
 
 const ownNote = "The tour of the samples does not apply to your policies. These requests are for rows of your tables:"
 
-// places returns where metrics, readiness and logs are.
+// places returns where metrics, readiness, logs and the settings pages are.
 func (d *Demo) places() []string {
 	logs := "in this terminal"
 	if d.LogFile != "" {
 		logs = "tail -f " + shell.Quote(d.LogFile)
 	}
-	return []string{
+	places := []string{
 		fmt.Sprintf("Metrics  http://%[1]s/metrics    Readiness  http://%[1]s/readyz", d.Sidecar.Operations),
 		"Logs     " + logs,
 	}
+	if d.Console != nil {
+		places = append(places, fmt.Sprintf("Pages    %s/settings    %s/settings", d.VelaFlows, d.Velocity))
+	}
+	return places
 }
 
 // export returns a shell command after which keywicket's commands use the stack's database and policies.

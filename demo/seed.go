@@ -44,9 +44,14 @@ func (d *Demo) seed(ctx context.Context) error {
 	}
 	d.SignIn.AddUser(ada.ID, ada.Email)
 	if d.Issuer != nil {
-		_, _, err := r.CreateApp(ctx, registry.NewApp{ID: clientID, API: "velocity", Name: "Planner", RedirectURIs: []string{callback}})
+		_, _, err := r.CreateApp(ctx, registry.NewApp{ID: clientID, API: "velocity", Name: "Planner", RedirectURIs: []string{callback}, Owner: ada.ID})
 		if err != nil {
 			return err
+		}
+	}
+	if d.Console != nil {
+		if err := d.seedPages(ctx, r, ada); err != nil {
+			return fmt.Errorf("seed the console's pages: %w", err)
 		}
 	}
 	d.secrets = make(map[string]authz.Secret, len(d.keys))

@@ -37,6 +37,9 @@ type Config struct {
 	// If Issuer is true, the stack includes the OAuth issuer, and Environ must contain the issuer's sign-in settings. Without an
 	// issuer, Envoy routes the issuer's paths to the live upstream. The live upstream returns each request in its response.
 	Issuer bool
+	// If Console is true, the stack includes the console, and Environ must contain the console's cookie and sign-in settings. Without a
+	// console, Envoy routes the console's paths to the live upstream.
+	Console bool
 	// Own are a user's own policies. Default: the built-in policies of VelaFlows and Velocity.
 	Own *own.Policies
 	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1. With other APIs, the first
@@ -59,7 +62,8 @@ type Stack struct {
 	Live, Sandbox *upstream.Server
 	Sidecar       *Sidecar // the first of Sidecars
 	Sidecars      []*Sidecar
-	Issuer        *Issuer // the OAuth issuer; nil if Config.Issuer is false
+	Issuer        *Issuer  // the OAuth issuer; nil if Config.Issuer is false
+	Console       *Console // nil if Config.Console is false
 	Envoy         *envoyproxy.Proxy
 	// URLs has the base URL of each API, without a slash at the end. VelaFlows and Velocity are two of them.
 	URLs                map[string]string
@@ -96,7 +100,7 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	sidecarURL, issuerURL, err := s.migrate(ctx)
+	logins, err := s.migrate(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +110,7 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if s.Sandbox, err = upstream.Start("sandbox", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	return s, s.startServers(ctx, c, sidecarURL, issuerURL)
+	return s, s.startServers(ctx, c, logins)
 }
 
 // openFiles opens the log file and writes the configuration file. It sets them in the configuration of the stack.
@@ -160,9 +164,12 @@ func (s *Stack) Close() error {
 	return errors.Join(errs...)
 }
 
-// Wait returns nil when the context is canceled. It returns an error when Envoy, the first sidecar or the issuer ends by itself.
+// Wait returns nil when the context is canceled. It returns an error when Envoy, the first sidecar, the issuer or the console ends by itself.
 func (s *Stack) Wait(ctx context.Context) error {
-	var issuer <-chan struct{} // stays nil without an issuer; a nil channel is never ready
+	var issuer, console <-chan struct{} // stay nil without an issuer or a console; a nil channel is never ready
+	if s.Console != nil {
+		console = s.Console.Done()
+	}
 	if s.Issuer != nil {
 		issuer = s.Issuer.Done()
 	}
@@ -175,26 +182,30 @@ func (s *Stack) Wait(ctx context.Context) error {
 		return cmp.Or(s.Sidecar.Err(), errors.New("the sidecar has ended"))
 	case <-issuer:
 		return cmp.Or(s.Issuer.Err(), errors.New("the issuer has ended"))
+	case <-console:
+		return cmp.Or(s.Console.Err(), errors.New("the console has ended"))
 	}
 }
 
-// migrate creates the schema and two logins, for the sidecar and for the issuer. Each login has only the rights of one role.
-// migrate returns the database URLs of the logins.
-func (s *Stack) migrate(ctx context.Context) (sidecarURL, issuerURL string, err error) {
+// logins are the database URLs of keywicket's processes. Each login has only the rights of one role.
+type logins struct{ sidecar, issuer, console string }
+
+// migrate creates the schema and the logins.
+func (s *Stack) migrate(ctx context.Context) (urls logins, err error) {
 	db, err := database.Open(s.DatabaseURL())
 	if err != nil {
-		return "", "", err
+		return urls, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if _, err := schema.Migrate(ctx, db); err != nil {
-		return "", "", err
+		return urls, err
 	}
-	sidecarURL, err = s.login(ctx, db, "demo_sidecar", "keywicket_sidecar")
-	if err != nil {
-		return "", "", err
+	for name, target := range map[string]*string{"sidecar": &urls.sidecar, "issuer": &urls.issuer, "console": &urls.console} {
+		if *target, err = s.login(ctx, db, "demo_"+name, "keywicket_"+name); err != nil {
+			return urls, err
+		}
 	}
-	issuerURL, err = s.login(ctx, db, "demo_issuer", "keywicket_issuer")
-	return sidecarURL, issuerURL, err
+	return urls, nil
 }
 
 func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (string, error) {
@@ -212,19 +223,28 @@ func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (stri
 
 // startServers starts the sidecars, the issuer and then Envoy. The sidecars and the issuer need Envoy's address, because users and
 // apps reach the issuer through Envoy.
-func (s *Stack) startServers(ctx context.Context, c Config, sidecarURL, issuerURL string) error {
+func (s *Stack) startServers(ctx context.Context, c Config, database logins) error {
 	environ := c.Environ
 	for {
 		a, urls := envoyAddresses(c)
+		c.Environ = environ
 		if c.Issuer {
-			c.Environ = append(slices.Clip(environ), "KEYWICKET_ISSUER_URL="+urls["velocity"])
+			c.Environ = append(slices.Clip(c.Environ), "KEYWICKET_ISSUER_URL="+urls["velocity"])
 		}
-		if err := s.startKeywicket(ctx, c, sidecarURL, issuerURL); err != nil {
+		if c.Console {
+			for name, url := range urls {
+				c.Environ = append(slices.Clip(c.Environ), "KEYWICKET_CONSOLE_APIS_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"_URL="+url)
+			}
+		}
+		if err := s.startKeywicket(ctx, c, database); err != nil {
 			return err
 		}
 		a.Clusters = map[string]string{
 			"keywicket": strings.Join(s.sidecarAddresses(), ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
-			"issuer": s.Live.Addr(),
+			"issuer": s.Live.Addr(), "console": s.Live.Addr(),
+		}
+		if s.Console != nil {
+			a.Clusters["console"] = s.Console.Addr
 		}
 		if s.Issuer != nil {
 			a.Clusters["issuer"] = s.Issuer.Addr
@@ -251,7 +271,7 @@ func (s *Stack) startServers(ctx context.Context, c Config, sidecarURL, issuerUR
 			return err
 		}
 		err = s.stopKeywicket()
-		if s.Issuer, s.Sidecar, s.Sidecars = nil, nil, nil; err != nil {
+		if s.Issuer, s.Console, s.Sidecar, s.Sidecars = nil, nil, nil, nil; err != nil {
 			return err
 		}
 	}
@@ -280,10 +300,10 @@ func envoyAddresses(c Config) (a bootstrap.Addresses, urls map[string]string) {
 	return a, urls
 }
 
-// startKeywicket starts the sidecars and, if the configuration has an issuer, the issuer.
-func (s *Stack) startKeywicket(ctx context.Context, c Config, sidecarURL, issuerURL string) (err error) {
+// startKeywicket starts the sidecars and, if the configuration has them, the issuer and the console.
+func (s *Stack) startKeywicket(ctx context.Context, c Config, database logins) (err error) {
 	for range cmp.Or(c.Sidecars, 1) {
-		running, err := startSidecar(ctx, c, sidecarURL)
+		running, err := startSidecar(ctx, c, database.sidecar)
 		if err != nil {
 			return err
 		}
@@ -291,14 +311,22 @@ func (s *Stack) startKeywicket(ctx context.Context, c Config, sidecarURL, issuer
 	}
 	s.Sidecar = s.Sidecars[0]
 	if c.Issuer {
-		s.Issuer, err = startIssuer(ctx, c, issuerURL)
+		if s.Issuer, err = startIssuer(ctx, c, database.issuer); err != nil {
+			return err
+		}
+	}
+	if c.Console {
+		s.Console, err = startConsole(ctx, c, database.console)
 	}
 	return err
 }
 
-// stopKeywicket stops the issuer and the sidecars.
+// stopKeywicket stops the console, the issuer and the sidecars.
 func (s *Stack) stopKeywicket() error {
 	var errs []error
+	if s.Console != nil {
+		errs = append(errs, s.Console.Stop())
+	}
 	if s.Issuer != nil {
 		errs = append(errs, s.Issuer.Stop())
 	}

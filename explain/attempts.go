@@ -123,6 +123,10 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 			list = append(list, a)
 		case current.API != m.api:
 			list = append(list, newAttempt(p).step(costKind, widens, "the token is for "+current.API+": "+m.createCommand(f, p, ownWorkspace)))
+		case current.Kind == authz.KindSession && !m.acceptsSession():
+			p.UserID = current.UserID
+			cause := "because of apis." + m.api + ".session.console_only, sessions are only for paths below " + authz.ConsolePath
+			list = append(list, newAttempt(p).step(costKind, widens, cause+": "+m.createCommand(f, p, ownWorkspace)))
 		case f.Kind.OfUser() != current.Kind.OfUser():
 			cause := "the route needs another kind of token"
 			if m.level() == table.LevelUser {

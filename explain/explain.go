@@ -47,6 +47,9 @@ type Explanation struct {
 	Missing        []string `json:"missing"`          // required scopes that the token does not have
 	Fix            string   `json:"fix,omitempty"`    // the steps that get the request allowed, separated by "; then "
 	Widen          string   `json:"widen,omitempty"`  // if Fix only restores a lost access: the steps that grant the missing rights
+
+	// RevokedReason says why the token was revoked: "leaked", or nil if no reason was given or the token is not revoked.
+	RevokedReason *string `json:"revoked_reason,omitempty"`
 }
 
 // Text returns the explanation as lines of a name and a value.
@@ -59,9 +62,13 @@ func (e Explanation) Text() string {
 	if e.Route != nil {
 		route = fmt.Sprintf("%s (%s)", *e.Route, e.Row)
 	}
+	decision := e.Decision()
+	if e.RevokedReason != nil {
+		decision += " (" + *e.RevokedReason + ")"
+	}
 	var text strings.Builder
 	_ = columns.Fields(&text, // a strings.Builder returns no error
-		[2]string{"decision", e.Decision()},
+		[2]string{"decision", decision},
 		[2]string{"logged", e.Logged},
 		[2]string{"path", path},
 		[2]string{"rule", e.Rule},
@@ -157,6 +164,9 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 		RequiredScopes: orEmpty(m.explanation.RequiredScopes), AnyOf: orEmpty(m.explanation.AnyOf), Route: orNull(m.explanation.Route), Row: m.explanation.Row, Rule: m.explanation.Rule,
 		Header: mask.Keys(x.cfg.APIs, m.workspaceHeader()), // the caller may have given a key as the workspace by mistake
 		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix, Widen: widen,
+	}
+	if m.explanation.Reason == authz.ReasonRevoked {
+		e.RevokedReason = m.token.RevokedReason
 	}
 	if changed {
 		e.Path = x.cfg.maskPath(path)

@@ -222,6 +222,9 @@ func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupRe
 		return m.lookupResult, nil
 	}
 	if m.token.Kind == authz.KindSession {
+		if !m.acceptsSession() {
+			return authz.LookupResult{Denial: authz.ReasonUnknown}, nil
+		}
 		l.Kind, l.Session = authz.KindSession, authz.Session{ID: simulatedID, UserID: m.token.ID, StartedAt: time.Now().Unix()}
 		found, err := m.registry.LookupSession(ctx, l)
 		found.Principal.Scopes = m.token.Scopes
@@ -230,6 +233,10 @@ func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupRe
 	l.Kind = m.token.Kind
 	return m.registry.Lookup(ctx, m.token.ID, l)
 }
+
+// acceptsSession reports whether the API accepts sessions on the path of the request. A check that cannot accept the session does not
+// look it up, and has the same result.
+func (m *simulation) acceptsSession() bool { return m.cfg.APIs[m.api].Session.AcceptsAt(m.input.Path) }
 
 // Decide implements [authz.Policy].
 func (m *simulation) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {

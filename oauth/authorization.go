@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keywicket/keywicket/oauth/redirecturi"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/issuer"
 )
@@ -46,7 +47,7 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 	}
 	a.redirectURI = query.Get("redirect_uri")
 	if !slices.ContainsFunc(a.client.RedirectURIs, func(registered string) bool {
-		return RedirectURIMatches(registered, a.redirectURI, a.client.Development)
+		return redirecturi.Matches(registered, a.redirectURI, a.client.Development)
 	}) {
 		return a, &mistake{"The app has not registered its redirect_uri."}
 	}

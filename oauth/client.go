@@ -35,7 +35,7 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 		return client{}, invalidClient()
 	}
 	found := client{c, secret != ""}
-	return found, tooManyRequests(s.clients.take(found.limitKey()))
+	return found, tooManyRequests(s.clients.Take(found.limitKey()))
 }
 
 // app returns an app of the issuer's own API. An app of another API is unknown here, because the scopes of that API can have the

@@ -2,7 +2,6 @@ package oauth
 
 import (
 	"crypto/rand"
-	"crypto/subtle"
 	_ "embed"
 	"errors"
 	"html/template"
@@ -12,6 +11,8 @@ import (
 	"slices"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/formproof"
+	"github.com/keywicket/keywicket/internal/ratelimit"
 	"github.com/keywicket/keywicket/oauth/sessioncookie"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/issuer"
@@ -38,34 +39,7 @@ type pageData struct {
 	NoneChosen      bool               // the user has chosen no workspace, and must choose at least one
 	Outdated        bool               // the user has sent an outdated form, and must answer again
 	HasNoWorkspace  bool               // a scope is for workspaces, but the user has no workspace
-	Proof           string             // value of the cookie that proofCookie returns
-}
-
-// proofCookie returns the cookie that protects the form. The value of the cookie must be equal to the form's field "proof". A
-// page of another origin can submit the form but cannot read the cookie. A page of a sibling host cannot set the cookie:
-// browsers accept a name with the prefix "__Host-" only from the host itself and only over https. See RFC 6265bis, section
-// 4.1.3.2.
-//
-// With SameSite=Lax, the browser sends the cookie when a link or a redirect of another site opens the page. So every tab reuses the
-// proof of the first tab. Browsers do not send such a cookie with a form from another site (RFC 6265bis, section 5.6.7.1). With
-// SameSite=Strict, each tab that another site opens would get a new proof, and the form of the earlier tab would become invalid. If
-// several tabs open at the same time, each one still gets its own proof. The browser keeps one of them, and decide shows the other tabs'
-// page again.
-func (s *Server) proofCookie(proof string) *http.Cookie {
-	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure, MaxAge: 3600}
-	if s.secure {
-		c.Name = "__Host-" + c.Name
-	}
-	return c
-}
-
-// proof returns the value of the browser's proof cookie, or an empty string if the browser has sent no such cookie.
-func (s *Server) proof(r *http.Request) string {
-	c, err := r.Cookie(s.proofCookie("").Name)
-	if err != nil {
-		return ""
-	}
-	return c.Value
+	Proof           string             // value of the form's field
 }
 
 // consent shows the consent page (RFC 6749, section 4.1.1).
@@ -80,7 +54,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 // withAddressLimit returns a handler that refuses requests from a client address that has reached its limit.
 func (s *Server) withAddressLimit(endpoint http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if wait := s.addresses.take(address(r)); wait > 0 {
+		if wait := s.addresses.Take(ratelimit.Address(r)); wait > 0 {
 			s.config.Observe("consent", "limited")
 			w.Header().Set("Retry-After", seconds(wait))
 			s.showMistake(w, http.StatusTooManyRequests, "There were too many requests from your network. Try again in a minute.")
@@ -102,12 +76,9 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		s.showMistake(w, http.StatusBadRequest, "The form could not be read.")
 		return
 	}
-	proof := s.proof(r)
-	switch {
-	case s.origins.Check(r) == nil && proof != "" && subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) == 1:
-	case s.isOwnPage(r):
-		// Another tab has replaced the cookie, or the cookie has expired. The form decides nothing, as after a GET request, so this is
-		// safe even if another page of this origin has sent the form.
+	switch s.forms.Check(r) {
+	case formproof.Valid:
+	case formproof.Outdated:
 		s.showConsent(w, r, a, user, pageData{Outdated: true})
 		return
 	default:
@@ -148,13 +119,6 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 			slog.String("client_id", a.client.ID), slog.String("user_id", user.ID), slog.Any("scopes", a.scopeNames()), slog.Any("workspaces", chosen))
 		http.Redirect(w, r, s.redirectTo(a, map[string]string{"code": approved.Code.Reveal()}), http.StatusSeeOther)
 	}
-}
-
-// isOwnPage reports whether the browser says that a page of this origin has sent the request. Browsers from before 2023 send only
-// Origin.
-func (s *Server) isOwnPage(r *http.Request) bool {
-	site := r.Header.Get("Sec-Fetch-Site")
-	return site == "same-origin" || site == "" && r.Header.Get("Origin") == s.config.Issuer
 }
 
 // readConsent reads the app's request and the user. If it returns false, it has already written the response.
@@ -258,14 +222,8 @@ func (s *Server) signIn(r *http.Request, level string) string {
 
 // showConsent writes the consent page. The parameter `p` contains what the page says about the user's previous answer.
 func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, p pageData) {
-	proof := rand.Text()
-	// Reuse the proof of an earlier page, so that the forms in several tabs are valid.
-	if earlier := s.proof(r); len(earlier) == len(proof) {
-		proof = earlier
-	}
-	http.SetCookie(w, s.proofCookie(proof))
 	p.App, p.Host, p.Development = a.client.Name, destination(a.redirectURI), a.client.Development
-	p.Email, p.User, p.Proof = user.Email, user.ID, proof
+	p.Email, p.User, p.Proof = user.Email, user.ID, s.forms.Issue(w, r)
 	for _, scope := range a.scopes {
 		if scope.Workspace {
 			p.WorkspaceScopes = append(p.WorkspaceScopes, scope)

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/keywicket/keywicket/oauth/redirecturi"
 )
 
 // validIssuer reports whether the address is valid for an issuer: an https URL without a query or a fragment (RFC 8414, section
@@ -29,7 +31,7 @@ func validSignIn(address string) bool {
 
 // httpsOrLocal reports whether the URL is an https URL, or an http URL on a loopback address.
 func httpsOrLocal(u *url.URL) bool {
-	return validHost(u) && (u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname()))
+	return redirecturi.ValidHost(u) && (u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname()))
 }
 
 // metadata is the endpoint of the server's metadata (RFC 8414, section 2).

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/formproof"
+	"github.com/keywicket/keywicket/internal/ratelimit"
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
@@ -60,14 +61,13 @@ type Scope struct {
 // Server is the authorization server: it handles the requests of apps, and asks users for consent. It is safe for concurrent
 // use.
 type Server struct {
-	config  Config
-	secure  bool // the issuer's URL is https, so cookies have the attribute Secure
-	origins *http.CrossOriginProtection
+	config Config
+	forms  *formproof.Guard
 	// grants creates and revokes grants, codes and tokens in the database. The field Issuer of the configuration is only a URL.
 	grants *issuer.Issuer
 	log    *slog.Logger
 
-	addresses, clients *limits
+	addresses, clients *ratelimit.Limits
 }
 
 // NewServer validates the configuration, and returns a server. The server uses the parameter grants to store grants, codes and
@@ -92,15 +92,13 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 	if c.Observe == nil {
 		c.Observe = func(string, string) {}
 	}
-	origins := http.NewCrossOriginProtection()
-	// Some browsers send the header Origin but not Sec-Fetch-Site. Origin is then compared with Host, but a proxy may have
-	// removed the port from Host. So NewServer trusts the issuer's origin.
-	if err := origins.AddTrustedOrigin(c.Issuer); err != nil {
+	forms, err := formproof.New("keywicket_consent", c.Issuer)
+	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
 	return &Server{
-		config: c, secure: strings.HasPrefix(c.Issuer, "https:"), origins: origins,
-		grants: grants, log: log, addresses: newLimits(c.AddressLimit), clients: newLimits(c.ClientLimit),
+		config: c, forms: forms,
+		grants: grants, log: log, addresses: ratelimit.New(c.AddressLimit), clients: ratelimit.New(c.ClientLimit),
 	}, nil
 }
 
@@ -126,7 +124,7 @@ func (s *Server) appEndpoint(name string, endpoint func(*http.Request) (any, err
 		w.Header().Set("Pragma", "no-cache")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		var body any
-		err := tooManyRequests(s.addresses.take(address(r)))
+		err := tooManyRequests(s.addresses.Take(ratelimit.Address(r)))
 		if err == nil {
 			body, err = endpoint(r)
 		}

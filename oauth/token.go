@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/ratelimit"
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
@@ -46,7 +47,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	switch {
 	case errors.Is(err, issuer.ErrReused):
 		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token was used a second time, so its grant was revoked: somebody may have stolen the code or token",
-			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType), slog.String("address", address(r)))
+			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType), slog.String("address", ratelimit.Address(r)))
 		return nil, reuseError()
 	case errors.Is(err, issuer.ErrGrant):
 		return nil, invalidGrant()
@@ -55,7 +56,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	}
 	if issued.Repeated {
 		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a refresh token was used again within issuer.reuse_window, so tokens were issued",
-			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("address", address(r)))
+			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("address", ratelimit.Address(r)))
 	} else {
 		s.log.LogAttrs(r.Context(), slog.LevelInfo, "tokens were issued",
 			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType))

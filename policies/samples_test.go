@@ -50,7 +50,7 @@ func TestPolicyThatAllowsMoreThanItAppearsToAllowIsRefused(t *testing.T) {
 		want       string // empty if the policy is accepted
 	}{
 		"any_of with earlier rules":               {earlier, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":33: the rules allow a token without any scope, because they do not read any_of"},
-		"any_of with an earlier decision.rego":    {earlierDecision, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":34: the rules allow a token without any scope"},
+		"any_of with an earlier decision.rego":    {earlierDecision, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":50: the rules allow a token without any scope"},
 		"any_of":                                  {shipped, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ""},
 		"a rest parameter with earlier rules":     {earlier, row("  - {method: GET, path: \"/zz/{id}\", scopes: [tags:write]}\n  - {method: GET, path: \"/zz/{r...}\", scopes: [tags:read]}\n"), `keywicket/route.rego finds `},
 		"a partial segment with earlier rules":    {earlier, row("  - {method: GET, path: /zz/vx, scopes: [tags:write]}\n  - {method: GET, path: \"/zz/v{id}\", scopes: [tags:read]}\n"), `keywicket/route.rego finds `},

@@ -28,8 +28,9 @@ type commands struct {
 
 	ShowVersion kong.VersionFlag `help:"Print the version." name:"version"`
 
-	Serve             serveCommand  `cmd:"" help:"Run the sidecar."`
-	Issuer            issuerCommand `cmd:"" help:"Run the OAuth 2.0 issuer: consent page and token endpoints."`
+	Serve             serveCommand   `cmd:"" help:"Run the sidecar."`
+	Issuer            issuerCommand  `cmd:"" help:"Run the OAuth 2.0 issuer: consent page and token endpoints."`
+	Console           consoleCommand `cmd:"" help:"Run the console: settings pages and management API."`
 	operator.Commands `embed:""`
 	Demo              demoCommand    `cmd:"" help:"Run a complete stack: Postgres, the sidecar, the issuer, Envoy and two upstreams."`
 	Version           versionCommand `cmd:"" help:"Print the version."`

@@ -25,6 +25,7 @@ var (
 	operatorCommands = []string{
 		"workspace create --slug acme --name Acme --id 64f1a2b3c4d5e6f7a8b9c0d1 --attributes {}",
 		"workspace set acme --attributes {} --wait",
+		"workspace set acme --leaver-rule end",
 		"workspace list",
 		"user create --email ada@example.com --id ada --attributes {}",
 		"user set ada --attributes {} --wait",
@@ -46,8 +47,10 @@ var (
 		"explain GET /api/issues --scope issues:read",
 		"explain --log-line - --workspace acme",
 		"token list --expiring 14d --unused 90d",
+		"token list --creator-left",
 		"token rotate $id --overlap 1h",
 		"token revoke $id --wait",
+		"token leaked --wait",
 		"session revoke 0b5a2b3c-1111-2222-3333-444455556666 --wait",
 		"session revoke --user ada",
 		"oauth-app create --name app --redirect-uri https://app.example/cb --id my-app --api velocity --confidential --scope issues:read --development",
@@ -66,6 +69,7 @@ var (
 		"token import --prefix sk_live_ --api velaflows --format csv": "token,name,scopes,workspace\nsk_live_0123456789abcdefghij,old,inbox:read,acme\n",
 		"token verify --api velocity":                                 "$token",
 		"token verify":                                                "velo_0123456789abcdef",
+		"token leaked --wait":                                         "$token",
 		"explain --log-line - --workspace acme": `{"msg":"decision","decision_id":"D","api":"velocity","method":"GET","route":"GET /api/issues","allow":true,` +
 			`"subject":"app-token","kind":"oauth_token"}`,
 	}

@@ -77,7 +77,7 @@ func Load(ctx context.Context, configFile, dir string) (_ *Policies, environ []s
 	if o.Known, err = table.Read(files); err != nil {
 		return nil, nil, err
 	}
-	o.IssuerPaths, err = bootstrap.IssuerPaths()
+	o.IssuerPaths, err = bootstrap.Paths("issuer")
 	return o, nil, err
 }
 

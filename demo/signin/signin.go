@@ -94,16 +94,23 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Environ returns settings for the sidecar and for the OAuth issuer. With these settings, the sidecar accepts the sessions, and the
-// issuer redirects users to this server.
+// Environ returns settings for the sidecar, the OAuth issuer and the console. With these settings, the APIs accept the sessions,
+// VelaFlows only for the console. The issuer and the console redirect users to this server.
 func (s *Server) Environ() []string {
-	return []string{
-		"KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=" + s.base + "/auth/v1",
-		"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL=" + s.base + keysPath,
-		"KEYWICKET_APIS_VELOCITY_SESSION_SHARED_CLOCK=true", // this server and the demo's Postgres run on one machine
+	environ := []string{
 		"KEYWICKET_ISSUER_SIGN_IN=" + s.base + loginPath,
 		"KEYWICKET_ISSUER_COOKIE=" + cookie,
 	}
+	for _, api := range []string{"VELAFLOWS", "VELOCITY"} {
+		environ = append(environ,
+			"KEYWICKET_APIS_"+api+"_SESSION_ISSUER="+s.base+"/auth/v1",
+			"KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL="+s.base+keysPath,
+			"KEYWICKET_APIS_"+api+"_SESSION_SHARED_CLOCK=true", // this server and the demo's Postgres run on one machine
+			"KEYWICKET_CONSOLE_APIS_"+api+"_SIGN_IN="+s.base+loginPath,
+			"KEYWICKET_CONSOLE_APIS_"+api+"_COOKIE="+cookie,
+		)
+	}
+	return environ
 }
 
 // AddUser adds a user to the accounts on the sign-in page.

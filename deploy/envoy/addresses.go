@@ -27,7 +27,7 @@ var file []byte
 type Addresses struct {
 	Admin     string            // Envoy's admin interface; empty: the address in the file
 	Listeners map[string]string // velaflows and velocity; for RenderAPIs, the names of the APIs
-	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox; several endpoints: "1.1.1.1:1,2.2.2.2:2"
+	Clusters  map[string]string // keywicket, issuer, console, upstream_live and upstream_sandbox; several endpoints: "1.1.1.1:1,2.2.2.2:2"
 }
 
 // Render returns envoy.yaml with these addresses. A listener or cluster that is missing in the argument keeps its address from the

@@ -17,7 +17,7 @@ var otherAddresses = bootstrap.Addresses{
 	Listeners: map[string]string{"velaflows": "0.0.0.0:18000", "velocity": "[::1]:18001"},
 	Clusters: map[string]string{
 		"keywicket": "127.0.0.2:19001,127.0.0.3:19001,[::1]:19001", "upstream_live": "127.0.0.1:18080", "upstream_sandbox": "127.0.0.1:18081",
-		"issuer": "127.0.0.1:19003",
+		"issuer": "127.0.0.1:19003", "console": "127.0.0.1:19004",
 	},
 }
 
@@ -55,7 +55,7 @@ func TestRenderReplacesOnlyAddresses(t *testing.T) {
 		Listeners: map[string]string{"velaflows": "127.0.0.1:8000", "velocity": "127.0.0.1:8001"},
 		Clusters: map[string]string{
 			"keywicket": "127.0.0.1:9001", "upstream_live": "127.0.0.1:8080", "upstream_sandbox": "127.0.0.1:8081",
-			"issuer": "127.0.0.1:9003",
+			"issuer": "127.0.0.1:9003", "console": "127.0.0.1:9004",
 		},
 	}); !reflect.DeepEqual(fileAddresses, want) {
 		t.Errorf("the file's own addresses: %+v", fileAddresses)

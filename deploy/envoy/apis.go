@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -111,8 +112,9 @@ func (a API) changed(node any, original string) any {
 	return node
 }
 
-// IssuerPaths returns the paths whose requests Envoy sends to the OAuth issuer. Some of them also stand for all paths below.
-func IssuerPaths() (paths []string, err error) {
+// Paths returns the paths whose requests Envoy sends to the cluster, such as issuer or console. Some of them also stand for all paths
+// below. A path occurs once, even if several listeners have it.
+func Paths(cluster string) (paths []string, err error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(file, &document); err != nil {
 		return nil, fmt.Errorf("parse envoy.yaml: %w", err)
@@ -130,8 +132,8 @@ func IssuerPaths() (paths []string, err error) {
 		if err := node.Decode(&r); err != nil {
 			return nil, fmt.Errorf("read the routes of envoy.yaml: %w", err)
 		}
-		if r.Route.Cluster == "issuer" {
-			paths = append(paths, cmp.Or(r.Match.Path, r.Match.PathSeparatedPrefix))
+		if path := cmp.Or(r.Match.Path, r.Match.PathSeparatedPrefix); r.Route.Cluster == cluster && !slices.Contains(paths, path) {
+			paths = append(paths, path)
 		}
 	}
 	return paths, nil

@@ -40,7 +40,7 @@ func TestRenderAPIs(t *testing.T) {
 		t.Errorf("the listeners are %v, %v", addresses.Listeners, err)
 	}
 	text := string(config)
-	for _, want := range []string{"api: zoo", "exact: tenant", "|tenant|plan-of-the-customer|", "merge_slashes: true", "cluster: upstream_sandbox"} {
+	for _, want := range []string{"api: zoo", "exact: tenant", "|tenant|plan-of-the-customer|", "merge_slashes: true", "cluster: upstream_sandbox", "cluster: console", "value: zoo"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in\n%s", want, text)
 		}
@@ -61,10 +61,14 @@ func TestRenderAPIs(t *testing.T) {
 	}
 }
 
-func TestIssuerPaths(t *testing.T) {
-	paths, err := bootstrap.IssuerPaths()
+func TestPaths(t *testing.T) {
+	paths, err := bootstrap.Paths("issuer")
 	if err != nil || !slices.Contains(paths, "/oauth/consent") || !slices.Contains(paths, "/api/oauth/token") ||
 		!slices.Contains(paths, "/.well-known/oauth-protected-resource") || slices.Contains(paths, "/") || slices.Contains(paths, "") {
+		t.Errorf("%q, %v", paths, err)
+	}
+	paths, err = bootstrap.Paths("console")
+	if err != nil || !slices.Equal(paths, []string{"/settings", "/api/keywicket/v1"}) {
 		t.Errorf("%q, %v", paths, err)
 	}
 }

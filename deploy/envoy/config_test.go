@@ -1,7 +1,6 @@
 package bootstrap_test
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,23 +53,20 @@ func managers(t *testing.T) (managers []map[string]any) {
 }
 
 // Envoy does not support YAML merge keys, so both listeners repeat the settings with scalar values. This test checks that the two
-// copies are equal. Only the listener of the consent page accepts the headers of a browser with many cookies (row 15).
+// copies are equal. Both listeners accept the headers of a browser with many cookies (row 15).
 func TestListenersDifferOnlyInNameAndRoutes(t *testing.T) {
 	managers := managers(t)
 	for _, manager := range managers {
 		limits := manager["common_http_protocol_options"].(map[string]any)
-		want := map[any]string{"velaflows": "16 KiB, 64 headers", "velocity": "64 KiB, 256 headers"}[manager["stat_prefix"]]
-		if got := fmt.Sprint(manager["max_request_headers_kb"], " KiB, ", limits["max_headers_count"], " headers"); got != want {
-			t.Errorf("%s accepts %s, not %s", manager["stat_prefix"], got, want)
+		if kb, n := manager["max_request_headers_kb"], limits["max_headers_count"]; kb != 64 || n != 256 {
+			t.Errorf("%s accepts %v KiB and %v headers", manager["stat_prefix"], kb, n)
 		}
-		delete(manager, "max_request_headers_kb")
-		delete(limits, "max_headers_count")
 		delete(manager, "stat_prefix")
 		delete(manager, "route_config")
 		delete(manager["http_filters"].([]any)[1].(map[string]any)["typed_config"].(map[string]any), "clear_route_cache")
 	}
 	if len(managers) != 2 || !reflect.DeepEqual(managers[0], managers[1]) {
-		t.Error("the listeners differ in more than name, routes, clear_route_cache and the limits of headers")
+		t.Error("the listeners differ in more than name, routes and clear_route_cache")
 	}
 }
 

@@ -90,10 +90,13 @@ func TestPreflight(t *testing.T) {
 	want := map[string]string{
 		"Access-Control-Allow-Origin":  listedOrigin,
 		"Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
-		"Access-Control-Allow-Headers": "authorization, content-type, x-workspace-id, x-workspace-slug",
+		"Access-Control-Allow-Headers": "authorization, content-type, idempotency-key, x-workspace-id, x-workspace-slug",
 		"Access-Control-Max-Age":       "7200",
 	}
-	for addr, paths := range map[string][]string{s.velaflows: {"/", "/api/v1/inbox?q=x"}, s.velocity: append([]string{"/", "/api/issues"}, openPaths...)} {
+	const tokens = "/api/keywicket/v1/tokens" // a product's own dashboard may call the console's API
+	for addr, paths := range map[string][]string{
+		s.velaflows: {"/", "/api/v1/inbox?q=x", tokens}, s.velocity: append([]string{"/", "/api/issues", tokens}, openPaths...),
+	} {
 		for _, path := range paths {
 			a := preflight(addr, path)
 			got := corsHeaders(a)
@@ -106,16 +109,18 @@ func TestPreflight(t *testing.T) {
 	if s.sidecar.checkCount() != 0 || s.reached() != 0 {
 		t.Errorf("%d preflight requests were checked and %d reached an upstream", s.sidecar.checkCount(), s.reached())
 	}
-	// No script of another origin may use the consent page (RFC 9700, section 2.6) or the introspection.
-	for _, path := range closedPaths {
-		before := s.sidecar.checkCount()
-		if a := preflight(s.velocity, path); len(corsHeaders(a)) != 0 || s.sidecar.checkCount() != before+1 {
-			t.Errorf("%s: got %d %v, after %d checks", path, a.StatusCode, a.Header, s.sidecar.checkCount()-before)
-		}
-		for _, method := range []string{"GET", "POST"} {
-			a := send(t, s.velocity, method+" "+path, "origin: "+listedOrigin, "content-length: 0", "authorization: Bearer 401")
-			if a.StatusCode != http.StatusUnauthorized || len(corsHeaders(a)) != 0 {
-				t.Errorf("%s %s: got %d %v", method, path, a.StatusCode, a.Header)
+	// No script of another origin may use the consent page (RFC 9700, section 2.6), the introspection, or the pages of the console.
+	for addr, paths := range map[string][]string{s.velaflows: closedPages, s.velocity: slices.Concat(closedPaths, closedPages)} {
+		for _, path := range paths {
+			before := s.sidecar.checkCount()
+			if a := preflight(addr, path); len(corsHeaders(a)) != 0 || s.sidecar.checkCount() != before+1 {
+				t.Errorf("%s: got %d %v, after %d checks", path, a.StatusCode, a.Header, s.sidecar.checkCount()-before)
+			}
+			for _, method := range []string{"GET", "POST"} {
+				a := send(t, addr, method+" "+path, "origin: "+listedOrigin, "content-length: 0", "authorization: Bearer 401")
+				if a.StatusCode != http.StatusUnauthorized || len(corsHeaders(a)) != 0 {
+					t.Errorf("%s %s: got %d %v", method, path, a.StatusCode, a.Header)
+				}
 			}
 		}
 	}

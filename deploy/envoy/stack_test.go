@@ -38,6 +38,7 @@ import (
 type stack struct {
 	velaflows, velocity string // listeners
 	live, sandbox       *upstream.Server
+	console             *upstream.Server // stands for the console
 	sidecar             *fakeSidecar
 	log                 *log
 }
@@ -47,7 +48,7 @@ func start(t *testing.T) *stack {
 	s := &stack{sidecar: &fakeSidecar{addr: "127.0.0.1:0"}, log: &log{}}
 	s.sidecar.start(t)
 	t.Cleanup(func() { s.sidecar.server.Stop() })
-	for name, server := range map[string]**upstream.Server{"live": &s.live, "sandbox": &s.sandbox} {
+	for name, server := range map[string]**upstream.Server{"live": &s.live, "sandbox": &s.sandbox, "console": &s.console} {
 		u, err := upstream.Start(name, "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -75,6 +76,7 @@ func start(t *testing.T) *stack {
 			Listeners: map[string]string{"velaflows": s.velaflows, "velocity": s.velocity},
 			Clusters: map[string]string{
 				"keywicket": s.sidecar.addr, "upstream_live": s.live.Addr(), "upstream_sandbox": s.sandbox.Addr(),
+				"console": s.console.Addr(),
 			},
 		})
 		if err != nil {
@@ -97,8 +99,8 @@ func start(t *testing.T) *stack {
 	return s
 }
 
-// reached returns the number of requests that reached an upstream.
-func (s *stack) reached() int64 { return s.live.Count() + s.sandbox.Count() }
+// reached returns the number of requests that reached an upstream or the console.
+func (s *stack) reached() int64 { return s.live.Count() + s.sandbox.Count() + s.console.Count() }
 
 // fullResponse is a response whose body has been read.
 type fullResponse struct {

@@ -85,3 +85,6 @@ func Recognize(apis map[string]authz.API, text, api string) (Token, error) {
 func (t Token) otherAPI(name string) error {
 	return fmt.Errorf("the token is for the API %s, not for %s: leave out --api, or give --api %[1]s", name, t.api)
 }
+
+// OfSession reports whether the token is the token of a session.
+func (t Token) OfSession() bool { return t.sessionAPI != "" }

@@ -46,7 +46,7 @@ func (t Token) verifySession(ctx context.Context, r *registry.Registry) (Result,
 		return Result{}, err
 	}
 	result.ID, result.UserID, result.Scopes, result.ExpiresAt = &s.ID, &s.UserID, t.session.Scopes, &verified.Expires
-	result.Session = &Session{AAL: verified.AAL}
+	result.Session = &Session{AAL: verified.AAL, ConsoleOnly: t.session.ConsoleOnly}
 	if s.StartedAt > 0 {
 		started := time.Unix(s.StartedAt, 0).UTC()
 		result.Session.StartedAt = &started

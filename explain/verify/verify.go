@@ -30,8 +30,10 @@ type Result struct {
 	UserID      *string           `json:"user_id"`
 	CreatedAt   *time.Time        `json:"created_at"`
 	ExpiresAt   *time.Time        `json:"expires_at"`
-	RevokedAt   *time.Time        `json:"revoked_at"`   // for the token of an app: when the token, its grant or its app was revoked first
-	LastUsedAt  *time.Time        `json:"last_used_at"` // at most two minutes too early
+	RevokedAt   *time.Time        `json:"revoked_at"` // for the token of an app: when the token, its grant or its app was revoked first
+	// RevokedReason is "leaked", or nil if no reason was given or the token is not revoked.
+	RevokedReason *string    `json:"revoked_reason"`
+	LastUsedAt    *time.Time `json:"last_used_at"` // at most two minutes too early
 
 	App     *App     `json:"app,omitempty"`     // nil if the token is not the access token of an app
 	Session *Session `json:"session,omitempty"` // nil if the token is not of a session
@@ -50,6 +52,7 @@ type Session struct {
 	StartedAt   *time.Time `json:"started_at"`   // at most the configured leeway too early; nil: unknown
 	AAL         string     `json:"aal"`          // as in authz.Principal
 	MFAEnrolled bool       `json:"mfa_enrolled"` // the user has a second factor
+	ConsoleOnly bool       `json:"console_only"` // sidecars accept the session only on the paths of the console
 }
 
 func (r *Result) refuse(reason authz.Reason, explanation string) {
@@ -80,7 +83,7 @@ func (t Token) Verify(ctx context.Context, r *registry.Registry) (Result, error)
 	result := Result{
 		Kind: row.Kind, API: row.API, Environment: row.Environment, Prefix: t.formats[row.API].Prefix, ID: &row.ID, Scopes: row.Scopes,
 		WorkspaceID: row.WorkspaceID, UserID: row.UserID, CreatedAt: &row.CreatedAt, ExpiresAt: row.ExpiresAt, RevokedAt: row.RevokedAt,
-		LastUsedAt: row.LastUsedAt, App: app,
+		RevokedReason: row.RevokedReason, LastUsedAt: row.LastUsedAt, App: app,
 	}
 	if app == nil {
 		result.Name = &row.Name
@@ -118,6 +121,9 @@ func (t Token) Verify(ctx context.Context, r *registry.Registry) (Result, error)
 	case authz.ReasonExpired:
 		result.refuse(denial, "the token has expired")
 	case authz.ReasonRevoked:
+		if row.RevokedReason != nil {
+			revoked += " (" + *row.RevokedReason + ")"
+		}
 		result.refuse(denial, revoked)
 	default:
 		result.refuse(denial, "in the configuration, the API "+row.API+" has no tokens of the kind "+string(row.Kind)+" with this prefix")

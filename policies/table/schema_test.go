@@ -123,6 +123,18 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 		"head_with_get: yes":                     {catalogue + "head_with_get: yes\n", false},
 		"implies a text":                         {catalogue + "implies: {a: b}\n", false},
 		"implies, with a blank":                  {catalogue + "implies: {a b: [a]}\n", false},
+		"presets":                                {catalogue + "presets: [{name: Only A, scopes: [a]}, {name: Both, scopes: [a, b]}]\n", true},
+		"no presets":                             {catalogue + "presets: []\n", true},
+		"a preset without a name":                {catalogue + "presets: [{scopes: [a]}]\n", false},
+		"a preset with an empty name":            {catalogue + "presets: [{name: '', scopes: [a]}]\n", false},
+		"a preset with a blank name":             {catalogue + "presets: [{name: ' ', scopes: [a]}]\n", false},
+		"a preset with a number as its name":     {catalogue + "presets: [{name: 1, scopes: [a]}]\n", false},
+		"a preset without scopes":                {catalogue + "presets: [{name: A}]\n", false},
+		"a preset with empty scopes":             {catalogue + "presets: [{name: A, scopes: []}]\n", false},
+		"a preset with an invalid scope":         {catalogue + "presets: [{name: A, scopes: ['a b']}]\n", false},
+		"a preset with an unknown key":           {catalogue + "presets: [{name: A, scopes: [a], level: user}]\n", false},
+		"a preset that is a text":                {catalogue + "presets: [A]\n", false},
+		"presets as an object":                   {catalogue + "presets: {A: [a]}\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, refused := table.Read(folder.Folder{Files: []folder.File{{Name: "apis/zoo/data.yaml", Text: []byte(c.table)}}})
@@ -184,6 +196,7 @@ func TestSchemaHasEveryKey(t *testing.T) {
 	}{
 		{table.Table{}, []string{"properties"}},
 		{table.Route{}, []string{"definitions", "route", "properties"}},
+		{table.Preset{}, []string{"definitions", "preset", "properties"}},
 		{target.Parameters{}, []string{"properties", "parameters", "properties"}},
 	} {
 		var keys []string

@@ -35,6 +35,8 @@ type Table struct {
 	// Implies maps a scope to the scopes that it includes. A name that ends in * means every scope of the catalogue with that
 	// prefix.
 	Implies map[string][]string `yaml:"implies" json:"implies"`
+	// Presets are choices of scopes for new tokens, in the order in which users see them.
+	Presets []Preset `yaml:"presets" json:"presets"`
 	// HeadWithGet means that each row for GET also matches HEAD.
 	HeadWithGet bool `yaml:"head_with_get" json:"head_with_get"`
 	// Parameters are the special characters that a {parameter} may contain. Default: none.
@@ -136,12 +138,18 @@ func parseTable(text []byte) (Table, error) {
 	}
 	t.checkScopes(func(err error, keys ...string) { all.AddLine(fault.LineOf(&tree, keys...), err) })
 	all.AddLine(fault.LineOf(&tree, "parameters"), t.Parameters.Validate())
-	rows := routeRows(&tree)
+	rows, presets := listItems(&tree, "routes"), listItems(&tree, "presets")
 	if len(rows) != len(t.Routes) {
 		if len(all) == 0 { // if all is not empty, it already contains the invalid row
 			all.AddLine(fault.LineOf(&tree, "routes"), errors.New("routes: write each row directly into the list, without aliases and merge keys"))
 		}
 		return t, all.Err()
+	}
+	switch {
+	case len(presets) == len(t.Presets):
+		t.checkPresets(presets, all.AddLine)
+	case len(all) == 0:
+		all.AddLine(fault.LineOf(&tree, "presets"), errors.New("presets: write each preset directly into the list, without aliases and merge keys"))
 	}
 	t.checkAgainstOPA(text, func(row int, err error) {
 		switch {
@@ -258,14 +266,15 @@ func compareWithOPA[T any](fromOPA any, decoded T) error {
 	return nil
 }
 
-// routeRows returns the rows as YAML nodes, because only the nodes have line numbers. The type Table has none.
-func routeRows(tree *yaml.Node) []*yaml.Node {
+// listItems returns the items of a list at the top of the file as YAML nodes, because only the nodes have line numbers. The type Table
+// has none.
+func listItems(tree *yaml.Node, key string) []*yaml.Node {
 	if len(tree.Content) == 0 {
 		return nil
 	}
 	top := tree.Content[0].Content
 	for i := 0; i+1 < len(top); i += 2 {
-		if top[i].Value == "routes" {
+		if top[i].Value == key {
 			return top[i+1].Content
 		}
 	}

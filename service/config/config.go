@@ -35,6 +35,8 @@ type Config struct {
 	Cache             Cache                `yaml:"cache"`
 	Listen            Listen               `yaml:"listen"`
 	Issuer            Issuer               `yaml:"issuer"`
+	Console           Console              `yaml:"console"`
+	Audit             Audit                `yaml:"audit"`
 	Policies          policies.Config      `yaml:"policies"`
 	DefaultAPI        string               `yaml:"default_api"`
 	ForwardCredential bool                 `yaml:"forward_credential"`
@@ -94,6 +96,12 @@ type Issuer struct {
 	ClientLimit  int `yaml:"client_limit"`
 
 	ReuseWindow time.Duration `yaml:"reuse_window"`
+}
+
+// Audit is the section "audit" of the configuration file.
+type Audit struct {
+	// Keep is how long entries of the audit log are kept at least; 0: no entry expires.
+	Keep time.Duration `yaml:"keep"`
 }
 
 // Log is the section "log" of the configuration file.
@@ -165,6 +173,9 @@ func (c *Config) complete() error {
 		c.APIs[name] = api
 	}
 	_, knownLevel := levels[c.Log.Level]
+	if err := c.Console.complete(); err != nil {
+		return fmt.Errorf("console.%w", err)
+	}
 	switch {
 	case c.Listen.GRPC == "":
 		return errors.New("listen.grpc: empty; write host:port or unix:///path")
@@ -190,6 +201,8 @@ func (c *Config) complete() error {
 		return errors.New("listen.lame_duck: must be 0s (no lame-duck phase), or a duration, such as 5s")
 	case c.Listen.Drain <= 0:
 		return errors.New("listen.drain: must be more than 0, such as 5s")
+	case c.Audit.Keep != 0 && c.Audit.Keep < 24*time.Hour:
+		return errors.New("audit.keep: must be 0s (nothing expires), or a duration of at least 24h, such as 9600h for 400 days")
 	case c.Log.AllowSample < 0:
 		return errors.New("log.allow_sample: must be 0 (no allow is logged at level info), 1 (every allow), or N (one in N allows)")
 	case c.Log.Format != "json" && c.Log.Format != "text":

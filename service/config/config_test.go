@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/tokenlimit"
 	"github.com/keywicket/keywicket/store/database"
 )
 
@@ -29,6 +30,8 @@ func configFile(t *testing.T, text string) string {
 func TestDefaults(t *testing.T) {
 	velocitySession := noSessions
 	velocitySession.ClientIDs = []string{}
+	velaflowsSession := noSessions
+	velaflowsSession.ConsoleOnly, velaflowsSession.Scopes = true, []string{"admin:all", "workspaces:list"}
 	got, err := Load("", nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +44,10 @@ func TestDefaults(t *testing.T) {
 	want.Cache = Cache{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
 	want.Listen = Listen{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", LameDuck: 5 * time.Second, Drain: 5 * time.Second}
 	want.Issuer = Issuer{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000, ReuseWindow: 10 * time.Second}
+	want.Console = Console{Listen: "127.0.0.1:9004", Path: "/settings", APIs: map[string]ConsoleAPI{
+		"velaflows": {Pages: ConsolePages{WorkspaceTokens: "Developer > API Tokens"}},
+		"velocity":  {Pages: ConsolePages{WorkspaceTokens: "API Keys", PersonalKeys: "Account > Personal API Keys", Apps: "OAuth Apps"}},
+	}}
 	want.AllowedHeaders = []string{}
 	want.Log = Log{Level: "info", Format: "json", AllowSample: 100}
 	want.APIs = map[string]authz.API{
@@ -51,7 +58,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
 			},
-			Session: noSessions, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{},
+			Session: velaflowsSession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{}, TokenLimits: tokenlimit.Limits{OverrideRoles: []string{}},
 		},
 		"velocity": {
 			Hosts:     []string{},
@@ -61,7 +68,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 				{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 			},
-			Session: velocitySession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{},
+			Session: velocitySession, Denials: []authz.DeclaredDenial{}, UpstreamHeaders: []string{}, TokenLimits: tokenlimit.Limits{OverrideRoles: []string{}},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -81,18 +88,29 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.lame_duck": "6s", "listen.drain": "7s",
 		"issuer.url": "https://u", "issuer.listen": "127.0.0.1:4", "issuer.api": "velaflows", "issuer.cookie": "c", "issuer.sign_in": "https://s",
 		"issuer.address_limit": "7", "issuer.client_limit": "8", "issuer.reuse_window": "9s",
+		"console.listen": "127.0.0.1:5", "console.path": "/account", "console.scanner.keys_url": "https://r", "audit.keep": "48h0m0s",
 		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
 		"log.level": "debug", "log.format": "text", "log.allow_sample": "7",
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
 		"apis.velocity.workspace.header": "x-b", "apis.velocity.workspace.by": "id", "apis.velocity.workspace.required": "true",
 	}
-	var issuers []string // an API without an issuer must not have other session settings
+	var issuers []string // an API without an issuer must not have other session settings, and pages need all of their settings
 	for _, api := range []string{"VELAFLOWS", "VELOCITY"} {
-		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j")
+		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j",
+			"KEYWICKET_CONSOLE_APIS_"+api+"_URL=https://m", "KEYWICKET_CONSOLE_APIS_"+api+"_COOKIE=n", "KEYWICKET_CONSOLE_APIS_"+api+"_SIGN_IN=https://o")
 		path := "apis." + strings.ToLower(api) + ".session."
+		maps.Copy(settings, map[string]string{
+			"apis." + strings.ToLower(api) + ".token_limits.max_lifetime": "1h0m0s", "apis." + strings.ToLower(api) + ".token_limits.expiry_required": "true",
+		})
+		page := "console.apis." + strings.ToLower(api) + "."
+		maps.Copy(settings, map[string]string{
+			page + "url": "https://p", page + "cookie": "d", page + "sign_in": "https://q",
+			page + "pages.workspace_tokens": "A > B", page + "pages.personal_keys": "C", page + "pages.apps": "D",
+		})
 		maps.Copy(settings, map[string]string{
 			path + "issuer": "https://k", path + "audience": "a", path + "jwks_url": "https://l", path + "jwks_max_age": "2h0m0s",
 			path + "leeway": "3s", path + "shared_clock": "true", path + "anonymous": "true", path + "require_aal2": "enrolled",
+			path + "console_only": map[string]string{"VELAFLOWS": "false", "VELOCITY": "true"}[api],
 		})
 	}
 	before := settingsOf(t, issuers)
@@ -242,6 +260,8 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{name: "a maximum age below the staleness bound", file: "cache: {max_age: 500ms}\n", want: "cache.max_age: must be at least cache.staleness_bound"},
 		{name: "a negative stale_if_error", file: "cache: {stale_if_error: -1s}\n", want: "cache.stale_if_error: "},
 		{name: "a negative lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: must be 0s (no lame-duck phase), or a duration"},
+		{name: "a short audit log", file: "audit: {keep: 23h59m}\n", want: "audit.keep: must be 0s (nothing expires), or a duration of at least 24h"},
+		{name: "a negative time for the audit log", file: "audit: {keep: -48h}\n", want: "audit.keep: must be 0s"},
 		{name: "a drain of zero", file: "listen: {drain: 0s}\n", want: "listen.drain: must be more than 0"},
 		{name: "an API's name that the database refuses", file: strings.Replace(shop, "my-shop:", "My Shop:", 1), want: `apis: "My Shop" is not a valid name: write 1 to 63 letters, digits, _ or -`},
 		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},

@@ -1,4 +1,4 @@
-// Package metrics contains the Prometheus metrics of the sidecar and of the issuer.
+// Package metrics contains the Prometheus metrics of the sidecar, of the issuer and of the console.
 package metrics
 
 import (

@@ -49,7 +49,15 @@ type Filter struct {
 	User      string // id or email; the id also if the user no longer exists
 	Object    string // the object's id
 	Actor     string // the id of an actor, or a login
+	ActorID   string // the id of an actor
 	Action    string
+	// ObjectKind is a kind of objects, such as token.
+	ObjectKind string
+	// API selects the entries about objects of the API, and about objects that belong to no API.
+	API string
+	// Account is the id of a user. It selects the entries about the user, about what belongs to the user, and about the apps that the
+	// user registered.
+	Account string
 	// Since and Until are the times of the first entry and after the last entry.
 	Since, Until *time.Time
 	// OldestFirst gives the order of the entries. The default is: newest first.
@@ -123,8 +131,20 @@ func (f Filter) query(ctx context.Context, r *registry.Registry) (string, []any,
 	if f.Actor != "" {
 		where("(actor_id = ? OR login = ?)", f.Actor)
 	}
+	if f.ActorID != "" {
+		where("actor_id = ?", f.ActorID)
+	}
 	if f.Action != "" {
 		where("action = ?", f.Action)
+	}
+	if f.ObjectKind != "" {
+		where("object_kind = ?", f.ObjectKind)
+	}
+	if f.API != "" {
+		where("(api IS NULL OR api = ?)", f.API)
+	}
+	if f.Account != "" { // with an array, Postgres can use the index of object_id
+		where(`(user_id = ? OR object_kind = 'app' AND object_id = ANY (ARRAY(SELECT id FROM keywicket.oauth_apps WHERE owner_id = ?)))`, f.Account)
 	}
 	if f.Since != nil {
 		where("at >= ?", *f.Since)

@@ -171,13 +171,13 @@ func TestTriggerFunctionsGrantNoPrivileges(t *testing.T) {
 		SELECT proname || CASE WHEN has_function_privilege('keywicket_sidecar', oid, 'EXECUTE') THEN ' for sidecars' ELSE '' END
 		FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef ORDER BY proname`)
 	// keep_up has no arguments, so a caller cannot choose which rows are deleted.
-	if err != nil || !slices.Equal(definers, []string{"audit", "expire_audit_log", "keep_up for sidecars", "shorten_token"}) {
+	if err != nil || !slices.Equal(definers, []string{"audit", "end_leavers_tokens", "expire_audit_log", "hold_creator", "keep_up for sidecars", "shorten_token"}) {
 		t.Errorf("these functions run with their owner's privileges: %v, %v", definers, err)
 	}
 	sidecar := storetest.OpenDB(t, storetest.SidecarURL(f.URL))
 	sidecar.SetMaxOpenConns(1)
 	sidecar.MustExec(`CREATE TEMP TABLE own (a int)`)
-	for _, function := range []string{`tell_changes('token', 'version()')`, `audit('token', 'a')`} {
+	for _, function := range []string{`tell_changes('token', 'version()')`, `audit('token', 'a')`, `end_leavers_tokens()`, `hold_creator()`} {
 		_, err = sidecar.Exec(`CREATE TRIGGER own AFTER INSERT ON own REFERENCING NEW TABLE AS new_rows
 			FOR EACH STATEMENT EXECUTE FUNCTION keywicket.` + function)
 		if err == nil || !strings.Contains(err.Error(), "permission denied") {

@@ -178,7 +178,7 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (ApprovalResult, error
 		return ApprovalResult{}, errNoMember
 	}
 	_, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
-		if err := setActor(ctx, tx, actorUser, a.User); err != nil {
+		if err := database.ActAs(ctx, tx, database.Actor{Kind: database.ActorUser, ID: a.User}); err != nil {
 			return nil, err
 		}
 		err = tx.GetContext(ctx, &approved.Grant, `

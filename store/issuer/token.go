@@ -144,7 +144,7 @@ func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) 
 				return ErrGrant, nil
 			}
 			grant = grantID
-			err := setActor(ctx, tx, actorApp, client)
+			err := database.ActAs(ctx, tx, database.Actor{Kind: database.ActorApp, ID: client})
 			if err == nil {
 				_, err = tx.ExecContext(ctx, revoke.statement, id)
 			}

@@ -15,7 +15,7 @@ import (
 
 // AccessToken is an access token of OAuth 2.0. Its Token has the form of a user's token, with the name of the app.
 type AccessToken struct {
-	Token               // RevokedAt is the time at which the token, its grant or its app was revoked first
+	Token               // RevokedAt is the time at which the token, its grant or its app was revoked first; RevokedReason is of the grant
 	AppID        string `db:"app_id"`
 	AppRevoked   bool   `db:"app_revoked"`
 	GrantID      string `db:"grant_id"`
@@ -28,9 +28,10 @@ type AccessToken struct {
 const (
 	accessTokenQuery = `
 SELECT t.id, t.api, t.name, 'oauth_token' AS kind, 'live' AS environment, t.scopes, t.user_id, t.created_at, ` + expiresAt + `,
-       ` + revokedAt + `, t.app_id, t.app_revoked, t.grant_id, t.grant_revoked,
+       ` + revokedAt + `, ` + revokedReason + `, t.app_id, t.app_revoked, t.grant_id, t.grant_revoked,
        ARRAY(SELECT w.id ` + grantedWorkspaces + `) AS workspace_ids, ARRAY(SELECT w.slug ` + grantedWorkspaces + `) AS workspace_slugs
 FROM (SELECT t.id, t.scopes, t.created_at, t.expires_at, LEAST(t.revoked_at, g.revoked_at, a.revoked_at) AS revoked_at,
+             CASE WHEN g.revoked_at IS NOT NULL THEN g.revoked_reason END AS revoked_reason,
              g.id AS grant_id, g.user_id, g.revoked_at IS NOT NULL AS grant_revoked,
              a.id AS app_id, a.api, a.name, a.revoked_at IS NOT NULL AS app_revoked
       FROM keywicket.oauth_access_tokens t

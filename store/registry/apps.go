@@ -5,11 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/lib/pq"
 
@@ -29,10 +25,12 @@ type App struct {
 	// Confidential reports whether the app must always authenticate with its secret.
 	Confidential bool `db:"confidential" json:"confidential"`
 	// Development reports whether the app is in development. The consent page says so.
-	Development bool       `db:"development" json:"development"`
-	CreatedAt   time.Time  `db:"created_at" json:"created_at"`
-	RevokedAt   *time.Time `db:"revoked_at" json:"revoked_at"`
-	Status      Status     `db:"status" json:"status"`
+	Development bool `db:"development" json:"development"`
+	// OwnerID is the user who registered the app; nil: only the operator manages the app.
+	OwnerID   *string    `db:"owner_id" json:"owner_id"`
+	CreatedAt time.Time  `db:"created_at" json:"created_at"`
+	RevokedAt *time.Time `db:"revoked_at" json:"revoked_at"`
+	Status    Status     `db:"status" json:"status"`
 }
 
 // NewApp describes the app to create. The caller must check the redirect URIs and the scopes, because the registry does not check
@@ -43,10 +41,12 @@ type NewApp struct {
 	RedirectURIs []string
 	Scopes       []string
 	Confidential bool
-	Development  bool // the app is in development
+	Development  bool   // the app is in development
+	Owner        string // id of the user who registers the app; empty: only the operator manages the app
 }
 
-const appColumns = `id, api, name, redirect_uris, scopes, confidential, development, created_at, revoked_at,
+// AppColumns are the columns of an [App].
+const AppColumns = `id, api, name, redirect_uris, scopes, confidential, development, owner_id, created_at, revoked_at,
 	CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END AS status`
 
 // CreateApp creates an app and returns it with its secret. The database stores only the secret's digest.
@@ -55,22 +55,21 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	digest := secret.Digest()
 	// The database's constraints also check these values. Check them here first, because Postgres logs a row that violates a
 	// constraint.
+	if err := oauthapp.CheckName(n.Name); err != nil {
+		return App{}, "", err
+	}
 	switch {
-	case !isAppName(n.Name):
-		return App{}, "", database.NewRefusal(database.ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
 	case n.ID != "" && !oauthapp.ValidID(n.ID):
 		return App{}, "", database.NewRefusal(database.ErrInvalid, "the client id %q is not valid: write 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
-	case len(slices.Compact(slices.Sorted(slices.Values(n.RedirectURIs)))) < len(n.RedirectURIs):
-		return App{}, "", database.NewRefusal(database.ErrInvalid, "a redirect URI is given twice: remove one of them")
 	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
 		return App{}, "", database.NewRefusal(database.ErrInvalid, "an app must have 1 to 20 redirect URIs")
 	}
 	var app App
 	err := r.db.GetContext(ctx, &app, `
-		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential, development, scopes)
-		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6, $7, $8)
-		RETURNING `+appColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential, n.Development,
-		database.NonNilArray(n.Scopes))
+		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential, development, scopes, owner_id)
+		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6, $7, $8, NULLIF($9, ''))
+		RETURNING `+AppColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential, n.Development,
+		database.NonNilArray(n.Scopes), n.Owner)
 	if err != nil {
 		return App{}, "", database.ConstraintError(err, "create the app", map[string]error{
 			"oauth_apps_pkey":     database.NewRefusal(database.ErrExists, "the client id %q is taken", n.ID),
@@ -80,17 +79,10 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	return app, secret, database.ConfirmRow((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
 }
 
-// isAppName reports whether the name is safe on the consent page: 1 to 100 graphic characters, not only white space. Other
-// characters could change how the page shows the name, or the text next to the name.
-func isAppName(name string) bool {
-	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" &&
-		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
-}
-
 // Apps lists all apps, newest first.
 func (r *Registry) Apps(ctx context.Context) ([]App, error) {
 	list := []App{}
-	err := r.db.SelectContext(ctx, &list, `SELECT `+appColumns+` FROM keywicket.oauth_apps ORDER BY created_at DESC, id`)
+	err := r.db.SelectContext(ctx, &list, `SELECT `+AppColumns+` FROM keywicket.oauth_apps ORDER BY created_at DESC, id`)
 	if err != nil {
 		return nil, fmt.Errorf("list the apps: %w", err)
 	}
@@ -101,7 +93,7 @@ func (r *Registry) Apps(ctx context.Context) ([]App, error) {
 func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
 	secret := oauthapp.NewSecret()
 	digest := secret.Digest()
-	app, err := r.oneApp(ctx, id, `UPDATE keywicket.oauth_apps SET secret_digest = $2 WHERE id = $1 RETURNING `+appColumns, digest[:])
+	app, err := r.oneApp(ctx, id, `UPDATE keywicket.oauth_apps SET secret_digest = $2 WHERE id = $1 RETURNING `+AppColumns, digest[:])
 	if err != nil {
 		return App{}, "", err
 	}
@@ -111,7 +103,7 @@ func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.S
 // RevokeApp revokes an app with all its grants and tokens. If the app is already revoked, this is not an error.
 func (r *Registry) RevokeApp(ctx context.Context, id string) (App, error) {
 	app, err := r.oneApp(ctx, id, `
-		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+appColumns)
+		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+AppColumns)
 	if err != nil {
 		return App{}, err
 	}
@@ -142,18 +134,25 @@ type Grant struct {
 	Workspaces pq.StringArray `db:"workspaces" json:"workspaces"` // slugs
 	CreatedAt  time.Time      `db:"created_at" json:"created_at"`
 	RevokedAt  *time.Time     `db:"revoked_at" json:"revoked_at"`
-	Status     Status         `db:"status" json:"status"`
+	// RevokedReason is "leaked", or nil if no reason was given or the grant is not revoked.
+	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
+	Status        Status  `db:"status" json:"status"`
 }
 
-const grantQuery = `
-SELECT g.id, g.app_id, a.name AS app_name, g.user_id, u.email, g.scopes, g.created_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
-       CASE WHEN g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL THEN 'revoked'
+// GrantStatus is an SQL expression: the status of the grant g to the app a. A grant without a code or a token that is still valid has
+// expired.
+const GrantStatus = `CASE WHEN g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL THEN 'revoked'
             WHEN EXISTS (SELECT FROM keywicket.oauth_codes c WHERE c.grant_id = g.id AND c.used_at IS NULL AND c.expires_at > clock_timestamp())
               OR EXISTS (SELECT FROM keywicket.oauth_access_tokens t
                          WHERE t.grant_id = g.id AND t.revoked_at IS NULL AND t.expires_at > clock_timestamp())
               OR EXISTS (SELECT FROM keywicket.oauth_refresh_tokens r
                          WHERE r.grant_id = g.id AND r.used_at IS NULL AND r.expires_at > clock_timestamp()) THEN 'active'
-            ELSE 'expired' END AS status,
+            ELSE 'expired' END`
+
+const grantQuery = `
+SELECT g.id, g.app_id, a.name AS app_name, g.user_id, u.email, g.scopes, g.created_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
+       CASE WHEN g.revoked_at IS NOT NULL THEN g.revoked_reason END AS revoked_reason,
+       ` + GrantStatus + ` AS status,
        ARRAY(SELECT w.slug FROM keywicket.oauth_grant_workspaces gw JOIN keywicket.workspaces w ON w.id = gw.workspace_id
              WHERE gw.grant_id = g.id ORDER BY w.slug) AS workspaces
 FROM keywicket.oauth_grants g
@@ -172,7 +171,7 @@ func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error
 	}
 	list := []Grant{}
 	if app != "" {
-		if _, err := r.oneApp(ctx, app, `SELECT `+appColumns+` FROM keywicket.oauth_apps WHERE id = $1`); err != nil {
+		if _, err := r.oneApp(ctx, app, `SELECT `+AppColumns+` FROM keywicket.oauth_apps WHERE id = $1`); err != nil {
 			return nil, err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/attributes"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/lookup"
 	"github.com/keywicket/keywicket/store/schema"
@@ -29,10 +30,12 @@ type Workspace struct {
 	CreatedAt time.Time `db:"created_at" json:"created_at"`
 	// Attributes are data that policies can read.
 	Attributes authz.Attributes `db:"attributes" json:"attributes"`
+	// LeaverRule is what happens to the workspace's tokens whose creator leaves the workspace.
+	LeaverRule LeaverRule `db:"leaver_rule" json:"leaver_rule"`
 }
 
 // workspaceColumns are the columns of a [Workspace].
-const workspaceColumns = `id, slug, name, created_at, attributes`
+const workspaceColumns = `id, slug, name, created_at, attributes, leaver_rule`
 
 // User is a person. The id is the same as in the product's identity provider.
 type User struct {
@@ -67,8 +70,19 @@ type Member struct {
 // of one object and the slug or email of another, the id takes precedence.
 type Registry struct {
 	sidecars.List
-	db *sqlx.DB
+	db   queryer
+	pool *sqlx.DB
 }
+
+// queryer runs queries: a pool of connections, or a transaction.
+type queryer interface {
+	GetContext(ctx context.Context, dest any, query string, args ...any) error
+	SelectContext(ctx context.Context, dest any, query string, args ...any) error
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+// New returns a registry that uses the pool. It does not connect.
+func New(db *sqlx.DB) *Registry { return &Registry{List: sidecars.New(db), db: db, pool: db} }
 
 // Open connects to the database. It fails with [database.ErrUnreachable] if the database cannot be reached, and with
 // [database.ErrNotMigrated] if the schema is missing or too old. A newer schema is not an error, because each migration is
@@ -78,7 +92,7 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{List: sidecars.New(db), db: db}
+	r := New(db)
 	if err := r.check(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -95,7 +109,7 @@ func (r *Registry) check(ctx context.Context) error {
 	if err != nil {
 		return database.RefuseBecause(database.ErrUnreachable, "cannot reach the database", err)
 	}
-	status, err := schema.Status(ctx, r.db)
+	status, err := schema.Status(ctx, r.pool)
 	if err != nil {
 		return err
 	}
@@ -116,10 +130,21 @@ func (r *Registry) check(ctx context.Context) error {
 }
 
 // Close closes the connections.
-func (r *Registry) Close() error { return r.db.Close() }
+func (r *Registry) Close() error { return r.pool.Close() }
 
 // Begin starts a transaction in the registry's database.
-func (r *Registry) Begin(ctx context.Context) (*sqlx.Tx, error) { return r.db.BeginTxx(ctx, nil) }
+func (r *Registry) Begin(ctx context.Context) (*sqlx.Tx, error) { return r.pool.BeginTxx(ctx, nil) }
+
+// Acting runs the function in a transaction. The registry that the function gets makes its changes in this transaction, on behalf
+// of the actor. The function may make more changes in the transaction. If the function returns an error, nothing changes.
+func (r *Registry) Acting(ctx context.Context, a database.Actor, f func(*Registry, *sqlx.Tx) error) error {
+	return database.ReadCommitted(ctx, r.pool, func(tx *sqlx.Tx) error {
+		if err := database.ActAs(ctx, tx, a); err != nil {
+			return err
+		}
+		return f(&Registry{List: r.List, db: tx, pool: r.pool}, tx)
+	})
+}
 
 // CreateWorkspace creates a workspace. If the id is empty, CreateWorkspace generates an id.
 func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace, error) {
@@ -135,21 +160,21 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		return Workspace{}, database.NewRefusal(database.ErrInvalid,
 			"the slug %q is not valid: write 1 to 63 characters of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
 	}
-	attributes, err := attributesJSON(w.Attributes)
+	attributesText, err := attributes.JSON(w.Attributes)
 	if err != nil {
 		return Workspace{}, err
 	}
 	var created Workspace
 	err = r.db.GetContext(ctx, &created, `
 		INSERT INTO keywicket.workspaces (id, slug, name, attributes) VALUES ($1, $2, $3, $4)
-		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributes)
+		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributesText)
 	if err != nil {
 		return Workspace{}, database.ConstraintError(err, "create the workspace", map[string]error{
 			"workspaces_pkey":     database.NewRefusal(database.ErrExists, "the workspace id %q is taken", w.ID),
 			"workspaces_slug_key": database.NewRefusal(database.ErrExists, "the slug %q is taken", w.Slug),
 			"workspaces_name_form": database.NewRefusal(database.ErrInvalid,
 				"the workspace's name %q is empty or has control characters", w.Name),
-			"workspaces_attributes_form": errAttributes,
+			"workspaces_attributes_form": attributes.ErrRefused,
 		})
 	}
 	return created, database.ConfirmRow(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
@@ -222,14 +247,14 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	if len(u.Email) > maxEmail || !strings.Contains(u.Email, "@") { // check the email here for the same reason as in CreateWorkspace
 		return User{}, errInvalidEmail
 	}
-	attributes, err := attributesJSON(u.Attributes)
+	attributesText, err := attributes.JSON(u.Attributes)
 	if err != nil {
 		return User{}, err
 	}
 	var created User
 	err = r.db.GetContext(ctx, &created, `
 		INSERT INTO keywicket.users (id, email, attributes) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3)
-		RETURNING `+userColumns, u.ID, u.Email, attributes)
+		RETURNING `+userColumns, u.ID, u.Email, attributesText)
 	if err != nil {
 		return User{}, database.ConstraintError(err, "create the user", map[string]error{
 			"users_pkey":      database.NewRefusal(database.ErrExists, "the user id %q is taken", u.ID),
@@ -237,7 +262,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 			"users_id_form": database.NewRefusal(database.ErrInvalid,
 				"the user id %q is longer than 255 characters, or has control characters, or starts or ends with a space", u.ID),
 			"users_email_form":      errInvalidEmail,
-			"users_attributes_form": errAttributes,
+			"users_attributes_form": attributes.ErrRefused,
 		})
 	}
 	return created, database.ConfirmRow((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
@@ -303,12 +328,12 @@ func (r *Registry) LookupDigest(ctx context.Context, l authz.Lookup) (authz.Look
 	if l.Kind == authz.KindOAuthToken {
 		query = lookup.OAuthQuery
 	}
-	return lookup.Once(ctx, r.db, query, l)
+	return lookup.Once(ctx, r.pool, query, l)
 }
 
 // LookupSession answers a look-up of a session as a sidecar does.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
-	return lookup.Once(ctx, r.db, lookup.SessionQuery, l)
+	return lookup.Once(ctx, r.pool, lookup.SessionQuery, l)
 }
 
 func isASCII(text string) bool {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
@@ -13,7 +12,7 @@ import (
 
 // RotateToken creates a token with the name, owner, scopes and attributes of an active token, and returns it with its key. The old
 // token ends after the overlap, or at its expiry if that is earlier. With an overlap of 0, it ends immediately. If the old token
-// had a lifetime, the new token gets the same lifetime, from now. The parameter `format` is the token's format. The error is
+// had a lifetime, the new token gets the same lifetime, from now. The creator of the new token is the user who rotates. The parameter `format` is the token's format. The error is
 // [database.ErrNotFound] if the token does not exist.
 func (r *Registry) RotateToken(ctx context.Context, id string, format authz.CredentialFormat, overlap time.Duration) (Token, authz.Secret, error) {
 	old, err := r.Token(ctx, id)
@@ -39,7 +38,7 @@ func (r *Registry) RotateToken(ctx context.Context, id string, format authz.Cred
 		}
 		return Token{}, "", database.NewRefusal(database.ErrInvalid, "the token is %s, so it cannot be rotated: create a token", old.Status)
 	case err != nil:
-		return Token{}, "", fmt.Errorf("rotate the token: %w", err)
+		return Token{}, "", database.ConstraintError(err, "rotate the token", map[string]error{"tokens_creator_is_member": errCreatorLeft})
 	}
 	t, err := r.Token(ctx, created)
 	if err == nil {

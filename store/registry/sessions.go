@@ -63,7 +63,7 @@ UNION ALL SELECT $1, $1 || ' is a workspace, not a session: give the value of th
 // refuseOtherObject returns an error if the id belongs to an object that is not a session.
 func (r *Registry) refuseOtherObject(ctx context.Context, id string) error {
 	var asked, message string
-	switch err := r.db.QueryRowxContext(ctx, otherObject, id).Scan(&asked, &message); {
+	switch err := r.pool.QueryRowxContext(ctx, otherObject, id).Scan(&asked, &message); {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil
 	case err != nil:

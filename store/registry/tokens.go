@@ -11,6 +11,7 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/attributes"
 	"github.com/keywicket/keywicket/store/database"
 )
 
@@ -40,8 +41,13 @@ type Token struct {
 	ExpiresAt   *time.Time        `db:"expires_at" json:"expires_at"`     // nil if the token does not expire
 	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // at most two minutes too early; nil if never used
 	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
-	Status      Status            `db:"status" json:"status"`
-	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // data that policies can read
+	// RevokedReason is "leaked", or nil if no reason was given or the token is not revoked.
+	RevokedReason *string          `db:"revoked_reason" json:"revoked_reason"`
+	Status        Status           `db:"status" json:"status"`
+	Attributes    authz.Attributes `db:"attributes" json:"attributes"` // data that policies can read
+	CreatedBy     *string          `db:"created_by" json:"created_by"` // the user who created the token; nil if keywicket knows nobody
+	// CreatorLeft reports whether the token belongs to a workspace, and its creator is not a member of this workspace.
+	CreatorLeft bool `db:"creator_left" json:"creator_left"`
 }
 
 // NewToken describes the token to create.
@@ -92,7 +98,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		}
 	}
 
-	attributes, err := attributesJSON(n.Attributes)
+	attributesText, err := attributes.JSON(n.Attributes)
 	if err != nil {
 		return Token{}, "", err
 	}
@@ -114,16 +120,17 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		WHERE expiry.at IS NULL OR expiry.at > clock_timestamp()
 		RETURNING id`,
 		n.API, n.Format.Kind, n.Format.Environment, n.Format.Visible(key), digest[:], n.Name, scopes,
-		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributes)
+		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributesText)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Token{}, "", database.NewRefusal(database.ErrInvalid, "the expiry has already passed according to the database's clock")
 	}
 	if err != nil {
 		return Token{}, "", database.ConstraintError(err, "create the token", map[string]error{
-			"tokens_digest_key":      database.NewRefusal(database.ErrExists, "a token with this key already exists"),
-			"tokens_name_form":       database.NewRefusal(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
-			"tokens_api_form":        database.NewRefusal(database.ErrInvalid, "the API's name %q is invalid: use only letters, digits, _ and -", n.API),
-			"tokens_attributes_form": errAttributes,
+			"tokens_digest_key":        database.NewRefusal(database.ErrExists, "a token with this key already exists"),
+			"tokens_name_form":         database.NewRefusal(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
+			"tokens_api_form":          database.NewRefusal(database.ErrInvalid, "the API's name %q is invalid: use only letters, digits, _ and -", n.API),
+			"tokens_attributes_form":   attributes.ErrRefused,
+			"tokens_creator_is_member": errCreatorLeft,
 		})
 	}
 	token, err := r.Token(ctx, id)
@@ -156,15 +163,21 @@ func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
 }
 
 // expiresAt is the expiry of the token t; NULL for infinity. If another time is outside the range of Go or JSON, it is the nearest
-// time in this range. revokedAt is the time of the token's revocation, in the same range.
+// time in this range. revokedAt is the time of the token's revocation, in the same range. A restored token has no revokedReason.
 const (
 	expiresAt = `CASE WHEN t.expires_at < 'infinity' THEN GREATEST(LEAST(t.expires_at, '9999-12-31Z'), '1970-01-01Z') END AS expires_at`
 	revokedAt = `CASE WHEN t.revoked_at IS NOT NULL THEN GREATEST(LEAST(t.revoked_at, '9999-12-31Z'), '1970-01-01Z') END AS revoked_at`
+
+	revokedReason = `CASE WHEN t.revoked_at IS NOT NULL THEN t.revoked_reason END AS revoked_reason`
 )
+
+// creatorLeft is the condition that the creator of the workspace's token t is not a member of the workspace.
+const creatorLeft = `(t.workspace_id IS NOT NULL AND t.created_by IS NOT NULL AND NOT EXISTS (
+	SELECT FROM keywicket.members m WHERE m.workspace_id = t.workspace_id AND m.user_id = t.created_by))`
 
 const tokenQuery = `
 SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t.workspace_id, t.user_id,
-       t.created_at, ` + expiresAt + `, u.last_used_at, ` + revokedAt + `, t.attributes,
+       t.created_at, ` + expiresAt + `, u.last_used_at, ` + revokedAt + `, ` + revokedReason + `, t.attributes, t.created_by, ` + creatorLeft + ` AS creator_left,
        CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE 'active' END AS status
@@ -181,6 +194,8 @@ type TokenFilter struct {
 	// ExpiringIn selects the active tokens that expire within this time. UnusedFor selects the active tokens that were created, and
 	// not used, before this time. If both are set, tokens of either kind are selected.
 	ExpiringIn, UnusedFor time.Duration
+	// CreatorLeft selects the tokens of workspaces whose creator is not a member of the workspace.
+	CreatorLeft bool
 	// After is the id of a token. It selects the tokens that come after this token in the list.
 	After string
 	// Limit is the maximum number of tokens. 0 means no limit.
@@ -242,8 +257,8 @@ WHERE true`
 		for i := range f.Prefix {
 			starts = append(starts, f.Prefix[:i])
 		}
-		query += ` AND (t.visible_prefix LIKE ` + arg(likeEscaper.Replace(f.Prefix)+"%") +
-			` OR t.visible_prefix = ANY (` + arg(starts) + `))`
+		const prefix = `t.visible_prefix COLLATE "C"` // as in the index
+		query += ` AND (` + prefix + ` LIKE ` + arg(likeEscaper.Replace(f.Prefix)+"%") + ` OR ` + prefix + ` = ANY (` + arg(starts) + `))`
 	}
 	var due []string
 	if f.ExpiringIn > 0 {
@@ -254,6 +269,9 @@ WHERE true`
 	}
 	if due != nil {
 		query += ` AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp()) AND (` + strings.Join(due, ` OR `) + `)`
+	}
+	if f.CreatorLeft {
+		query += ` AND ` + creatorLeft
 	}
 	if f.After != "" {
 		query += ` AND (t.created_at, t.id) < (` + arg(after) + `, ` + arg(f.After) + `)`
@@ -267,6 +285,15 @@ ORDER BY t.created_at DESC, t.id DESC`
 }
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// TokensByID returns the tokens with the ids that exist, in any order.
+func (r *Registry) TokensByID(ctx context.Context, ids []string) ([]Token, error) {
+	list := []Token{}
+	if err := r.db.SelectContext(ctx, &list, tokenQuery+` WHERE t.id = ANY ($1)`, pq.StringArray(ids)); err != nil {
+		return nil, fmt.Errorf("find the tokens: %w", err)
+	}
+	return list, nil
+}
 
 // Token returns a token by its id. Errors do not contain the id, because a caller may pass the key by mistake.
 func (r *Registry) Token(ctx context.Context, id string) (Token, error) {

@@ -158,13 +158,16 @@ func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
 }
 
 func (l *migrationLocker) tryLock(ctx context.Context, db *sql.DB) (locked bool, err error) {
-	tx, err := db.BeginTx(ctx, nil)
+	// While the transaction is open, it must have no snapshot, because CREATE INDEX CONCURRENTLY would wait for its end. So it does not
+	// have the isolation level repeatable read, and its query has no parameter: the portal of a query with parameters stays open, and
+	// has a snapshot.
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return false, err
 	}
 	_, err = tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`)
 	if err == nil {
-		err = tx.QueryRowContext(ctx, `SELECT pg_try_advisory_xact_lock($1)`, migrationLock).Scan(&locked)
+		err = tx.QueryRowContext(ctx, fmt.Sprintf(`SELECT pg_try_advisory_xact_lock(%d)`, migrationLock)).Scan(&locked)
 	}
 	if err != nil || !locked {
 		return false, errors.Join(err, tx.Rollback())

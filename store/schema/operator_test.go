@@ -47,6 +47,7 @@ func TestOperatorsLoginCannotDoMore(t *testing.T) {
 		`UPDATE keywicket.tokens SET digest = sha256('x')`,
 		`UPDATE keywicket.tokens SET workspace_id = '` + f.Globex.ID + `'`,
 		`UPDATE keywicket.tokens SET expires_at = NULL`,
+		`UPDATE keywicket.tokens SET revoked_reason = NULL`,
 		`UPDATE keywicket.users SET email = 'x@example.com'`,
 		`UPDATE keywicket.users SET banned_until = NULL`,
 		`UPDATE keywicket.users SET mfa_enrolled = true`,
@@ -156,7 +157,7 @@ func TestMigrateWithAnOrdinaryLogin(t *testing.T) {
 		storetest.Must(administrator.ExecContext(ctx, statement[1]))
 		_, err = schema.Migrate(ctx, db)
 	}
-	if want := []string{"keywicket_sidecar", "keywicket_issuer", "keywicket_operator", "keywicket_retention"}; !slices.Equal(roles, want) {
+	if want := []string{"keywicket_sidecar", "keywicket_issuer", "keywicket_operator", "keywicket_retention", "keywicket_console"}; !slices.Equal(roles, want) {
 		t.Errorf("the errors named the roles %q, want %q", roles, want)
 	}
 	// The functions with the privileges of this owner work.

@@ -13,6 +13,7 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/attributes"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -175,7 +176,7 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error
 		if line.Problem == "" {
 			line.Problem = im.validate(line)
 		}
-		attributes, err := registry.ParseAttributes(string(line.Attributes))
+		parsed, err := attributes.Parse(string(line.Attributes))
 		if line.Problem == "" && err != nil {
 			line.Problem = "attributes: " + err.Error()
 		}
@@ -189,7 +190,7 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error
 		}
 		_, err = statement.ExecContext(ctx, line.Number, line.Digest[:], line.Prefix, line.Name,
 			append(pq.StringArray{}, line.Scopes...), line.Workspace+line.User, line.CreatedAt, line.ExpiresAt, line.RevokedAt,
-			attributes.JSON())
+			parsed.JSON())
 		if err != nil {
 			return 0, err
 		}

@@ -207,7 +207,7 @@ func TestMatrix(t *testing.T) {
 const workers = 4
 
 func (f *fixture) probes() (all []probe) {
-	for _, route := range product.DocumentedAPIs[f.api].Routes() {
+	for _, route := range slices.Concat(product.DocumentedAPIs[f.api].Routes(), product.ConsoleRoutes(f.api)) {
 		for _, c := range f.credentials {
 			targets := f.targets
 			if c.user != "" && c.denial == "" {
@@ -239,7 +239,7 @@ func (p probe) request() harness.Request {
 // path or identity.
 func (p probe) upstreamError(a harness.Response, identity map[string]string) error {
 	q, upstream := p.request(), "live"
-	if identity["x-keywicket-environment"] == "sandbox" {
+	if identity["x-keywicket-environment"] == "sandbox" && !p.route.IsConsole() { // there is one console for both environments
 		upstream = "sandbox"
 	}
 	got := make(map[string]string)

@@ -11,6 +11,7 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
+// The tables contain the routes of the documents, and the rows of the console.
 func TestPoliciesContainExactlyTheDocumentedRoutes(t *testing.T) {
 	if got, want := slices.Sorted(maps.Keys(inProcess.Tables)), slices.Sorted(maps.Keys(product.DocumentedAPIs)); !slices.Equal(got, want) {
 		t.Fatalf("the policies serve the APIs %v, not %v", got, want)
@@ -19,7 +20,7 @@ func TestPoliciesContainExactlyTheDocumentedRoutes(t *testing.T) {
 	for name, d := range product.DocumentedAPIs {
 		t.Run(name, func(t *testing.T) {
 			remaining := make(map[product.Route]bool)
-			for _, r := range d.Routes() {
+			for _, r := range slices.Concat(d.Routes(), product.ConsoleRoutes(name)) {
 				if r.Level != product.LevelUnlisted {
 					remaining[r] = true
 				}
@@ -54,6 +55,9 @@ func TestTablesListExactlyTheDocumentedScopes(t *testing.T) {
 				want := make(map[string]string, len(routes))
 				for scope := range routes {
 					want[scope] = d.Descriptions[scope]
+				}
+				if level == table.LevelUser {
+					maps.Copy(want, product.ConsoleScopes(name))
 				}
 				if got := inProcess.Tables[name].Scopes[level]; !maps.Equal(got, want) {
 					t.Errorf("scopes of the level %s:\n got %v\nwant %v", level, got, want)

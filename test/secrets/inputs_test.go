@@ -35,6 +35,8 @@ session revoke JWT JWT
 session revoke --user JWT
 token verify SECRET
 token verify --api SECRET
+token leaked SECRET
+token leaked --token=SECRET
 session revoke --user SECRET
 session JWT
 token revoke JWT
@@ -70,6 +72,9 @@ migrate status host=127.0.0.1 password=PASSWORD`
 
 // unverified are inputs of `token verify` that are not a good token.
 var unverified = []string{"UNKNOWN", "GONE_TOKEN", "JWT", "SECRET SECRET", "SECRET\nSECRET", "Bearer SECRET", `"SECRET"`, "xSECRET", "SECRET\x00", "velo_SECRET", "JWTx.JWT"}
+
+// leaked is an input of `token leaked`. Its tokens are unknown or already revoked, or the line is not a token.
+const leaked = "UNKNOWN\nGONE_TOKEN\nJWT\nSECRET SECRET\nBearer SECRET\n\"SECRET\"\nxSECRET\nSECRET\x00\nvelo_SECRET\nJWTx.JWT\n"
 
 // sessionConfig is a configuration file for sessions: the issuer, its secret, and the address of its keys without the scheme.
 const sessionConfig = `

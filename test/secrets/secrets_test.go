@@ -118,7 +118,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		"FORBIDDEN missing_scope":     {harness.NewRequest("velaflows", "DELETE /api/v1/crm/leads/7", live.Token, home.ID)},
 		"FORBIDDEN no_route":          {harness.NewRequest("velaflows", "GET /api/v1/"+live.Token, live.Token, home.ID)},
 		"BAD_REQUEST bad_request":     {harness.NewRequest("velaflows", "GET /a%2f"+live.Token+token+live.Token, live.Token, home.ID)},
-		"HEADERS_TOO_LARGE too_large": {conversations(strings.Repeat(live.Token, 400))},
+		"HEADERS_TOO_LARGE too_large": {conversations(strings.Repeat(live.Token, 1600))},
 	} {
 		for _, r := range requests {
 			s.send(t, r, outcome)

@@ -133,6 +133,8 @@ func (s *leakStack) runOperatorCommands(t *testing.T) {
 	for _, text := range unverified {
 		run(false, text, "token", "verify")
 	}
+	run(true, leaked, "token", "leaked", "--wait")
+	run(true, leaked, "token", "leaked", "--output", "json")
 	for line := range strings.Lines(mistakes) {
 		run(false, "", strings.Fields(s.placeholders.Replace(line))...)
 	}

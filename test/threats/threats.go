@@ -124,7 +124,8 @@ func (h Inputs) Threats() []Threat {
 		{row: 14, Request: withAuthorization("Bearer " + h.Inbox[:half] + "\xff" + h.Inbox[half+1:]), envoy: wire.Malformed},
 		{row: 15, Request: withAuthorization("Bearer sk_live_" + strings.Repeat("a", 505)), envoy: wire.Malformed},
 		{row: 15, Request: withAuthorization("Bearer " + strings.Repeat("a", 8<<10-3) + ".b.c"), envoy: wire.Malformed},
-		{row: 15, Request: withAuthorization("Bearer " + strings.Repeat("a", 20<<10)), envoy: wire.TooLarge, h2: "reset", direct: wire.Malformed, istio: wire.Malformed, gateway: wire.Malformed},
+		{row: 15, Request: withAuthorization("Bearer " + strings.Repeat("a", 20<<10)), envoy: wire.Malformed},
+		{row: 15, Request: withAuthorization("Bearer " + strings.Repeat("a", 70<<10)), envoy: wire.TooLarge, h2: "reset", direct: wire.Malformed},
 		{row: 15, Request: withAuthorization("Bearer " + strings.Repeat("a", 1<<20)), envoy: "-", direct: "431 REQUEST_TOO_LARGE too_large"},
 
 		{row: 16, Request: withHeader(bearer(h.Inbox), home, home), envoy: wire.Mismatch},

@@ -2,7 +2,7 @@ package operator
 
 import (
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/attributes"
 )
 
 // attributesFlag is the value of --attributes. The parser of the command line validates it.
@@ -10,7 +10,7 @@ type attributesFlag authz.Attributes
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (f *attributesFlag) UnmarshalText(text []byte) error {
-	a, err := registry.ParseAttributes(string(text))
+	a, err := attributes.Parse(string(text))
 	*f = attributesFlag(a)
 	return err
 }

@@ -3,12 +3,14 @@ package operator
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/internal/commandline"
+	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/auditlog"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -102,8 +104,16 @@ func auditObject(e auditlog.Entry) string {
 	return e.ObjectKind + " " + value(e.ObjectID)
 }
 
-// auditChange shows the values that a change replaced and wrote. The objects of the other actions are too long for a table.
+// auditChange shows the values that a change replaced and wrote, or the reason of a revocation. The objects of the other actions are
+// too long for a table.
 func auditChange(e auditlog.Entry) string {
+	if e.Action == "revoke" && e.After != nil {
+		var after struct {
+			Reason string `json:"revoked_reason"`
+		}
+		_ = json.Unmarshal(*e.After, &after) // other objects than tokens and grants have no reason
+		return after.Reason
+	}
 	if e.Action != "change" || e.Before == nil || e.After == nil {
 		return ""
 	}
@@ -136,13 +146,22 @@ func (c *auditExport) Run(s *invocation.Invocation, r *registry.Registry) error 
 }
 
 type auditExpire struct {
-	OlderThan commandline.Lifetime `help:"Delete the entries that are older than this, such as 400d. At least 1d." required:"" placeholder:"DURATION"`
+	OlderThan commandline.Lifetime `help:"Delete the entries that are older than this, such as 400d. At least 1d. Default: audit.keep of the configuration." placeholder:"DURATION"`
 }
 
-func (c *auditExpire) Run(s *invocation.Invocation, r *registry.Registry) error {
-	expired, err := auditlog.Expire(s.Context, r, time.Duration(c.OlderThan))
+func (c *auditExpire) Run(s *invocation.Invocation, cfg config.Config) error {
+	olderThan := cmp.Or(c.OlderThan, commandline.Lifetime(cfg.Audit.Keep))
+	if olderThan == 0 {
+		return invocation.Usage(errors.New("nothing says how long to keep the entries: give --older-than, such as 400d, or set audit.keep in the configuration"))
+	}
+	r, err := s.OpenRegistry()
 	if err != nil {
 		return err
 	}
-	return invocation.PrintOne(s, map[string]int64{"expired": expired}, [2]string{"expired", strconv.FormatInt(expired, 10)})
+	expired, err := auditlog.Expire(s.Context, r, time.Duration(olderThan))
+	if err != nil {
+		return err
+	}
+	return invocation.PrintOne(s, map[string]any{"expired": expired, "older_than": olderThan.String()},
+		[2]string{"expired", strconv.FormatInt(expired, 10)}, [2]string{"older than", olderThan.String()})
 }

@@ -41,10 +41,11 @@ func (c *tokenImport) Run(s *invocation.Invocation, r *registry.Registry, cfg co
 	if err != nil {
 		return err
 	}
-	valid, _, err := scopesFor(cfg, api, format.Kind)
+	rules, err := rulesOf(cfg, api)
 	if err != nil {
 		return err
 	}
+	valid := rules.ScopesOf(format.Kind)
 	stdin := &countingReader{r: interruptible(s.Context, os.Stdin)}
 	bar := progress.New(s.Stderr, size(os.Stdin), func() int64 { return stdin.n })
 	parse := tokenimport.CSV

@@ -8,8 +8,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
-	"github.com/keywicket/keywicket/oauth"
-	"github.com/keywicket/keywicket/policies/table"
+	"github.com/keywicket/keywicket/policies/issuance"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -42,12 +41,17 @@ func (c *oauthAppCreate) Run(s *invocation.Invocation, r *registry.Registry, cfg
 	if err != nil {
 		return err
 	}
-	for _, uri := range c.RedirectURI {
-		if err := oauth.CheckRedirectURI(uri, c.Development); err != nil {
-			return fmt.Errorf("--redirect-uri %q: %w", uri, err)
-		}
+	rules, err := rulesOf(cfg, api)
+	if err != nil {
+		return err
 	}
-	scopes, err := c.scopes(cfg, api)
+	scopes := slices.Compact(slices.Sorted(slices.Values(c.Scope)))
+	err = rules.CheckApp(issuance.Maker{Operator: true}, issuance.App{RedirectURIs: c.RedirectURI, Scopes: scopes, Development: c.Development})
+	if refusal, ok := errors.AsType[*issuance.RefusalError](err); ok && refusal.Field == "redirect_uris" {
+		return fmt.Errorf("--redirect-uri %w", err)
+	} else if ok && refusal.Field == "scopes" {
+		return invocation.Undefined(err)
+	}
 	if err != nil {
 		return err
 	}
@@ -72,24 +76,6 @@ func (c *oauthAppCreate) api(cfg config.Config) (string, error) {
 		return names[0], nil
 	}
 	return "", invocation.Usage(fmt.Errorf("several APIs have credentials of the kind oauth_token: give --api with one of these values: %s", strings.Join(names, ", ")))
-}
-
-// scopes returns the scopes without duplicates.
-func (c *oauthAppCreate) scopes(cfg config.Config, api string) ([]string, error) {
-	if len(c.Scope) == 0 {
-		return nil, nil
-	}
-	tables, err := cfg.Tables()
-	if err != nil {
-		return nil, err
-	}
-	valid := slices.Concat(tables[api].AppScopes(table.LevelWorkspace), tables[api].AppScopes(table.LevelUser))
-	for _, scope := range c.Scope {
-		if !slices.Contains(valid, scope) {
-			return nil, invocation.Undefined(fmt.Errorf("%q is not a scope that an app may request; scopes are %s", scope, strings.Join(valid, ", ")))
-		}
-	}
-	return slices.Compact(slices.Sorted(slices.Values(c.Scope))), nil
 }
 
 func printApp(s *invocation.Invocation, app registry.App, secret authz.Secret) error {
@@ -170,7 +156,7 @@ func (c *grantList) Run(s *invocation.Invocation, r *registry.Registry) error {
 		return err
 	}
 	return invocation.PrintList(s, grants, []string{"ID", "APP", "USER", "SCOPES", "WORKSPACES", "CREATED", "STATUS"}, func(g registry.Grant) []string {
-		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), invocation.FormatTime(&g.CreatedAt), string(g.Status)}
+		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), invocation.FormatTime(&g.CreatedAt), statusText(g.Status, g.RevokedReason)}
 	})
 }
 
@@ -184,6 +170,6 @@ func (c *grantRevoke) Run(s *invocation.Invocation, r *registry.Registry) error 
 	if err != nil {
 		return err
 	}
-	return c.printOne(s, r, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", string(g.Status)},
+	return c.printOne(s, r, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", statusText(g.Status, g.RevokedReason)},
 		[2]string{"revoked", invocation.FormatTime(g.RevokedAt)})
 }

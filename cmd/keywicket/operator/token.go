@@ -13,8 +13,9 @@ import (
 	"github.com/keywicket/keywicket/authz/mask"
 	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/internal/commandline"
-	"github.com/keywicket/keywicket/policies/table"
+	"github.com/keywicket/keywicket/policies/issuance"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -25,6 +26,7 @@ type tokenCommand struct {
 	Rotate tokenRotate `cmd:"" help:"Create a token that replaces another one, and show it once."`
 	Revoke tokenRevoke `cmd:"" help:"Revoke a token permanently."`
 	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
+	Leaked tokenLeaked `cmd:"" help:"Read leaked tokens from standard input, and revoke them."`
 	Verify tokenVerify `cmd:"" help:"Read a token from standard input, and show what it is and whether it is good."`
 }
 
@@ -104,30 +106,39 @@ func (c *tokenCreate) newToken(cfg config.Config) (registry.NewToken, error) {
 	case !format.Kind.OfUser() && c.Workspace == "":
 		return n, invocation.Usage(fmt.Errorf("a token with the prefix %s belongs to a workspace: give --workspace", c.Prefix))
 	}
-	valid, t, err := scopesFor(cfg, api, format.Kind)
+	rules, err := rulesOf(cfg, api)
 	if err != nil {
 		return n, err
 	}
-	if n.Scopes, err = c.scopes(valid, t, format.Kind); err != nil {
+	if n.Scopes, err = c.scopes(rules, format.Kind); err != nil {
 		return n, err
-	}
-	if c.ExpiresIn > 0 {
-		n.ExpiresIn = (*time.Duration)(&c.ExpiresIn)
 	}
 	n.ExpiresAt = (*time.Time)(c.ExpiresAt)
-	return n, nil
+	expires := n.ExpiresAt
+	if c.ExpiresIn > 0 {
+		n.ExpiresIn = (*time.Duration)(&c.ExpiresIn)
+		expires = new(time.Now().Add(*n.ExpiresIn))
+	}
+	return n, checkExpiry(rules, api, format.Kind, expires)
 }
 
-// scopesFor returns the scopes that a token of the kind may have, and the API's table.
-func scopesFor(cfg config.Config, api string, kind authz.Kind) ([]string, table.Table, error) {
+// rulesOf returns the rules for new tokens of an API.
+func rulesOf(cfg config.Config, api string) (issuance.Rules, error) {
 	tables, err := cfg.Tables()
-	if err != nil {
-		return nil, table.Table{}, err
+	return issuance.Rules{Table: tables[api], Limits: cfg.APIs[api].TokenLimits}, err
+}
+
+// checkExpiry asks the rules whether a new token of the kind may have this expiry. Only the limits of the configuration can refuse it,
+// so the error names them. It accepts an expiry in the past, because the database's clock decides about it.
+func checkExpiry(rules issuance.Rules, api string, kind authz.Kind, expires *time.Time) error {
+	now := time.Now()
+	if expires != nil && !expires.After(now) {
+		return nil
 	}
-	if kind.OfUser() {
-		return tables[api].ScopeNames(table.LevelWorkspace, table.LevelUser), tables[api], nil
+	if err := rules.Check(issuance.Maker{Operator: true}, issuance.New{Kind: kind, Expires: expires}, now); err != nil {
+		return database.NewRefusal(database.ErrInvalid, "%v (apis.%s.token_limits)", err, api)
 	}
-	return tables[api].ScopeNames(table.LevelWorkspace), tables[api], nil
+	return nil
 }
 
 // findFormat returns the API that has a credential format with the prefix, and this format. If the parameter `api` is not empty,
@@ -152,7 +163,8 @@ func findFormat(cfg config.Config, prefix, api string) (string, authz.Credential
 	return "", found, invocation.Usage(fmt.Errorf("several APIs have the prefix %s: give --api with one of these values: %s", prefix, strings.Join(names, ", ")))
 }
 
-func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]string, error) {
+func (c *tokenCreate) scopes(rules issuance.Rules, kind authz.Kind) ([]string, error) {
+	valid := rules.ScopesOf(kind)
 	if c.Access != "" {
 		if c.Access != "read" && c.Access != "read-write" {
 			return nil, invocation.Usage(fmt.Errorf("--access: %q is neither read nor read-write", c.Access))
@@ -160,7 +172,7 @@ func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]
 		if kind != authz.KindWorkspaceKey {
 			return nil, invocation.Usage(fmt.Errorf("--access is only for workspace keys: give --scope; scopes are %s", strings.Join(valid, ", ")))
 		}
-		return accessScopes(valid, t, c.Access), nil
+		return rules.AccessScopes(kind, c.Access == "read-write"), nil
 	}
 	if len(c.Scope) == 0 {
 		return nil, invocation.Usage(fmt.Errorf("give --scope; scopes are %s", strings.Join(valid, ", ")))
@@ -177,35 +189,21 @@ func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]
 	return scopes, nil
 }
 
-// accessScopes returns the scopes for --access read or --access read-write (see "Workspace API Keys" in the API document of
-// Velocity). Keys with these scopes have no administrative rights. So accessScopes omits overrides (scopes that satisfy every
-// workspace-level route, such as workspace:admin) and scopes that imply an override.
-func accessScopes(valid []string, t table.Table, access string) []string {
-	var scopes []string
-	for _, scope := range valid {
-		if t.IsOverride(scope, table.LevelWorkspace) {
-			continue
-		}
-		if strings.HasSuffix(scope, ":read") || access == "read-write" && strings.HasSuffix(scope, ":write") {
-			scopes = append(scopes, scope)
-		}
-	}
-	return scopes
-}
-
 type tokenList struct {
-	Workspace string               `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
-	User      string               `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
-	Expiring  commandline.Lifetime `help:"Only active tokens that expire within this time, such as 14d." placeholder:"DURATION"`
-	Unused    commandline.Lifetime `help:"Only active tokens that were not used for this time, such as 90d. With --expiring: tokens of either kind." placeholder:"DURATION"`
-	Prefix    string               `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
-	Limit     commandline.Count    `help:"Maximum number of tokens." default:"100" placeholder:"N"`
-	After     string               `help:"Id of the last token of the previous page." placeholder:"ID"`
+	Workspace   string               `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
+	User        string               `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
+	Expiring    commandline.Lifetime `help:"Only active tokens that expire within this time, such as 14d." placeholder:"DURATION"`
+	Unused      commandline.Lifetime `help:"Only active tokens that were not used for this time, such as 90d. With --expiring: tokens of either kind." placeholder:"DURATION"`
+	CreatorLeft bool                 `help:"Only tokens of workspaces whose creator is not a member of the workspace."`
+	Prefix      string               `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
+	Limit       commandline.Count    `help:"Maximum number of tokens." default:"100" placeholder:"N"`
+	After       string               `help:"Id of the last token of the previous page." placeholder:"ID"`
 }
 
 func (c *tokenList) Run(s *invocation.Invocation, r *registry.Registry, cfg config.Config) error {
 	f := registry.TokenFilter{
-		Workspace: c.Workspace, User: c.User, ExpiringIn: time.Duration(c.Expiring), UnusedFor: time.Duration(c.Unused), After: c.After,
+		Workspace: c.Workspace, User: c.User, ExpiringIn: time.Duration(c.Expiring), UnusedFor: time.Duration(c.Unused),
+		CreatorLeft: c.CreatorLeft, After: c.After,
 	}
 	if c.Prefix != "" {
 		var err error
@@ -224,11 +222,18 @@ func (c *tokenList) Run(s *invocation.Invocation, r *registry.Registry, cfg conf
 		page = page[:limit]
 	}
 	titles := []string{"ID", "PREFIX", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "STATUS"}
+	if c.CreatorLeft {
+		titles = append(titles, "CREATED BY")
+	}
 	err = invocation.PrintList(s, page, titles, func(t registry.Token) []string {
-		return []string{
+		row := []string{
 			t.ID, t.Prefix, t.Name, strings.Join(t.Scopes, " "),
-			invocation.FormatTime(&t.CreatedAt), invocation.FormatTime(t.ExpiresAt), invocation.FormatTime(t.LastUsedAt), string(t.Status),
+			invocation.FormatTime(&t.CreatedAt), invocation.FormatTime(t.ExpiresAt), invocation.FormatTime(t.LastUsedAt), statusText(t.Status, t.RevokedReason),
 		}
+		if c.CreatorLeft {
+			row = append(row, *t.CreatedBy)
+		}
+		return row
 	})
 	if err == nil && more {
 		c.Prefix, c.After = f.Prefix, page[len(page)-1].ID
@@ -239,7 +244,11 @@ func (c *tokenList) Run(s *invocation.Invocation, r *registry.Registry, cfg conf
 
 // command returns the command line of `keywicket token list` with the flags in c.
 func (c *tokenList) command(s *invocation.Invocation) string {
-	return invocation.CommandLine("keywicket token list", [][2]string{
+	command := "keywicket token list"
+	if c.CreatorLeft {
+		command += " --creator-left"
+	}
+	return invocation.CommandLine(command, [][2]string{
 		{"--config", s.ConfigFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--expiring", c.Expiring.String()}, {"--unused", c.Unused.String()},
 		{"--prefix", c.Prefix}, {"--limit", strconv.Itoa(int(c.Limit))}, {"--after", c.After},
 	})
@@ -272,6 +281,17 @@ func (c *tokenRotate) Run(s *invocation.Invocation, r *registry.Registry, cfg co
 	if err != nil {
 		return err
 	}
+	rules, err := rulesOf(cfg, old.API)
+	if err != nil {
+		return err
+	}
+	var expires *time.Time
+	if old.ExpiresAt != nil {
+		expires = new(time.Now().Add(old.ExpiresAt.Sub(old.CreatedAt)))
+	}
+	if err := checkExpiry(rules, old.API, old.Kind, expires); err != nil {
+		return err
+	}
 	t, key, err := r.RotateToken(s.Context, c.ID, format, time.Duration(c.Overlap))
 	if err != nil {
 		return err
@@ -300,6 +320,14 @@ func (c *tokenRevoke) Run(s *invocation.Invocation, r *registry.Registry) error 
 	if err != nil {
 		return err
 	}
-	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", string(t.Status)},
+	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", statusText(t.Status, t.RevokedReason)},
 		[2]string{"revoked", invocation.FormatTime(t.RevokedAt)})
+}
+
+// statusText returns the status, and the reason of a revocation.
+func statusText(status registry.Status, revokedReason *string) string {
+	if revokedReason == nil {
+		return string(status)
+	}
+	return fmt.Sprintf("%s (%s)", status, *revokedReason)
 }

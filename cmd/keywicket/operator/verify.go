@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/explain/verify"
 	"github.com/keywicket/keywicket/service/config"
@@ -54,13 +55,8 @@ func (c *tokenVerify) Run(s *invocation.Invocation, cfg config.Config) error {
 
 // readWord returns the only word of standard input.
 func readWord(s *invocation.Invocation) (string, error) {
-	info, err := os.Stdin.Stat()
-	if err != nil {
-		return "", fmt.Errorf("read standard input: %w", err)
-	}
-	null, err := os.Stat(os.DevNull)
-	if info.Mode()&os.ModeCharDevice != 0 && (err != nil || !os.SameFile(info, null)) {
-		return "", errors.New("standard input is a terminal, which would show the token: redirect a file or a program, such as keywicket token verify < FILE")
+	if err := refuseTerminal("keywicket token verify"); err != nil {
+		return "", err
 	}
 	const limit = 16 << 10 // longer than every credential
 	text, err := io.ReadAll(io.LimitReader(interruptible(s.Context, os.Stdin), limit))
@@ -75,6 +71,19 @@ func readWord(s *invocation.Invocation) (string, error) {
 		return words[0], nil
 	}
 	return "", errors.New(`standard input has several lines or words: give only one token, without "Bearer"`)
+}
+
+// refuseTerminal returns an error if standard input is a terminal, because a terminal would show a token.
+func refuseTerminal(command string) error {
+	info, err := os.Stdin.Stat()
+	if err != nil {
+		return fmt.Errorf("read standard input: %w", err)
+	}
+	null, err := os.Stat(os.DevNull)
+	if info.Mode()&os.ModeCharDevice != 0 && (err != nil || !os.SameFile(info, null)) {
+		return errors.New("standard input is a terminal, which would show the token: redirect a file or a program, such as " + command + " < FILE")
+	}
+	return nil
 }
 
 func printVerified(s *invocation.Invocation, v verify.Result) error {
@@ -114,11 +123,18 @@ func printVerified(s *invocation.Invocation, v verify.Result) error {
 		add("expires", invocation.FormatTime(v.ExpiresAt))
 		add("aal", cmp.Or(v.Session.AAL, "-"))
 		add("second factor", map[bool]string{true: "enrolled", false: "not enrolled"}[v.Session.MFAEnrolled])
+		if v.Session.ConsoleOnly {
+			add("accepted for", "paths below "+authz.ConsolePath)
+		}
 		return invocation.PrintOne(s, v, fields...)
 	}
 	add("created", invocation.FormatTime(v.CreatedAt))
 	add("expires", invocation.FormatTime(v.ExpiresAt))
-	add("revoked", invocation.FormatTime(v.RevokedAt))
+	revoked := invocation.FormatTime(v.RevokedAt)
+	if v.RevokedReason != nil {
+		revoked += " (" + *v.RevokedReason + ")"
+	}
+	add("revoked", revoked)
 	if v.Name != nil { // the last use of the tokens of apps is not recorded
 		add("last used", invocation.FormatTime(v.LastUsedAt))
 	}

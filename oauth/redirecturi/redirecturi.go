@@ -1,4 +1,6 @@
-package oauth
+// Package redirecturi decides which redirect URIs an OAuth app can register, and whether the redirect URI of a request is a registered
+// one. The issuer, the console and the operator's commands use it.
+package redirecturi
 
 import (
 	"cmp"
@@ -13,11 +15,31 @@ import (
 	"unicode"
 )
 
-// CheckRedirectURI returns an error for an invalid redirect URI. The scheme must be https. Native apps may also use http on a
+// Max is the maximum number of redirect URIs of an app.
+const Max = 20
+
+// CheckAll returns an error if an app cannot register these redirect URIs. The parameter development says whether the app is in
+// development.
+func CheckAll(uris []string, development bool) error {
+	if len(uris) == 0 || len(uris) > Max {
+		return fmt.Errorf("an app must have 1 to %d redirect URIs", Max)
+	}
+	for i, uri := range uris {
+		if err := Check(uri, development); err != nil {
+			return fmt.Errorf("%q: %w", uri, err)
+		}
+		if slices.Contains(uris[:i], uri) {
+			return fmt.Errorf("%q is given twice: remove one of them", uri)
+		}
+	}
+	return nil
+}
+
+// Check returns an error for an invalid redirect URI. The scheme must be https. Native apps may also use http on a
 // loopback address, or a private scheme that contains a dot (RFC 8252, sections 7.3 and 7.1). An app in development may also use
 // http on localhost. A fragment is not allowed (RFC 6749, section 3.1.2). The query must not contain a parameter of the
 // authorization response, because this parameter would then occur twice in the redirect (section 3.1).
-func CheckRedirectURI(uri string, development bool) error {
+func Check(uri string, development bool) error {
 	if len(uri) > 2000 {
 		return errors.New("it is longer than 2,000 characters")
 	}
@@ -48,11 +70,11 @@ func CheckRedirectURI(uri string, development bool) error {
 		}
 	}
 	switch {
-	case u.Scheme == "https" && validHost(u):
+	case u.Scheme == "https" && ValidHost(u):
 		return nil
 	case u.Scheme == "http" && strings.EqualFold(u.Hostname(), "localhost") && !development:
 		return errors.New("localhost is only for an app in development, because this name may resolve to another address than loopback " +
-			"(RFC 8252, section 8.3): use http://127.0.0.1, or mark the app with --development")
+			"(RFC 8252, section 8.3): use http://127.0.0.1, or mark the app as an app in development")
 	case u.Scheme == "http":
 		if _, _, ok := loopback(uri, development); !ok {
 			return errors.New("http is allowed only for 127.0.0.1 and [::1], and for localhost if the app is in development (RFC 8252, section 8.3): use https")
@@ -66,9 +88,9 @@ func CheckRedirectURI(uri string, development bool) error {
 
 var hostForm = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
 
-// validHost reports whether the URL's host is a name or an address with a valid port. It rejects characters with a special
+// ValidHost reports whether the URL's host is a name or an address with a valid port. It rejects characters with a special
 // meaning in a page or a header.
-func validHost(u *url.URL) bool {
+func ValidHost(u *url.URL) bool {
 	_, ipErr := netip.ParseAddr(u.Hostname())
 	port, portErr := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16)
 	bracketed := strings.HasPrefix(u.Host, "[")
@@ -76,10 +98,10 @@ func validHost(u *url.URL) bool {
 		(bracketed && ipErr == nil || !bracketed && hostForm.MatchString(u.Hostname()))
 }
 
-// RedirectURIMatches reports whether the presented URI, which the app's request contains, matches the registered URI. The two
+// Matches reports whether the presented URI, which the app's request contains, matches the registered URI. The two
 // URIs must be identical (RFC 9700, section 4.1.3). Only the port on a loopback address may differ, because a native app learns
 // its port only when it runs (RFC 8252, section 7.3). For an app in development, the port on localhost may differ too.
-func RedirectURIMatches(registered, presented string, development bool) bool {
+func Matches(registered, presented string, development bool) bool {
 	if registered == presented {
 		return true
 	}

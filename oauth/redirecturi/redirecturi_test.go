@@ -1,10 +1,11 @@
-package oauth_test
+package redirecturi_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/oauth"
+	"github.com/keywicket/keywicket/oauth/redirecturi"
 )
 
 func TestCheckRedirectURI(t *testing.T) {
@@ -13,7 +14,7 @@ func TestCheckRedirectURI(t *testing.T) {
 		"http://127.0.0.1/cb", "http://127.0.0.1:5173/cb", "http://[::1]:1/", "http://127.0.0.1", "com.example.app:/cb", "com.example.app://cb", "https://yourapp.com/cb?x=1;y=2",
 	} {
 		for _, development := range []bool{false, true} {
-			if err := oauth.CheckRedirectURI(uri, development); err != nil {
+			if err := redirecturi.Check(uri, development); err != nil {
 				t.Errorf("%s: %v", uri, err)
 			}
 		}
@@ -76,10 +77,10 @@ func TestCheckRedirectURI(t *testing.T) {
 		"https://yourapp.com/%00":                          "control",
 		"https://yourapp.com/" + strings.Repeat("x", 2000): "longer",
 	} {
-		if err := oauth.CheckRedirectURI(uri, true); err == nil || !strings.Contains(err.Error(), want) {
+		if err := redirecturi.Check(uri, true); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q, in development: %v, not %s", uri, err, want)
 		}
-		if err := oauth.CheckRedirectURI(uri, false); err == nil {
+		if err := redirecturi.Check(uri, false); err == nil {
 			t.Errorf("%q was accepted", uri)
 		}
 	}
@@ -88,16 +89,16 @@ func TestCheckRedirectURI(t *testing.T) {
 // http on localhost is accepted only for an app in development (RFC 8252, section 8.3).
 func TestLocalhostIsForDevelopment(t *testing.T) {
 	for _, uri := range []string{"http://localhost", "http://localhost/cb", "http://localhost:3000/cb?x=1", "http://localhost:5173"} {
-		if err := oauth.CheckRedirectURI(uri, true); err != nil {
+		if err := redirecturi.Check(uri, true); err != nil {
 			t.Errorf("%s, in development: %v", uri, err)
 		}
-		if err := oauth.CheckRedirectURI(uri, false); err == nil || !strings.Contains(err.Error(), "RFC 8252, section 8.3): use http://127.0.0.1, or mark the app with --development") {
+		if err := redirecturi.Check(uri, false); err == nil || !strings.Contains(err.Error(), "RFC 8252, section 8.3): use http://127.0.0.1, or mark the app as an app in development") {
 			t.Errorf("%s: %v", uri, err)
 		}
 	}
 	for _, uri := range []string{"http://LOCALHOST:3000/cb", "HTTP://localhost:3000/cb"} { // the comparison is exact
 		for _, development := range []bool{false, true} {
-			if err := oauth.CheckRedirectURI(uri, development); err == nil {
+			if err := redirecturi.Check(uri, development); err == nil {
 				t.Errorf("%s was accepted", uri)
 			}
 		}
@@ -109,10 +110,10 @@ func TestLocalhostIsForDevelopment(t *testing.T) {
 		"http://127.0.0.1:3000/cb": false, "http://[::1]:3000/cb": false, "http://localhost.evil.com:3000/cb": false,
 		"http://localhost:3000@evil.com/cb": false, "http://localhost:/cb": false, "http://localhost:123456/cb": false,
 	} {
-		if got := oauth.RedirectURIMatches(registered, presented, true); got != want {
+		if got := redirecturi.Matches(registered, presented, true); got != want {
 			t.Errorf("%s matches %s: %t", presented, registered, got)
 		}
-		if got := oauth.RedirectURIMatches(registered, presented, false); got != (presented == registered) {
+		if got := redirecturi.Matches(registered, presented, false); got != (presented == registered) {
 			t.Errorf("without development, %s matches %s: %t", presented, registered, got)
 		}
 	}
@@ -148,9 +149,31 @@ func TestRedirectURIMatches(t *testing.T) {
 		{"http://127.0.0.1/cb", "http://localhost:51004/cb", false},
 	} {
 		for _, development := range []bool{false, true} {
-			if got := oauth.RedirectURIMatches(c.registered, c.presented, development); got != c.want {
+			if got := redirecturi.Matches(c.registered, c.presented, development); got != c.want {
 				t.Errorf("%s matches the registered %s: %t", c.presented, c.registered, got)
 			}
+		}
+	}
+}
+
+func TestCheckAll(t *testing.T) {
+	many := make([]string, redirecturi.Max+1)
+	for i := range many {
+		many[i] = fmt.Sprintf("https://yourapp.com/%d", i)
+	}
+	for name, c := range map[string]struct {
+		uris []string
+		want string // a part of the error; empty: no error
+	}{
+		"one":            {many[:1], ""},
+		"the maximum":    {many[:redirecturi.Max], ""},
+		"none":           {nil, "1 to 20 redirect URIs"},
+		"too many":       {many, "1 to 20 redirect URIs"},
+		"one twice":      {[]string{many[0], many[1], many[0]}, `"https://yourapp.com/0" is given twice`},
+		"an invalid one": {[]string{many[0], "http://yourapp.com/"}, `"http://yourapp.com/": http is allowed only for`},
+	} {
+		if err := redirecturi.CheckAll(c.uris, false); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

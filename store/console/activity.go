@@ -1,0 +1,61 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/keywicket/keywicket/store/auditlog"
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// ActivityFilter selects entries of the audit log. Either Workspace or User is the id of the owner. Empty fields select all entries of
+// the owner.
+type ActivityFilter struct {
+	Workspace, User string
+	Actor           string // the id of an actor, or a login
+	Action          string
+	ObjectKind      string
+	After           string // Activity.Next of the previous page; empty: the first page
+	Limit           int    // 1 to MaxLimit
+}
+
+// Activity is a part of the audit log, newest first. Next is empty on the last page.
+type Activity struct {
+	Entries []auditlog.Entry `json:"entries"`
+	Next    string           `json:"next"`
+}
+
+// Activity lists the entries about the objects of one owner, newest first.
+func (s *Store) Activity(ctx context.Context, f ActivityFilter) (Activity, error) {
+	if (f.Workspace == "") == (f.User == "") {
+		return Activity{}, fmt.Errorf("read the activity: the filter needs one owner")
+	}
+	if f.Limit < 1 || f.Limit > MaxLimit {
+		return Activity{}, database.NewRefusal(database.ErrInvalid, "the limit must be from 1 to %d", MaxLimit)
+	}
+	var after int64
+	if f.After != "" {
+		var err error
+		if after, err = strconv.ParseInt(f.After, 10, 64); err != nil || after < 1 {
+			return Activity{}, errCursor
+		}
+	}
+	if !isText(f.Actor) || !isText(f.Action) || !isText(f.ObjectKind) {
+		return Activity{}, database.NewRefusal(database.ErrInvalid, "a filter is not valid UTF-8, or has a NUL character")
+	}
+	page := Activity{Entries: []auditlog.Entry{}}
+	for e, err := range auditlog.Entries(ctx, s.Registry, auditlog.Filter{
+		Workspace: f.Workspace, User: f.User, Actor: f.Actor, Action: f.Action, ObjectKind: f.ObjectKind, After: after, Limit: f.Limit + 1,
+	}) {
+		if err != nil {
+			return Activity{}, err
+		}
+		if len(page.Entries) == f.Limit {
+			page.Next = strconv.FormatInt(page.Entries[f.Limit-1].ID, 10)
+			break
+		}
+		page.Entries = append(page.Entries, e)
+	}
+	return page, nil
+}

@@ -1,0 +1,104 @@
+package console
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/lookup"
+	"github.com/keywicket/keywicket/store/registry"
+)
+
+// Store is the console's database. A Store is safe for concurrent use.
+type Store struct {
+	// Registry makes changes. Use Registry.Acting, so that the audit log has the actor.
+	Registry *registry.Registry
+	db       *sqlx.DB
+}
+
+// Open returns a store. The store connects when it is first used.
+func Open(databaseURL string) (*Store, error) {
+	const limit = 5 * time.Second
+	connections, err := database.NewConnector(databaseURL, database.PoolerTransaction, limit) // without prepared statements, any pooler works
+	if err != nil {
+		return nil, err
+	}
+	db := database.OpenDB(connections)
+	db.SetMaxOpenConns(database.DefaultMaxOpenConnections)
+	db.SetConnMaxLifetime(database.ConnectionLifetime)
+	return &Store{registry.New(db), db}, nil
+}
+
+// Close closes the connections.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Ready returns nil if the database is reachable and migrated, and the login has the privileges of the role keywicket_console.
+func (s *Store) Ready(ctx context.Context) error {
+	var missing []string
+	err := s.db.SelectContext(ctx, &missing, `
+		SELECT name || ': ' || privilege FROM (VALUES
+			('tokens', 'INSERT'), ('oauth_apps', 'INSERT'), ('oauth_grants', 'SELECT'), ('audit_log', 'SELECT'),
+			('idempotency_keys', 'INSERT')) AS needed (name, privilege)
+		WHERE NOT COALESCE(has_any_column_privilege(to_regclass('keywicket.' || name), privilege), false)`)
+	switch {
+	case err != nil:
+		return fmt.Errorf("query the database: %w", err)
+	case len(missing) > 0:
+		return fmt.Errorf("the login lacks privileges (%s): run keywicket migrate up, and grant the role keywicket_console to the login", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// User is a user of the console.
+type User struct {
+	ID          string
+	Email       string
+	MFAEnrolled bool // the user has a second factor
+}
+
+// SessionUser returns the user of a session. The error is [database.ErrNotFound] if the user does not exist or is banned, or if the
+// session was revoked.
+func (s *Store) SessionUser(ctx context.Context, session authz.Session) (User, error) {
+	var u User
+	err := s.db.QueryRowContext(ctx, `
+		SELECT u.id, email.email, u.mfa_enrolled
+		FROM (VALUES ($1::text, $2::text, $3::int8)) AS asked (session, of_user, began) CROSS JOIN `+lookup.MissingColumns+`
+		JOIN `+lookup.Users+` ON u.id = asked.of_user JOIN keywicket.users email ON email.id = u.id
+		WHERE NOT `+lookup.SessionRevoked+` AND NOT `+lookup.Banned,
+		session.ID, session.UserID, session.StartedAt).Scan(&u.ID, &u.Email, &u.MFAEnrolled)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return User{}, database.NewRefusal(database.ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
+	case err != nil:
+		return User{}, fmt.Errorf("find the session's user: %w", err)
+	}
+	return u, nil
+}
+
+// Membership is a workspace with the role that a user has in it.
+type Membership struct {
+	ID        string    `db:"id" json:"id"`
+	Slug      string    `db:"slug" json:"slug"`
+	Name      string    `db:"name" json:"name"`
+	Role      string    `db:"role" json:"role"`
+	CreatedAt time.Time `db:"created_at" json:"created_at"`
+}
+
+// Memberships returns the user's workspaces, sorted by name.
+func (s *Store) Memberships(ctx context.Context, user string) ([]Membership, error) {
+	list := []Membership{}
+	err := s.db.SelectContext(ctx, &list, `
+		SELECT w.id, w.slug, w.name, w.created_at, m.role FROM keywicket.members m JOIN keywicket.workspaces w ON w.id = m.workspace_id
+		WHERE m.user_id = $1 ORDER BY lower(w.name), w.slug`, user)
+	if err != nil {
+		return nil, fmt.Errorf("find the user's workspaces: %w", err)
+	}
+	return list, nil
+}
