@@ -207,7 +207,7 @@ func (u *usage) committed(ctx context.Context, b *batch) (committed bool, err er
 		return status, err
 	})
 	switch {
-	case pq.As(err, pqerror.InvalidParameterValue) != nil: // after a failover, the id is in the future: the new primary does not know the transaction
+	case pq.As(err, pqerror.InvalidParameterValue) != nil: //nolint:nilerr // after a failover, the id is in the future: the new primary does not know the transaction
 		return false, nil
 	case err != nil:
 		return false, err
