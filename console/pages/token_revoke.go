@@ -1,6 +1,8 @@
 package pages
 
 import (
+	"time"
+
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -9,8 +11,10 @@ type tokenRevoke struct {
 	*tokenPages
 	Token registry.Token
 	Chart chart
-	// Recent is the number of allowed requests of the last 7 days.
-	Recent int64
+	// Recent is the number of allowed requests of the last 7 days. The sidecars write these numbers later than the last use, so
+	// RecentlyUsed can be true when Recent is 0.
+	Recent       int64
+	RecentlyUsed bool
 }
 
 // showRevoke asks the user to confirm the revocation.
@@ -21,6 +25,7 @@ func (t *tokenPages) showRevoke(v *visit) error {
 		return err
 	}
 	r := tokenRevoke{tokenPages: t, Token: token, Chart: newChart(days)}
+	r.RecentlyUsed = token.LastUsedAt != nil && time.Since(*token.LastUsedAt) < week*24*time.Hour
 	for _, d := range days[len(days)-week:] {
 		r.Recent += d.Allowed
 	}
