@@ -2,10 +2,7 @@
 package console
 
 import (
-	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -65,26 +62,4 @@ func status(t *testing.T, address, token, workspace string) int {
 	}
 	_ = response.Body.Close()
 	return response.StatusCode
-}
-
-// requireAccessible requires that axe-core reports no problem and that the page fits the width of a small telephone. If the
-// environment variable SCREENSHOTS contains a folder, requireAccessible writes pictures to this folder.
-func requireAccessible(t *testing.T, p *browser.Page, name string) {
-	t.Helper()
-	for _, width := range []int{360, 1280} {
-		for _, scheme := range []string{"light", "dark"} {
-			p.Size(width, 740).Scheme(scheme)
-			for _, violation := range p.Axe() {
-				t.Errorf("%s, %d pixels, %s: %s", name, width, scheme, violation)
-			}
-			if p.Overflows() {
-				t.Errorf("%s, %d pixels: the page needs horizontal scrolling", name, width)
-			}
-			if dir := os.Getenv("SCREENSHOTS"); dir != "" {
-				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, scheme)), p.Screenshot(), 0o600); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-	}
 }

@@ -16,7 +16,10 @@ import (
 var files embed.FS
 
 // Style and Script are the names under which the files are served, such as console.1f3870be.css.
-var Style, Script = nameOf("console.css"), nameOf("console.js")
+var (
+	Style  = nameOf("console.css")
+	Script = nameOf("console.js")
+)
 
 func nameOf(file string) string {
 	sum := sha256.Sum256(contentOf(file))
