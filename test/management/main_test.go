@@ -90,7 +90,7 @@ func (d *deployment) send(t *testing.T, token, line string, body any) response {
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	answer := storetest.Must(http.DefaultClient.Do(r))
+	answer := storetest.Must(http.DefaultClient.Do(r)) //nolint:bodyclose // closed below
 	defer func() { _ = answer.Body.Close() }()
 	text := storetest.Must(io.ReadAll(answer.Body))
 	got := response{status: answer.StatusCode, header: answer.Header, text: string(text)}
