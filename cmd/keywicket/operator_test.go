@@ -92,7 +92,7 @@ func TestOperatorsLoginRunsEveryCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withoutOperator := []string{"serve", "issuer", "demo", "version", "completion", "migrate up", "audit expire"}
+	withoutOperator := []string{"serve", "issuer", "console", "demo", "version", "completion", "migrate up", "audit expire"}
 	for _, leaf := range parser.Model.Leaves(true) {
 		name := strings.TrimPrefix(leaf.FullPath(), parser.Model.Name+" ")
 		var lines []string

@@ -64,7 +64,7 @@ func (c caller) with(name, value string) caller {
 	return changed
 }
 
-// session is the session of the user ada in the workspace acme, whose admin she is.
+// session is the session of the user ada in the workspace acme, where ada is an admin.
 func (s *server) session(name string) caller {
 	return caller{
 		"Api": name, "Kind": "session", "Subject": s.Ada.ID, "User-Id": s.Ada.ID, "Workspace-Id": s.Acme.ID, "Workspace-Slug": s.Acme.Slug,

@@ -35,6 +35,14 @@ func newSite(c Config, api API, s *settings.Settings, store *console.Store, log 
 	st := &site{base: c.Path, api: api, sessions: c.Sessions, settings: s, store: store, forms: forms, log: log, mux: http.NewServeMux()}
 	st.addTokens(api.WorkspaceTokens, settings.OfWorkspace)
 	st.addTokens(api.PersonalKeys, settings.OfUser)
+	st.addApps(api.Apps)
+	if api.WorkspaceTokens != "" {
+		st.addActivity("Activity", false)
+	}
+	if api.Apps != "" {
+		st.addGrants()
+	}
+	st.addActivity("Account > Activity", true)
 	st.mux.HandleFunc("GET "+c.Path+"/{$}", st.index)
 	st.mux.HandleFunc("GET "+c.Path, st.index)
 	st.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -62,14 +70,21 @@ func (s *site) addSection(title string, account bool) section {
 	return sec
 }
 
+// maxForm is the maximum size of a form, in bytes.
+const maxForm = 64 << 10
+
 // endpoint answers a request. If it returns an error, it has written nothing.
 type endpoint func(*visit) error
 
 // page adds a page that changes nothing. The parameter `sub` is the path below the section; empty for the section itself.
-func (s *site) page(sec section, sub string, show endpoint) {
-	s.mux.HandleFunc("GET "+s.base+sec.path+sub, func(w http.ResponseWriter, r *http.Request) {
+func (s *site) page(sec section, sub string, show endpoint) { s.handle(http.MethodGet, sec, sub, show) }
+
+// handle adds an endpoint that changes nothing. It checks no proof.
+func (s *site) handle(method string, sec section, sub string, e endpoint) {
+	s.mux.HandleFunc(method+" "+s.base+sec.path+sub, func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		if v, ok := s.begin(w, r, sec); ok {
-			s.finish(v, show(v))
+			s.finish(v, e(v))
 		}
 	})
 }
@@ -82,7 +97,6 @@ func (s *site) page(sec section, sub string, show endpoint) {
 func (s *site) form(sec section, sub string, show, submit endpoint) {
 	s.page(sec, sub, show)
 	s.mux.HandleFunc("POST "+s.base+sec.path+sub, func(w http.ResponseWriter, r *http.Request) {
-		const maxForm = 64 << 10
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		v, ok := s.begin(w, r, sec)
 		if !ok {

@@ -23,6 +23,8 @@ type tokenList struct {
 	Next     string          // the cursor of the next page; empty: this is the last page
 	After    string          // the cursor of this page; empty: this is the first page
 	Revoked  *registry.Token // the user has just revoked this token
+	// LeaverRule is what happens to tokens whose creator leaves; empty for the keys of a user.
+	LeaverRule registry.LeaverRule
 }
 
 // tokenRow is a token with what the page says about it.
@@ -46,11 +48,20 @@ func newTokenRow(t console.Token, now time.Time) tokenRow {
 	return row
 }
 
+// search redirects to the list with the found tokens. The form is sent with POST, because users may search for a whole key, and a
+// secret must not be in a URL. The function changes nothing, so the form needs no proof.
+func (t *tokenPages) search(v *visit) error {
+	return v.redirect(v.Link("", "q", t.api.VisiblePart(strings.TrimSpace(v.PostFormValue("q"))), "status", v.PostFormValue("status")))
+}
+
 // list shows the tokens.
 func (t *tokenPages) list(v *visit) error {
 	query := v.URL.Query()
+	if search := query.Get("q"); t.api.VisiblePart(search) != search {
+		return v.redirect(v.Link("", "q", t.api.VisiblePart(search), "status", query.Get("status")))
+	}
 	l := tokenList{
-		tokenPages: t, Search: strings.TrimSpace(query.Get("q")), After: query.Get("after"),
+		tokenPages: t, Search: query.Get("q"), After: query.Get("after"),
 		Statuses: []console.Status{registry.Active, console.Expiring, console.Unused, registry.Expired, registry.Revoked},
 	}
 	for _, s := range l.Statuses {
@@ -60,6 +71,12 @@ func (t *tokenPages) list(v *visit) error {
 	}
 	if l.Allowed = v.Caller.Manages(t.owner); !l.Allowed {
 		return v.render("token_list.html", l)
+	}
+	if t.owner == settings.OfWorkspace {
+		var err error
+		if l.LeaverRule, err = t.settings.LeaverRule(v.Context(), v.Caller); err != nil {
+			return err
+		}
 	}
 	if id := query.Get("revoked"); id != "" {
 		if token, err := t.settings.Token(v.Context(), v.Caller, t.owner, id); err == nil && token.Status == registry.Revoked {

@@ -44,7 +44,7 @@ func TestDefaults(t *testing.T) {
 	want.Cache = Cache{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
 	want.Listen = Listen{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", LameDuck: 5 * time.Second, Drain: 5 * time.Second}
 	want.Issuer = Issuer{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000, ReuseWindow: 10 * time.Second}
-	want.Console = Console{Listen: "127.0.0.1:9004", Path: "/settings", APIs: map[string]ConsoleAPI{
+	want.Console = Console{Listen: "127.0.0.1:9004", Path: "/settings", AddressLimit: 1200, APIs: map[string]ConsoleAPI{
 		"velaflows": {Pages: ConsolePages{WorkspaceTokens: "Developer > API Tokens"}},
 		"velocity":  {Pages: ConsolePages{WorkspaceTokens: "API Keys", PersonalKeys: "Account > Personal API Keys", Apps: "OAuth Apps"}},
 	}}
@@ -88,7 +88,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.lame_duck": "6s", "listen.drain": "7s",
 		"issuer.url": "https://u", "issuer.listen": "127.0.0.1:4", "issuer.api": "velaflows", "issuer.cookie": "c", "issuer.sign_in": "https://s",
 		"issuer.address_limit": "7", "issuer.client_limit": "8", "issuer.reuse_window": "9s",
-		"console.listen": "127.0.0.1:5", "console.path": "/account", "console.scanner.keys_url": "https://r", "audit.keep": "48h0m0s",
+		"console.listen": "127.0.0.1:5", "console.path": "/account", "console.address_limit": "6", "console.scanner.keys_url": "https://r", "audit.keep": "48h0m0s",
 		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
 		"log.level": "debug", "log.format": "text", "log.allow_sample": "7",
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
