@@ -64,10 +64,10 @@ func (c caller) with(name, value string) caller {
 	return changed
 }
 
-// session is the session of the user ada in the workspace acme, where ada is an admin.
-func (s *server) session(name string) caller {
+// session is the session of the user ada in Velocity, in the workspace acme, whose admin she is.
+func (s *server) session() caller {
 	return caller{
-		"Api": name, "Kind": "session", "Subject": s.Ada.ID, "User-Id": s.Ada.ID, "Workspace-Id": s.Acme.ID, "Workspace-Slug": s.Acme.Slug,
+		"Api": "velocity", "Kind": "session", "Subject": s.Ada.ID, "User-Id": s.Ada.ID, "Workspace-Id": s.Acme.ID, "Workspace-Slug": s.Acme.Slug,
 		"Scopes": "workspace:admin admin admin:all", "Environment": "live", "Decision-Id": "decision-1",
 	}
 }
