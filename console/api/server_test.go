@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -137,7 +138,7 @@ func (w response) expect(status int, code, reason, field string) {
 	if w.Code != status || w.text("error.code") != code || w.text("error.reason") != reason || w.text("error.field") != field {
 		w.t.Errorf("got %d %s; want %d %s %s %s", w.Code, w.Body, status, code, reason, field)
 	}
-	if code != "" && (w.text("error.message") == "" || w.text("error.decision_id") != "decision-1") {
+	if message := w.text("error.message"); code != "" && (!regexp.MustCompile(`^["A-Z].*\.$`).MatchString(message) || w.text("error.decision_id") != "decision-1") {
 		w.t.Errorf("got %s", w.Body)
 	}
 }
