@@ -20,7 +20,7 @@ type bar struct {
 
 // newChart returns the chart of days that follow one another.
 func newChart(days []console.Day) chart {
-	const step, gap, height = 5, 1, 28
+	const step, gap, height = 4, 1, 28
 	c := chart{Width: max(1, len(days)*step-gap), Height: height, Days: len(days)}
 	var most int64
 	for _, d := range days {

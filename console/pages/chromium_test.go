@@ -7,10 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/keywicket/keywicket/store/registry"
-	"github.com/keywicket/keywicket/store/storetest"
 	"github.com/keywicket/keywicket/test/browser"
 )
 
@@ -26,15 +23,7 @@ func TestPagesInChromium(t *testing.T) {
 		}
 	})
 	f := newFixture(t)
-	for i, name := range []string{"Nightly export", "CRM sync to the warehouse in Frankfurt", "Chatbot", strings.Repeat("Unbreakable", 9)} {
-		scopes := []string{"inbox:read", "crm:read", "contacts:read", "analytics:read", "tags:read"}[:1+i]
-		n := registry.NewToken{Format: storetest.SkLive, API: "velaflows", Name: name, Scopes: scopes, Workspace: "acme"}
-		if i > 1 {
-			soon := time.Now().Add(time.Duration(i) * 24 * time.Hour)
-			n.ExpiresAt = &soon
-		}
-		f.Create(t, n)
-	}
+	f.showcase(t)
 	p := chromium.Page(t)
 	p.SetCookie(sessionCookie, f.sessionToken(f.Ada.ID, nil), f.velaflows.URL)
 	if status := p.Visit(f.velaflows.URL + "/settings"); status != http.StatusOK || !strings.HasSuffix(p.URL(), tokensPath) {

@@ -62,14 +62,21 @@ func (s *site) addSection(title string, account bool) section {
 	return sec
 }
 
+// maxForm is the maximum size of a form, in bytes.
+const maxForm = 64 << 10
+
 // endpoint answers a request. If it returns an error, it has written nothing.
 type endpoint func(*visit) error
 
 // page adds a page that changes nothing. The parameter `sub` is the path below the section; empty for the section itself.
-func (s *site) page(sec section, sub string, show endpoint) {
-	s.mux.HandleFunc("GET "+s.base+sec.path+sub, func(w http.ResponseWriter, r *http.Request) {
+func (s *site) page(sec section, sub string, show endpoint) { s.handle(http.MethodGet, sec, sub, show) }
+
+// handle adds an endpoint that changes nothing. It checks no proof.
+func (s *site) handle(method string, sec section, sub string, e endpoint) {
+	s.mux.HandleFunc(method+" "+s.base+sec.path+sub, func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		if v, ok := s.begin(w, r, sec); ok {
-			s.finish(v, show(v))
+			s.finish(v, e(v))
 		}
 	})
 }
@@ -82,7 +89,6 @@ func (s *site) page(sec section, sub string, show endpoint) {
 func (s *site) form(sec section, sub string, show, submit endpoint) {
 	s.page(sec, sub, show)
 	s.mux.HandleFunc("POST "+s.base+sec.path+sub, func(w http.ResponseWriter, r *http.Request) {
-		const maxForm = 64 << 10
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		v, ok := s.begin(w, r, sec)
 		if !ok {

@@ -2,6 +2,7 @@ package pages
 
 import (
 	"log/slog"
+	"net/http"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/settings"
@@ -23,6 +24,7 @@ func (s *site) addTokens(title string, owner settings.Owner) {
 	}
 	t := &tokenPages{s, s.addSection(title, owner == settings.OfUser), owner}
 	s.page(t.section, "", t.list)
+	s.handle(http.MethodPost, t.section, "", t.search)
 	s.form(t.section, "/new", t.showCreate, t.create)
 	s.form(t.section, "/{id}/rotate", t.showRotate, t.rotate)
 	s.form(t.section, "/{id}/revoke", t.showRevoke, t.revoke)

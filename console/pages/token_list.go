@@ -46,11 +46,20 @@ func newTokenRow(t console.Token, now time.Time) tokenRow {
 	return row
 }
 
+// search redirects to the list with the found tokens. The form is sent with POST, because users may search for a whole key, and a
+// secret must not be in a URL. The function changes nothing, so the form needs no proof.
+func (t *tokenPages) search(v *visit) error {
+	return v.redirect(v.Link("", "q", t.api.VisiblePart(strings.TrimSpace(v.PostFormValue("q"))), "status", v.PostFormValue("status")))
+}
+
 // list shows the tokens.
 func (t *tokenPages) list(v *visit) error {
 	query := v.URL.Query()
+	if search := query.Get("q"); t.api.VisiblePart(search) != search {
+		return v.redirect(v.Link("", "q", t.api.VisiblePart(search), "status", query.Get("status")))
+	}
 	l := tokenList{
-		tokenPages: t, Search: strings.TrimSpace(query.Get("q")), After: query.Get("after"),
+		tokenPages: t, Search: query.Get("q"), After: query.Get("after"),
 		Statuses: []console.Status{registry.Active, console.Expiring, console.Unused, registry.Expired, registry.Revoked},
 	}
 	for _, s := range l.Statuses {

@@ -18,6 +18,16 @@ type Query struct {
 	Limit       int               // 1 to console.MaxLimit
 }
 
+// VisiblePart returns the visible prefix if the text is a key, and otherwise the text. Users search for a token by its key.
+func (a API) VisiblePart(text string) string {
+	for _, f := range a.Formats {
+		if strings.HasPrefix(text, f.Prefix) && len(text) > f.VisiblePrefix {
+			return text[:f.VisiblePrefix]
+		}
+	}
+	return text
+}
+
 // Tokens lists tokens of the caller's workspace, or keys of the caller, newest first.
 func (s *Settings) Tokens(ctx context.Context, c Caller, o Owner, q Query) (console.Page, error) {
 	if err := c.mayManage(o); err != nil {
@@ -25,13 +35,10 @@ func (s *Settings) Tokens(ctx context.Context, c Caller, o Owner, q Query) (cons
 	}
 	f := console.Filter{
 		Workspace: c.workspaceOf(o), User: c.userOf(o), API: c.API.Name, Status: q.Status, Environment: q.Environment, After: q.After, Limit: q.Limit,
-		Search: q.Search,
+		Search: c.API.VisiblePart(q.Search),
 	}
 	for _, format := range c.API.FormatsOf(o) {
 		f.Kinds = append(f.Kinds, format.Kind)
-		if strings.HasPrefix(q.Search, format.Prefix) && len(q.Search) > format.VisiblePrefix {
-			f.Search = q.Search[:format.VisiblePrefix]
-		}
 	}
 	return s.store.Tokens(ctx, f)
 }
