@@ -35,6 +35,14 @@ func newSite(c Config, api API, s *settings.Settings, store *console.Store, log 
 	st := &site{base: c.Path, api: api, sessions: c.Sessions, settings: s, store: store, forms: forms, log: log, mux: http.NewServeMux()}
 	st.addTokens(api.WorkspaceTokens, settings.OfWorkspace)
 	st.addTokens(api.PersonalKeys, settings.OfUser)
+	st.addApps(api.Apps)
+	if api.WorkspaceTokens != "" {
+		st.addActivity("Activity", false)
+	}
+	if api.Apps != "" {
+		st.addGrants()
+	}
+	st.addActivity("Account > Activity", true)
 	st.mux.HandleFunc("GET "+c.Path+"/{$}", st.index)
 	st.mux.HandleFunc("GET "+c.Path, st.index)
 	st.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -26,6 +26,9 @@ func (s *site) addTokens(title string, owner settings.Owner) {
 	s.page(t.section, "", t.list)
 	s.handle(http.MethodPost, t.section, "", t.search)
 	s.form(t.section, "/new", t.showCreate, t.create)
+	if owner == settings.OfWorkspace {
+		s.form(t.section, "/leavers", t.showLeavers, t.setLeavers)
+	}
 	s.form(t.section, "/{id}/rotate", t.showRotate, t.rotate)
 	s.form(t.section, "/{id}/revoke", t.showRevoke, t.revoke)
 }

@@ -108,6 +108,16 @@ type scopeChoice struct {
 	Checked           bool
 }
 
+// add adds a scope to the group of its resource. The scopes must be sorted.
+func (l *scopeLevel) add(c scopeChoice) {
+	resource, _, _ := strings.Cut(c.Name, ":")
+	if n := len(l.Groups); n == 0 || l.Groups[n-1].Resource != resource {
+		l.Groups = append(l.Groups, scopeGroup{Resource: resource})
+	}
+	group := &l.Groups[len(l.Groups)-1]
+	group.Scopes = append(group.Scopes, c)
+}
+
 // showCreate writes the form.
 func (t *tokenPages) showCreate(v *visit) error {
 	c, err := t.newTokenCreate(v, time.Now())
@@ -190,12 +200,7 @@ func (c *tokenCreate) addScopes(rules issuance.Rules, kind authz.Kind, grantable
 				c.Override = append(c.Override, choice)
 				continue
 			}
-			resource, _, _ := strings.Cut(name, ":")
-			if n := len(l.Groups); n == 0 || l.Groups[n-1].Resource != resource {
-				l.Groups = append(l.Groups, scopeGroup{Resource: resource})
-			}
-			group := &l.Groups[len(l.Groups)-1]
-			group.Scopes = append(group.Scopes, choice)
+			l.add(choice)
 		}
 		if len(l.Groups) > 0 {
 			c.Levels = append(c.Levels, l)

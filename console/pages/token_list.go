@@ -23,6 +23,8 @@ type tokenList struct {
 	Next     string          // the cursor of the next page; empty: this is the last page
 	After    string          // the cursor of this page; empty: this is the first page
 	Revoked  *registry.Token // the user has just revoked this token
+	// LeaverRule is what happens to tokens whose creator leaves; empty for the keys of a user.
+	LeaverRule registry.LeaverRule
 }
 
 // tokenRow is a token with what the page says about it.
@@ -69,6 +71,12 @@ func (t *tokenPages) list(v *visit) error {
 	}
 	if l.Allowed = v.Caller.Manages(t.owner); !l.Allowed {
 		return v.render("token_list.html", l)
+	}
+	if t.owner == settings.OfWorkspace {
+		var err error
+		if l.LeaverRule, err = t.settings.LeaverRule(v.Context(), v.Caller); err != nil {
+			return err
+		}
 	}
 	if id := query.Get("revoked"); id != "" {
 		if token, err := t.settings.Token(v.Context(), v.Caller, t.owner, id); err == nil && token.Status == registry.Revoked {

@@ -33,7 +33,7 @@ func describe(e auditlog.Entry, n console.Names) (Event, error) {
 	}
 	event := Event{
 		ID: e.ID, At: e.At, Action: e.Action, ObjectKind: e.ObjectKind, ObjectID: value(e.ObjectID),
-		Actor: actor(e, n), Source: value(e.Source), RequestID: value(e.RequestID),
+		Actor: actor(e, n), Source: strings.TrimSuffix(value(e.Source), "/32"), RequestID: value(e.RequestID),
 	}
 	event.Text = visible(event.Actor + " " + deed(e, n, before, after) + ".")
 	for _, s := range shown {
