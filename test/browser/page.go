@@ -10,6 +10,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
@@ -93,6 +94,13 @@ func (p *Page) Scheme(scheme string) *Page {
 	return p
 }
 
+// NoScript disables the scripts of the pages that the tab opens from now on. Eval and Await still work.
+func (p *Page) NoScript() *Page {
+	p.t.Helper()
+	call(p, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	return p
+}
+
 // SetCookie sets a cookie for the URL's site.
 func (p *Page) SetCookie(name, value, url string) {
 	p.t.Helper()
@@ -173,6 +181,22 @@ func (p *Page) Type(selector, text string) {
 func (p *Page) Press(keys string) {
 	p.t.Helper()
 	do(p, "press keys", chromedp.KeyEvent(keys))
+}
+
+// Clipboard returns the text that the clipboard of the browser contains, as another page receives it.
+func (p *Page) Clipboard() string {
+	p.t.Helper()
+	other := p.Tab()
+	other.Visit("data:text/html,<textarea id=text></textarea>")
+	other.Click("#text")
+	for _, kind := range []input.DispatchKeyEventType{input.DispatchKeyEventTypeRawKeyDown, input.DispatchKeyEventTypeKeyUp} {
+		call(other, input.DispatchKeyEvent, input.DispatchKeyEventParams{
+			Type: kind, Modifiers: int64(chromedp.ModifierCtrl), Key: "v", Code: "KeyV", WindowsVirtualKeyCode: 'V', Commands: []string{"paste"},
+		})
+	}
+	var text string
+	other.Eval(`document.querySelector("#text").value`, &text)
+	return text
 }
 
 // Focused returns the element with the keyboard focus, as #id. If the element has no id, Focused returns its tag name.
