@@ -158,7 +158,7 @@ func requestWithCredential(credential string) *authv3.CheckRequest {
 // velocityAuthorizer returns an authorizer for an API with personal keys.
 func velocityAuthorizer(t testing.TB, d authz.Directory, p authz.Policy) *authz.Authorizer {
 	t.Helper()
-	a, err := authz.New(authz.Config{DefaultAPI: "velocity", APIs: map[string]authz.API{"velocity": {
+	a, err := authz.New(authz.Config{DefaultAPI: "velocity", CountUse: func(*authz.Principal, bool) {}, APIs: map[string]authz.API{"velocity": {
 		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
 	}}}, d, p)

@@ -23,6 +23,7 @@ import (
 	"github.com/keywicket/keywicket/cmd/keywicket/invocation"
 	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/storetest"
 )
 
 // probe sends a GET request to the operations server at host:port or unix:///path.
@@ -213,6 +214,9 @@ func TestServeOnSockets(t *testing.T) {
 	list := runCommand(t, url, "token", "list")
 	if list["last_used_at"] == nil {
 		t.Errorf("the use of the token was not written: %v", list)
+	}
+	if n := storetest.Value[int](t, storetest.OpenDB(t, url), `SELECT allowed - denied FROM keywicket.token_use WHERE token_id = $1`, list["id"]); n != 1 {
+		t.Errorf("%d requests with the token are counted", n)
 	}
 }
 

@@ -24,7 +24,6 @@ type refusal struct {
 func (r *refusal) Error() string { return r.Code + ": " + r.Message }
 
 var (
-	errCursor  = &refusal{status: http.StatusBadRequest, Code: "INVALID_REQUEST", Reason: "invalid_query", Field: "cursor", Message: "The cursor is not one of a previous page."}
 	errNoRoute = &refusal{status: http.StatusNotFound, Code: "NOT_FOUND", Reason: "no_route", Message: "The management API has no such path."}
 	errNoUser  = &refusal{status: http.StatusForbidden, Code: "FORBIDDEN", Reason: "not_permitted", Message: "This operation needs the credential of a user."}
 	errNoID    = &refusal{status: http.StatusNotFound, Code: "NOT_FOUND", Reason: "not_found", Message: "Nothing has this id here."}

@@ -12,4 +12,4 @@ func Routes() map[string][]string {
 }
 
 // RequestBodies maps the name of a schema to the struct into which the API decodes it.
-var RequestBodies = map[string]any{"NewToken": newTokenRequest{}, "Rotation": rotationRequest{}}
+var RequestBodies = map[string]any{"NewToken": newTokenRequest{}, "Rotation": rotationRequest{}, "WorkspaceChange": workspaceRequest{}, "NewApp": newAppRequest{}}

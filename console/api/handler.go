@@ -25,7 +25,15 @@ type answer struct {
 // operations returns the operations by path, below [Path], and method.
 func (a *API) operations() map[string]map[string]operation {
 	all := map[string]map[string]operation{
-		"/workspaces": {http.MethodGet: a.listWorkspaces},
+		"/workspaces":       {http.MethodGet: a.listWorkspaces},
+		"/workspace":        {http.MethodGet: a.readWorkspace, http.MethodPatch: a.changeWorkspace},
+		"/activity":         {http.MethodGet: a.listActivity},
+		"/apps":             {http.MethodGet: a.listApps, http.MethodPost: a.createApp},
+		"/apps/{id}":        {http.MethodGet: a.readApp, http.MethodDelete: a.deleteApp},
+		"/apps/{id}/rotate": {http.MethodPost: a.rotateApp},
+		"/grants":           {http.MethodGet: a.listGrants},
+		"/grants/{id}":      {http.MethodDelete: a.revokeGrant},
+		"/account/activity": {http.MethodGet: a.listAccountActivity},
 	}
 	maps.Copy(all, tokens{a.settings, settings.OfWorkspace}.operations("/tokens", "/scopes"))
 	maps.Copy(all, tokens{a.settings, settings.OfUser}.operations("/personal-keys", "/personal-scopes"))

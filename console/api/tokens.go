@@ -21,6 +21,7 @@ func (t tokens) operations(list, scopes string) map[string]map[string]operation 
 		list:                  {http.MethodGet: t.list, http.MethodPost: t.create},
 		list + "/{id}":        {http.MethodGet: t.read, http.MethodDelete: t.revoke},
 		list + "/{id}/rotate": {http.MethodPost: t.rotate},
+		list + "/{id}/usage":  {http.MethodGet: t.usage},
 		scopes:                {http.MethodGet: t.scopes},
 	}
 }
@@ -56,16 +57,7 @@ type createdToken struct {
 }
 
 func newCreatedToken(c settings.Created[registry.Token]) answer {
-	return answer{body: createdToken{newToken(c.Object), secretText(c.Secret)}, created: true, repeated: c.Repeated}
-}
-
-// secretText returns the text of a secret that only this answer shows; nil: an earlier answer has shown it.
-func secretText(s authz.Secret) *string {
-	if s == "" {
-		return nil
-	}
-	text := s.Reveal()
-	return &text
+	return answer{body: createdToken{newToken(c.Object), orNil(c.Secret.Reveal())}, created: true, repeated: c.Repeated}
 }
 
 type newTokenRequest struct {

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -187,8 +188,10 @@ func TestListsHavePages(t *testing.T) {
 				t.Errorf("the pages are %q and %q with the cursors %q and %q, not %q", first, second, next, last, ids)
 			}
 			for query, want := range map[string][]string{
-				"": ids, "q=alpha": {ids[4], ids[3]}, "q=Be": ids[2:3], "q=none": nil, "status=revoked": ids[:1], "status=active": ids[1:], "status=expired": nil,
+				"": ids, "q=alpha": {ids[4], ids[3]}, // a search is sorted by name
+				"q=Be": ids[2:3], "q=none": nil, "status=revoked": ids[:1], "status=active": ids[1:], "status=expired": nil,
 				"q=%25": nil, "q=alpha&status=revoked": nil,
+				"environment=live": ids, "environment=sandbox": nil, "status=unused": nil, "status=expiring": nil,
 			} {
 				if got, _ := list(query); !slices.Equal(got, want) {
 					t.Errorf("%q: %q, not %q", query, got, want)
@@ -196,12 +199,36 @@ func TestListsHavePages(t *testing.T) {
 			}
 			for query, field := range map[string]string{
 				"limit=0": "limit", "limit=101": "limit", "limit=x": "limit", "limit=1.0": "limit", "limit=%2B1": "limit", "limit=1&limit=2": "limit",
-				"limit=": "limit", "status=gone": "status", "cursor=none": "cursor", "q=%00": "q", "q=%FF": "q", "q=": "q",
+				"limit=": "limit", "status=gone": "status", "environment=moon": "environment", "cursor=e30": "cursor", "cursor=a.b": "cursor",
+				"cursor=none": "cursor", "q=%00": "q", "q=%FF": "q", "q=": "q",
 			} {
 				s.send(t, ada, "GET", path+"?"+query, nil).expect(http.StatusBadRequest, "INVALID_REQUEST", "invalid_query", field)
 			}
 			s.send(t, ada, "GET", path+"?search=a", nil).expect(http.StatusBadRequest, "INVALID_REQUEST", "unknown_parameter", "")
 			s.send(t, ada, "GET", path+"?limit=1;q=a", nil).expect(http.StatusBadRequest, "INVALID_REQUEST", "invalid_query", "")
 		})
+	}
+}
+
+func TestUsageHasTheRequestsPerDay(t *testing.T) {
+	s := newServer(t)
+	ada := s.session("velocity")
+	for path, scope := range tokenPaths {
+		id := s.send(t, ada, "POST", path, fields{"name": "CI", "scopes": []string{scope}}).text("id")
+		s.Exec(t, `INSERT INTO keywicket.token_use (token_id, day, allowed, denied) VALUES ($1, (now() AT TIME ZONE 'UTC')::date - 1, 7, 2)`, id)
+		used := s.send(t, ada, "GET", path+"/"+id+"/usage?days=2", nil)
+		used.expect(http.StatusOK, "", "", "")
+		days, _ := used.field("days").([]any)
+		yesterday := fields{"day": time.Now().UTC().AddDate(0, 0, -1).Format(time.DateOnly), "allowed": 7.0, "denied": 2.0}
+		if first, _ := days[0].(map[string]any); len(days) != 2 || !maps.Equal(first, yesterday) {
+			t.Errorf("the days are %v", days)
+		}
+		if days, _ := s.send(t, ada, "GET", path+"/"+id+"/usage", nil).field("days").([]any); len(days) != 30 {
+			t.Errorf("there are %d days", len(days))
+		}
+		for _, value := range []string{"0", "401", "x"} {
+			s.send(t, ada, "GET", path+"/"+id+"/usage?days="+value, nil).expect(http.StatusBadRequest, "INVALID_REQUEST", "invalid_query", "days")
+		}
+		s.send(t, ada, "GET", path+"/none/usage", nil).expect(http.StatusNotFound, "NOT_FOUND", "not_found", "")
 	}
 }

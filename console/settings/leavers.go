@@ -10,15 +10,21 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// LeaverRule returns what happens to the tokens of the caller's workspace when their creator leaves it.
-func (s *Settings) LeaverRule(ctx context.Context, c Caller) (registry.LeaverRule, error) {
+// Workspace returns the caller's workspace. The caller must be allowed to manage its tokens.
+func (s *Settings) Workspace(ctx context.Context, c Caller) (registry.Workspace, error) {
 	if err := c.mayManage(OfWorkspace); err != nil {
-		return "", err
+		return registry.Workspace{}, err
 	}
 	w, err := s.store.Registry.Workspace(ctx, c.Workspace.ID)
 	if errors.Is(err, database.ErrNotFound) {
 		err = database.NewRefusal(ErrNotFound, "The workspace no longer exists.")
 	}
+	return w, err
+}
+
+// LeaverRule returns what happens to the tokens of the caller's workspace when their creator leaves it.
+func (s *Settings) LeaverRule(ctx context.Context, c Caller) (registry.LeaverRule, error) {
+	w, err := s.Workspace(ctx, c)
 	return w.LeaverRule, err
 }
 

@@ -92,6 +92,7 @@ func TestEachChangeHasAnEntry(t *testing.T) {
 		},
 		{`TRUNCATE keywicket.revoked_sessions`, "truncate session - - - -"},
 		{`INSERT INTO keywicket.token_usage VALUES ('t1', now())`, ""},
+		{`INSERT INTO keywicket.token_use VALUES ('t1', now(), 1, 0)`, ""},
 	} {
 		before := last(t, f)
 		f.Exec(t, c.statement)

@@ -138,6 +138,8 @@ INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
 SELECT t.id, clock_timestamp() - used.age * interval '1 second'
 FROM unnest($1::text[], $2::float8[]) AS used (id, age)
 JOIN keywicket.tokens t ON t.id = used.id
+WHERE NOT EXISTS (SELECT FROM keywicket.token_usage r WHERE r.token_id = used.id
+                  AND r.last_used_at > clock_timestamp() - (used.age + 60) * interval '1 second')
 ORDER BY t.id
 ON CONFLICT (token_id) DO UPDATE SET last_used_at = excluded.last_used_at
 WHERE u.last_used_at <= excluded.last_used_at - interval '1 minute'`
@@ -147,6 +149,8 @@ INSERT INTO keywicket.grant_usage AS u (grant_id, last_used_at)
 SELECT g.id, clock_timestamp() - used.age * interval '1 second'
 FROM unnest($1::text[], $2::float8[]) AS used (id, age)
 JOIN keywicket.oauth_grants g ON g.id = used.id
+WHERE NOT EXISTS (SELECT FROM keywicket.grant_usage r WHERE r.grant_id = used.id
+                  AND r.last_used_at > clock_timestamp() - (used.age + 60) * interval '1 second')
 ORDER BY g.id
 ON CONFLICT (grant_id) DO UPDATE SET last_used_at = excluded.last_used_at
 WHERE u.last_used_at <= excluded.last_used_at - interval '1 minute'`

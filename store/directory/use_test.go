@@ -86,12 +86,15 @@ func TestEveryIDIsCounted(t *testing.T) {
 	}
 }
 
-// A day is a day in UTC, regardless of the time zone of the database. A request counts for the day of the last use that is written
+// A day is a day in UTC, regardless of the time zone of the connection. A request counts for the day of the last use that is written
 // with it.
 func TestDaysAreInUTC(t *testing.T) {
 	for _, zone := range []string{"UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"} { // one of them has another date than UTC at any time
 		f := storetest.NewFixture(t)
-		f.Exec(t, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET timezone = %L', current_database(), '`+zone+`'); END $$`)
+		// A sidecar's connection has the time zone UTC, but a connection of a pooler may have another one.
+		f.Exec(t, `CREATE FUNCTION public.set_zone() RETURNS trigger LANGUAGE plpgsql AS $$
+			BEGIN PERFORM set_config('timezone', '`+zone+`', true); RETURN NULL; END $$`)
+		f.Exec(t, `CREATE TRIGGER set_zone BEFORE INSERT ON keywicket.token_usage FOR EACH STATEMENT EXECUTE FUNCTION public.set_zone()`)
 		token, key := f.WorkspaceToken(t)
 		c := new(clock)
 		d := f.Directory(t, func(config *directory.Config) { config.Clock, config.UsageInterval = c.now, time.Millisecond })

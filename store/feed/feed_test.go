@@ -49,6 +49,7 @@ func TestEachChangingStatementWritesOneRow(t *testing.T) {
 		{`DELETE FROM keywicket.members WHERE user_id = 'u7'`, 1},
 		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // one row for the users, and one row for their memberships
 		{`INSERT INTO keywicket.token_usage SELECT id, now() FROM keywicket.tokens`, 0},
+		{`INSERT INTO keywicket.token_use SELECT id, now(), 1, 0 FROM keywicket.tokens`, 0},
 	} {
 		before := changesRead()
 		f.Exec(t, c.statement)

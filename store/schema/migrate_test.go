@@ -149,6 +149,10 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 				`SELECT id, digest, grant_id, scopes, expires_at, revoked_at FROM keywicket.oauth_access_tokens`,
 				`SELECT token_id, last_used_at FROM keywicket.token_usage`,
 				`UPDATE keywicket.token_usage SET last_used_at = last_used_at`,
+				`INSERT INTO keywicket.token_use AS u (token_id, day, allowed, denied) VALUES ('t', '2026-11-28', 1, 0)
+					ON CONFLICT (token_id, day) DO UPDATE SET allowed = u.allowed + excluded.allowed`,
+				`INSERT INTO keywicket.grant_usage AS u (grant_id, last_used_at) VALUES ('g', now())
+					ON CONFLICT (grant_id) DO UPDATE SET last_used_at = excluded.last_used_at WHERE u.last_used_at < now()`,
 			},
 			forbidden: []string{
 				`SELECT name FROM keywicket.tokens`,
@@ -174,6 +178,8 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 				`DELETE FROM keywicket.tokens`,
 				`TRUNCATE keywicket.tokens`,
 				`DELETE FROM keywicket.token_usage`,
+				`DELETE FROM keywicket.token_use`,
+				`DELETE FROM keywicket.grant_usage`,
 				`UPDATE keywicket.members SET role = 'owner'`,
 				`INSERT INTO keywicket.members VALUES ('` + f.Acme.ID + `', '` + f.Bob.ID + `', 'owner')`,
 				`INSERT INTO keywicket.workspaces (id, slug, name) VALUES ('0123456789abcdef01234567', 'x', 'x')`,
@@ -203,6 +209,8 @@ func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 				`UPDATE keywicket.oauth_grants SET scopes = '{admin}'`,
 				`UPDATE keywicket.oauth_access_tokens SET expires_at = 'infinity'`,
 				`SELECT token_id FROM keywicket.token_usage`,
+				`SELECT token_id FROM keywicket.token_use`,
+				`SELECT grant_id FROM keywicket.grant_usage`,
 				`UPDATE keywicket.members SET role = 'owner'`,
 				`UPDATE keywicket.users SET email = 'x@example.com'`,
 				`UPDATE keywicket.users SET attributes = '{}'`,

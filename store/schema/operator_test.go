@@ -64,6 +64,8 @@ func TestOperatorsLoginCannotDoMore(t *testing.T) {
 		`INSERT INTO keywicket.oauth_refresh_tokens (digest) VALUES (sha256('x'))`,
 		`INSERT INTO keywicket.oauth_access_tokens (digest) VALUES (sha256('x'))`,
 		`INSERT INTO keywicket.token_usage VALUES ('x', now())`,
+		`INSERT INTO keywicket.token_use VALUES ('x', now(), 1, 1)`,
+		`INSERT INTO keywicket.grant_usage VALUES ('x', now())`,
 		`INSERT INTO keywicket.revoked_sessions (session_id, revoked_at) VALUES ('s', 'epoch')`,
 		`INSERT INTO keywicket.changes (xid, keys) VALUES ('1', '*')`,
 		`UPDATE keywicket.sidecars SET seen_at = now()`,

@@ -68,8 +68,8 @@ func TestLastUse(t *testing.T) {
 	const keys, uses = 20, 5
 	home := harness.CreateWorkspace(t, deployment.Stack)
 	client := harness.NewClient(t, deployment.Stack, 1)
-	counted := harness.StatementCounter(t, deployment.Stack)
-	writes := func() int { return counted(`query LIKE 'INSERT INTO keywicket.token_usage%'`) }
+	statements := harness.StatementCounter(t, deployment.Stack)
+	writes := func() int { return statements(`query LIKE 'INSERT INTO keywicket.token_usage%'`) }
 	tokens := func() map[string]harness.ListedToken {
 		byID := make(map[string]harness.ListedToken)
 		for _, l := range harness.Keywicket[[]harness.ListedToken](t, deployment.Stack, "token", "list", "--workspace", home.Slug) {
@@ -109,6 +109,23 @@ func TestLastUse(t *testing.T) {
 		case l.LastUsedAt.Before(start.Add(-time.Second)) || l.LastUsedAt.After(end.Add(time.Second)):
 			t.Errorf("used between %v and %v; the listed last use is %v", start, end, l.LastUsedAt)
 		}
+	}
+	// The sidecar has written the first counts. It writes the other counts after ten minutes.
+	var counted []struct {
+		ID              string `db:"token_id"`
+		Allowed, Denied int
+	}
+	if err := harness.OpenDatabase(t, deployment.Stack).SelectContext(t.Context(), &counted, `SELECT token_id, sum(allowed) AS allowed, sum(denied) AS denied
+		FROM keywicket.token_use JOIN keywicket.tokens ON id = token_id WHERE workspace_id = $1 GROUP BY token_id`, home.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range counted {
+		if c.ID == unused.ID || c.Allowed < 1 || c.Allowed > uses || c.Denied != 0 {
+			t.Errorf("wrong counts: %+v", c)
+		}
+	}
+	if len(counted) != keys {
+		t.Errorf("%d of %d keys have counts", len(counted), keys)
 	}
 	// The sidecar writes at most once every 5 s, plus once after the first use and once after the last use.
 	if got, most := writes()-before, int(end.Sub(start)/(5*time.Second))+2; got < 1 || got > most {

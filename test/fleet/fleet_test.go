@@ -248,7 +248,11 @@ func (f *fleet) cacheTokens(t *testing.T, tokens []token) {
 		for _, k := range tokens {
 			err := eventually("a valid answer is cached", func() bool {
 				found, err := d.Lookup(t.Context(), k.lookup)
-				return err == nil && found.Denial == "" && found.Cache == authz.CacheHit
+				valid := err == nil && found.Denial == "" && found.Cache == authz.CacheHit
+				if valid {
+					d.CountUse(&found.Principal, true)
+				}
+				return valid
 			})
 			if err != nil {
 				return err
