@@ -65,9 +65,9 @@ func (c caller) with(name, value string) caller {
 }
 
 // session is the session of the user ada in the workspace acme, where ada is an admin.
-func (s *server) session(name string) caller {
+func (s *server) session() caller {
 	return caller{
-		"Api": name, "Kind": "session", "Subject": s.Ada.ID, "User-Id": s.Ada.ID, "Workspace-Id": s.Acme.ID, "Workspace-Slug": s.Acme.Slug,
+		"Api": "velocity", "Kind": "session", "Subject": s.Ada.ID, "User-Id": s.Ada.ID, "Workspace-Id": s.Acme.ID, "Workspace-Slug": s.Acme.Slug,
 		"Scopes": "workspace:admin admin admin:all", "Environment": "live", "Decision-Id": "decision-1",
 	}
 }
