@@ -66,13 +66,13 @@ func (d *deployment) walk(t *testing.T, l look, byKeyboard bool, title string) *
 }
 
 // A user uses all pages by mouse, on a desktop.
-func TestPagesInChromium(t *testing.T) {
+func TestWalkInChromium(t *testing.T) {
 	t.Parallel()
 	walkAll(t, start(t), look{width: 1280, scheme: "light"}, false)
 }
 
 // A user uses all pages by mouse and by keyboard, on a small telephone and on a desktop, in light and dark, and without scripts.
-func TestPagesInEveryLook(t *testing.T) {
+func TestWalkInEveryLook(t *testing.T) {
 	harness.SkipIfShort(t)
 	t.Parallel()
 	d := start(t)
