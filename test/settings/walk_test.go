@@ -65,7 +65,13 @@ func (w *walk) navigate(title string) {
 	if !ok {
 		group, entry = "", title
 	}
-	requireStatus(w.t, w.page, w.hand.follow(w.page, find(w.t, w.page, entry, "", group)), http.StatusOK)
+	link := find(w.t, w.page, entry, "", group)
+	var below bool
+	w.page.Eval(fmt.Sprintf(`[...document.querySelectorAll("nav h2")].some(h => h.compareDocumentPosition(document.querySelector(%q)) & Node.DOCUMENT_POSITION_FOLLOWING)`, link), &below)
+	if below != ok {
+		w.t.Errorf("the entry %s is below a heading of the navigation: %t", title, below)
+	}
+	requireStatus(w.t, w.page, w.hand.follow(w.page, link), http.StatusOK)
 	if got := w.page.Text("main h1"); got != entry {
 		w.t.Fatalf("the page of %s has the heading %s", title, got)
 	}
