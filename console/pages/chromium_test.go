@@ -79,24 +79,31 @@ func TestSecondRequestsInChromium(t *testing.T) {
 	p.SetCookie(sessionCookie, f.sessionToken(f.Ada.ID, nil), f.velaflows.URL)
 	p.Visit(f.velaflows.URL + tokensPath + "/new?preset=CRM+sync")
 	p.Type("#name", "Twice")
-	var clicked bool
-	p.Eval(`(b => { b.click(); b.click(); return true })(document.querySelector("main .primary"))`, &clicked)
+	requests, release := make(chan bool, 2), make(chan bool)
+	hold := func() { requests <- true; <-release }
+	f.hold.Store(&hold)
+	p.Click("main .primary")
+	<-requests
+	p.Click("main .primary") // the first request has no response yet
+	f.hold.Store(nil)
+	close(release)
+	var done bool
 	p.Await(`document.querySelector("#secret")?.value.startsWith("sk_live_")`)
 	var secret string
 	p.Eval(`document.querySelector("#secret").value`, &secret)
 	if n := f.tokens(t); n != 1 {
 		t.Errorf("the double click created %d tokens", n)
 	}
-	p.Eval(`(location.reload(), true)`, &clicked)
+	p.Eval(`(location.reload(), true)`, &done)
 	p.Await(`document.querySelector("h1")?.textContent === "This token was already created"`)
-	p.Eval(`(history.back(), true)`, &clicked)
+	p.Eval(`(history.back(), true)`, &done)
 	p.Await(`document.querySelector("h1")?.textContent === "Create a token"`)
 	var text string
 	p.Eval(`document.documentElement.outerHTML + [...document.querySelectorAll("input")].map(i => i.value).join(" ")`, &text)
 	if n := f.tokens(t); n != 1 || strings.Contains(text, secret) {
 		t.Errorf("%d tokens; the page after the back button shows %s", n, text)
 	}
-	p.Eval(`(history.forward(), true)`, &clicked)
+	p.Eval(`(history.forward(), true)`, &done)
 	p.Await(`document.querySelector("#secret") === null`)
 	if n := f.tokens(t); n != 1 {
 		t.Errorf("%d tokens", n)
