@@ -64,7 +64,7 @@ func serve(t *testing.T) *httptest.Server {
 		page(w, "cookies", `<p id="cookies">[`+r.Header.Get("Cookie")+`]</p>`)
 	})
 	mux.HandleFunc("GET /script", func(w http.ResponseWriter, _ *http.Request) {
-		page(w, "script", `<h1 id="heading">Plain</h1><button id="copy" onclick="navigator.clipboard.writeText('a secret')">Copy</button>`+
+		page(w, "script", `<h1 id="heading">Plain</h1><button id="copy" onclick="navigator.clipboard.writeText('a secret').then(() => { document.title = 'copied' })">Copy</button>`+
 			`<script>document.querySelector("#heading").textContent = "Changed"</script>`)
 	})
 	server := httptest.NewServer(mux)
@@ -217,6 +217,7 @@ func TestBrowser(t *testing.T) {
 		p := b.Page(t)
 		p.Visit(site.URL + "/script")
 		p.Click("#copy")
+		p.Await(`document.title === "copied"`)
 		if got := p.Clipboard(); got != "a secret" {
 			t.Errorf("got %q", got)
 		}
