@@ -8,11 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 
 	"github.com/keywicket/keywicket/test/js"
@@ -28,7 +30,14 @@ type Page struct {
 // Page opens a tab that is 1280 pixels wide and shares no cookie with another tab. It closes the tab at the end of the test.
 func (b *Browser) Page(t testing.TB) *Page {
 	t.Helper()
-	return open(t, b.ctx, chromedp.WithNewBrowserContext()).Size(1280, 800)
+	p := open(t, b.ctx, chromedp.WithNewBrowserContext()).Size(1280, 800)
+	// A page may write to the clipboard after a click. Without this setting, headless Chromium refuses it.
+	call(p, browser.SetPermission, browser.SetPermissionParams{
+		Permission:       &browser.PermissionDescriptor{Name: "clipboard-write"},
+		Setting:          browser.PermissionSettingGranted,
+		BrowserContextID: call(p, target.GetTargetInfo, target.GetTargetInfoParams{}).TargetInfo.BrowserContextID,
+	})
+	return p
 }
 
 // Tab opens another tab with the same cookies.
