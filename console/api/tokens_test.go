@@ -150,6 +150,12 @@ func TestIdempotencyKey(t *testing.T) {
 	if repeated := send(rotate, fields{"overlap": 60}, "k2"); repeated.text("id") != rotated.text("id") || repeated.field("token") != nil {
 		t.Errorf("rotated %s, then %s", rotated.Body, repeated.Body)
 	}
+	again = send("/tokens", body, "k3")
+	rotate = "/tokens/" + again.text("id") + "/rotate"
+	at := send(rotate, nil, "k4") // without an overlap, the old token has ended
+	if repeated := send(rotate, nil, "k4"); repeated.text("id") != at.text("id") || repeated.Code != http.StatusCreated {
+		t.Errorf("rotated %s, then %s", at.Body, repeated.Body)
+	}
 	bob := ada.with("User-Id", s.Bob.ID).with("Subject", s.Bob.ID)
 	storetest.Must(s.SetMember(t.Context(), "acme", s.Bob.ID, "admin"))
 	if of := s.send(t, bob, "POST", "/tokens", body, "Idempotency-Key", "k1"); of.text("id") == first.text("id") || of.text("token") == "" {
@@ -231,4 +237,36 @@ func TestUsageHasTheRequestsPerDay(t *testing.T) {
 		}
 		s.send(t, ada, "GET", path+"/none/usage", nil).expect(http.StatusNotFound, "NOT_FOUND", "not_found", "")
 	}
+}
+
+// The choice has only what the caller may give.
+func TestScopesAreThoseOfTheCaller(t *testing.T) {
+	s := newServer(t)
+	ada := s.session()
+	names := func(r response) (names []string) {
+		r.expect(http.StatusOK, "", "", "")
+		list, _ := r.field("scopes").([]any)
+		for _, item := range list {
+			scope, _ := item.(map[string]any)
+			name, _ := scope["name"].(string)
+			if scope["description"] == "" || scope["override"] != (name == "workspace:admin" || name == "admin") {
+				t.Errorf("the scope is %v", scope)
+			}
+			names = append(names, name)
+		}
+		return names
+	}
+	of := names(s.send(t, ada, "GET", "/scopes", nil))
+	if !slices.Contains(of, "workspace:admin") || !slices.Contains(of, "issues:write") || slices.Contains(of, "user:read") {
+		t.Errorf("the scopes are %q", of)
+	}
+	if of := names(s.send(t, ada, "GET", "/personal-scopes", nil)); !slices.Contains(of, "user:read") || !slices.Contains(of, "issues:read") {
+		t.Errorf("the scopes are %q", of)
+	}
+	choice := s.send(t, ada.with("Api", "velaflows"), "GET", "/scopes", nil)
+	presets, _ := choice.field("presets").([]any)
+	if prefixes, _ := choice.field("prefixes").([]any); len(prefixes) != 2 || len(presets) < 2 || choice.field("max_lifetime") != nil {
+		t.Errorf("the choice of VelaFlows is %s", choice.Body)
+	}
+	s.send(t, ada.with("Api", "velaflows"), "GET", "/personal-scopes", nil).expect(http.StatusNotFound, "NOT_FOUND", "not_found", "")
 }
