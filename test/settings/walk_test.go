@@ -180,7 +180,7 @@ func (w *walk) tokens(g tokenPage) {
 	requireText(w.t, p, ".override", "Use it sparingly.")
 	if g.api == "velaflows" {
 		w.step("environments")
-		requireText(w.t, p, "#field-prefix", "Production sk_live_", "Sandbox sk_test_")
+		requireText(w.t, p, `fieldset:has([name="prefix"])`, "Production sk_live_", "Sandbox sk_test_")
 	}
 	w.step("presets")
 	for preset, scopes := range g.presets {
