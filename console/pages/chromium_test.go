@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/storetest"
@@ -79,16 +80,18 @@ func TestSecondRequestsInChromium(t *testing.T) {
 	p.SetCookie(sessionCookie, f.sessionToken(f.Ada.ID, nil), f.velaflows.URL)
 	p.Visit(f.velaflows.URL + tokensPath + "/new?preset=CRM+sync")
 	p.Type("#name", "Twice")
-	requests, release := make(chan bool, 2), make(chan bool)
-	hold := func() { requests <- true; <-release }
+	// The second click comes while the first request has no response. The server sends the response a second later.
+	hold := func() {
+		select {
+		case <-t.Context().Done():
+		case <-time.After(time.Second):
+		}
+	}
 	f.hold.Store(&hold)
-	p.Click("main .primary")
-	<-requests
-	p.Click("main .primary") // the first request has no response yet
-	f.hold.Store(nil)
-	close(release)
 	var done bool
+	p.Eval(`(b => { b.click(); setTimeout(() => b.click(), 200); return true })(document.querySelector("main .primary"))`, &done)
 	p.Await(`document.querySelector("#secret")?.value.startsWith("sk_live_")`)
+	f.hold.Store(nil)
 	var secret string
 	p.Eval(`document.querySelector("#secret").value`, &secret)
 	if n := f.tokens(t); n != 1 {
