@@ -3,6 +3,7 @@ package settings
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,7 +77,7 @@ func TestWalkInEveryLook(t *testing.T) {
 	harness.SkipIfShort(t)
 	t.Parallel()
 	d := start(t)
-	all := append(looks, look{width: 360, scheme: "light", noScript: true}, look{width: 1280, scheme: "light", noScript: true})
+	all := slices.Concat(looks, []look{{width: 360, scheme: "light", noScript: true}, {width: 1280, scheme: "light", noScript: true}})
 	for _, l := range all {
 		for _, byKeyboard := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, keyboard %t", l, byKeyboard), func(t *testing.T) { walkAll(t, d, l, byKeyboard) })
