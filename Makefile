@@ -125,6 +125,10 @@ POOLED ?= false
 fleet: .tools/pgbouncer ## Measure the load of many sidecars on one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) lists the numbers of sidecars; with POOLED=true, a quarter of the sidecars use PgBouncer
 	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS) -pooled=$(POOLED)
 
+.PHONY: pictures
+pictures: .tools/envoy .tools/chromium ## Take the pictures of the console's pages in docs
+	go test -count=1 -run '^TestPictures$$' ./test/settings -pictures $(CURDIR)/docs
+
 .PHONY: recording
 recording: build .tools/envoy .tools/termtosvg ## Record `make demo-once` in docs/demo.svg
 	tools/recording/draw docs/demo.svg
