@@ -142,6 +142,7 @@ func TestSearchForAWholeKey(t *testing.T) {
 	secret := b.submit(t, tokensPath+"/new", "name", "Export", "scope", "inbox:read").secret()
 	for what, p := range map[string]page{
 		"the form": b.do(t, http.MethodPost, tokensPath+"?workspace=acme", b.get(t, tokensPath).form("q", secret)), "a URL": b.get(t, tokensPath+"?q="+secret),
+		"a header": b.do(t, http.MethodPost, tokensPath+"?workspace=acme", b.get(t, tokensPath).form("q", "Bearer\u00a0"+secret)),
 	} {
 		requirePage(t, p, http.StatusSeeOther)
 		if strings.Contains(p.location+p.text, secret) {

@@ -17,6 +17,7 @@ import (
 // visitor is a signed-in user who has opened a page.
 type visitor struct {
 	User        console.User
+	Session     authz.Session
 	Memberships []console.Membership
 }
 
@@ -39,7 +40,7 @@ func (s *site) visitor(r *http.Request) (visitor, error) {
 	case verified.Denial != "":
 		return visitor{}, errSignedOut
 	}
-	var v visitor
+	v := visitor{Session: verified.Session}
 	v.User, err = s.store.SessionUser(r.Context(), verified.Session)
 	switch {
 	case errors.Is(err, database.ErrNotFound):
@@ -57,7 +58,7 @@ func (s *site) visitor(r *http.Request) (visitor, error) {
 // outside of workspaces.
 func (s *site) caller(r *http.Request, v visitor, in console.Membership) settings.Caller {
 	return settings.Caller{
-		API: s.api.API, User: v.User, Workspace: in,
+		API: s.api.API, User: v.User, Session: v.Session, Workspace: in,
 		Actor: database.Actor{Kind: database.ActorUser, ID: v.User.ID, Source: ratelimit.Address(r), RequestID: r.Header.Get("X-Request-Id")},
 		Maker: issuance.Maker{Kind: authz.KindSession, Scopes: s.api.Sessions.Scopes, Role: in.Role},
 	}

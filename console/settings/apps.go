@@ -29,6 +29,9 @@ type NewApp struct {
 	IdempotencyKey string
 }
 
+// maxApps is the maximum number of active apps that a user can have in an API.
+const maxApps = 50
+
 // RegisterApp registers an app of the caller.
 func (s *Settings) RegisterApp(ctx context.Context, c Caller, n NewApp) (Created[console.App], error) {
 	if err := c.MayManageApps(); err != nil {
@@ -49,7 +52,14 @@ func (s *Settings) RegisterApp(ctx context.Context, c Caller, n NewApp) (Created
 	return creation[console.App]{
 		key:     n.IdempotencyKey,
 		request: fmt.Sprintf("register app %q %q %q %q %t %t", c.API.Name, n.Name, n.RedirectURIs, n.Scopes, n.Confidential, n.Development),
-		create: func(r *registry.Registry) (console.App, authz.Secret, error) {
+		create: func(r *registry.Registry, tx *sqlx.Tx) (console.App, authz.Secret, error) {
+			active, err := console.CountApps(ctx, tx, c.User.ID, c.API.Name)
+			switch {
+			case err != nil:
+				return console.App{}, "", err
+			case active >= maxApps:
+				return console.App{}, "", database.NewRefusal(ErrInvalid, "You have %d apps, which is the maximum: delete an app first.", active)
+			}
 			app, secret, err := r.CreateApp(ctx, registry.NewApp{
 				API: c.API.Name, Name: n.Name, RedirectURIs: n.RedirectURIs, Scopes: n.Scopes, Confidential: n.Confidential,
 				Development: n.Development, Owner: c.User.ID,
@@ -60,7 +70,7 @@ func (s *Settings) RegisterApp(ctx context.Context, c Caller, n NewApp) (Created
 		find: func(_ *registry.Registry, id string) (console.App, error) {
 			return s.store.App(ctx, c.User.ID, c.API.Name, id)
 		},
-	}.run(ctx, s.store, c)
+	}.run(ctx, s, c)
 }
 
 // Apps lists the caller's apps: active apps before revoked ones, and newest first.
@@ -94,7 +104,7 @@ func (s *Settings) RotateAppSecret(ctx context.Context, c Caller, id string) (co
 		return console.App{}, "", database.NewRefusal(ErrInvalid, "The app was deleted: register another app.")
 	}
 	var secret authz.Secret
-	err = s.store.Registry.Acting(ctx, c.Actor, func(r *registry.Registry, _ *sqlx.Tx) (err error) {
+	err = s.change(ctx, c, func(r *registry.Registry, _ *sqlx.Tx) (err error) {
 		app.App, secret, err = r.RotateAppSecret(ctx, id)
 		return err
 	})
@@ -106,7 +116,7 @@ func (s *Settings) RevokeApp(ctx context.Context, c Caller, id string) (console.
 	if _, err := s.App(ctx, c, id); err != nil {
 		return console.App{}, err
 	}
-	err := s.store.Registry.Acting(ctx, c.Actor, func(r *registry.Registry, _ *sqlx.Tx) error {
+	err := s.change(ctx, c, func(r *registry.Registry, _ *sqlx.Tx) error {
 		_, err := r.RevokeApp(ctx, id)
 		return err
 	})

@@ -21,17 +21,17 @@ type Created[T any] struct {
 type creation[T any] struct {
 	key     string // the idempotency key; empty: each request creates an object
 	request string // equal for equal requests
-	create  func(*registry.Registry) (T, authz.Secret, error)
+	create  func(*registry.Registry, *sqlx.Tx) (T, authz.Secret, error)
 	id      func(T) string
 	find    func(r *registry.Registry, id string) (T, error)
 }
 
 // run runs the creation in a transaction on behalf of the caller.
-func (n creation[T]) run(ctx context.Context, store *console.Store, c Caller) (created Created[T], err error) {
-	err = store.Registry.Acting(ctx, c.Actor, func(r *registry.Registry, tx *sqlx.Tx) error {
+func (n creation[T]) run(ctx context.Context, s *Settings, c Caller) (created Created[T], err error) {
+	err = s.change(ctx, c, func(r *registry.Registry, tx *sqlx.Tx) error {
 		var id string
 		id, created.Repeated, err = console.Once(ctx, tx, console.Creation{Caller: c.Actor.ID, Key: n.key, Request: n.request}, func() (string, error) {
-			created.Object, created.Secret, err = n.create(r)
+			created.Object, created.Secret, err = n.create(r, tx)
 			return n.id(created.Object), err
 		})
 		if err == nil && created.Repeated {

@@ -61,7 +61,7 @@ func (s *Settings) RevokeGrant(ctx context.Context, c Caller, id string) (Grant,
 	if _, err := s.Grant(ctx, c, id); err != nil {
 		return Grant{}, err
 	}
-	err := s.store.Registry.Acting(ctx, c.Actor, func(r *registry.Registry, _ *sqlx.Tx) error {
+	err := s.change(ctx, c, func(r *registry.Registry, _ *sqlx.Tx) error {
 		_, err := r.RevokeGrant(ctx, id)
 		return err
 	})

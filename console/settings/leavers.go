@@ -33,7 +33,7 @@ func (s *Settings) SetLeaverRule(ctx context.Context, c Caller, rule registry.Le
 	if _, err := s.LeaverRule(ctx, c); err != nil {
 		return err
 	}
-	err := s.store.Registry.Acting(ctx, c.Actor, func(r *registry.Registry, _ *sqlx.Tx) error {
+	err := s.change(ctx, c, func(r *registry.Registry, _ *sqlx.Tx) error {
 		_, err := r.SetLeaverRule(ctx, c.Workspace.ID, rule)
 		return err
 	})

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"context"
+	"regexp"
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
@@ -18,11 +19,23 @@ type Query struct {
 	Limit       int               // 1 to console.MaxLimit
 }
 
-// VisiblePart returns the visible prefix if the text is a key, and otherwise the text. Users search for a token by its key.
+// words finds the texts in which a credential can be: all its characters are those of a token (RFC 6750, section 2.1).
+var words = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`)
+
+// VisiblePart returns a text that contains no secret, to search for names and visible prefixes that start with it. Users search for a
+// token by its key, and may paste the key with other text, or another secret. If the text contains a key, VisiblePart returns the key's
+// visible prefix. It cuts a text in its first long word: a search for the start of the text finds what a search for the text finds.
 func (a API) VisiblePart(text string) string {
-	for _, f := range a.Formats {
-		if strings.HasPrefix(text, f.Prefix) && len(text) > f.VisiblePrefix {
-			return text[:f.VisiblePrefix]
+	const longest, shown = 32, 16 // a longer word may be the secret of an app, or a credential of another kind
+	for _, at := range words.FindAllStringIndex(text, -1) {
+		word := text[at[0]:at[1]]
+		for _, f := range a.Formats {
+			if strings.HasPrefix(word, f.Prefix) && len(word) > f.VisiblePrefix {
+				return word[:f.VisiblePrefix]
+			}
+		}
+		if len(word) > longest {
+			return text[:at[0]+shown]
 		}
 	}
 	return text

@@ -1,14 +1,18 @@
 package settings
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies/issuance"
 	"github.com/keywicket/keywicket/store/console"
 	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // ErrForbidden means that the caller may not do this. ErrNotFound means that the object does not exist, or that the caller may not
@@ -51,6 +55,8 @@ type Caller struct {
 	Maker issuance.Maker
 	// User is the user of the caller's credential; zero for a workspace's token.
 	User console.User
+	// Session is the session of the user; zero if the caller has another credential, and if the sidecar has verified the session.
+	Session authz.Session
 	// Workspace is the workspace in which the caller acts; zero outside of workspaces.
 	Workspace console.Membership
 }
@@ -63,3 +69,22 @@ type Settings struct {
 
 // New returns the operations on a store.
 func New(store *console.Store) *Settings { return &Settings{store: store, now: time.Now} }
+
+// change runs the function in a transaction on behalf of the caller, if the caller still has the access and the role that they had when
+// they were identified.
+func (s *Settings) change(ctx context.Context, c Caller, f func(*registry.Registry, *sqlx.Tx) error) error {
+	now := console.Caller{User: c.User.ID, Session: c.Session, Workspace: c.Workspace.ID, Role: c.Maker.Role}
+	if c.Actor.Kind == database.ActorToken {
+		now.Token = c.Actor.ID
+	}
+	return s.store.Registry.Acting(ctx, c.Actor, func(r *registry.Registry, tx *sqlx.Tx) error {
+		err := console.Check(ctx, tx, now)
+		switch {
+		case errors.Is(err, console.ErrOutdated):
+			return database.NewRefusal(ErrForbidden, "Your access or your role has changed. Nothing was changed.")
+		case err != nil:
+			return err
+		}
+		return f(r, tx)
+	})
+}

@@ -52,11 +52,11 @@ func (s *Settings) CreateToken(ctx context.Context, c Caller, o Owner, n NewToke
 	if err := c.API.Rules.Check(c.Maker, issuance.New{Kind: format.Kind, Scopes: n.Scopes, Expires: n.ExpiresAt}, s.now()); err != nil {
 		return Created[registry.Token]{}, refusalError(err)
 	}
-	request := fmt.Sprintf("create token %q %q %q %q %v", c.API.Name, c.Workspace.ID, n.Prefix, n.Name, n.Scopes)
+	request := fmt.Sprintf("create token of %s %q %q %q %q %v", o, c.API.Name, c.Workspace.ID, n.Prefix, n.Name, n.Scopes)
 	if n.ExpiresAt != nil {
 		request += n.ExpiresAt.UTC().Format(time.RFC3339Nano)
 	}
-	return s.issue(ctx, c, n.IdempotencyKey, request, func(r *registry.Registry) (registry.Token, authz.Secret, error) {
+	return s.issue(ctx, c, n.IdempotencyKey, request, func(r *registry.Registry, _ *sqlx.Tx) (registry.Token, authz.Secret, error) {
 		return r.CreateToken(ctx, registry.NewToken{
 			Format: format, API: c.API.Name, Name: n.Name, Scopes: n.Scopes, ExpiresAt: n.ExpiresAt,
 			Workspace: c.workspaceOf(o), User: c.userOf(o),
@@ -94,20 +94,20 @@ func (s *Settings) RotateToken(ctx context.Context, c Caller, o Owner, id string
 		return Created[registry.Token]{}, refusalError(err)
 	}
 	request := fmt.Sprintf("rotate token %q %q %v", c.API.Name, id, overlap)
-	return s.issue(ctx, c, idempotencyKey, request, func(r *registry.Registry) (registry.Token, authz.Secret, error) {
+	return s.issue(ctx, c, idempotencyKey, request, func(r *registry.Registry, _ *sqlx.Tx) (registry.Token, authz.Secret, error) {
 		return r.RotateToken(ctx, id, format, overlap)
 	})
 }
 
 // issue runs a function that creates a token, in a transaction on behalf of the caller.
 func (s *Settings) issue(
-	ctx context.Context, c Caller, key, request string, create func(*registry.Registry) (registry.Token, authz.Secret, error),
+	ctx context.Context, c Caller, key, request string, create func(*registry.Registry, *sqlx.Tx) (registry.Token, authz.Secret, error),
 ) (Created[registry.Token], error) {
 	return creation[registry.Token]{
 		key: key, request: request, create: create,
 		id:   func(t registry.Token) string { return t.ID },
 		find: func(r *registry.Registry, id string) (registry.Token, error) { return r.Token(ctx, id) },
-	}.run(ctx, s.store, c)
+	}.run(ctx, s, c)
 }
 
 // Token returns a token of the caller's workspace, or a key of the caller.
@@ -131,7 +131,7 @@ func (s *Settings) RevokeToken(ctx context.Context, c Caller, o Owner, id string
 	if err != nil {
 		return t, err
 	}
-	err = s.store.Registry.Acting(ctx, c.Actor, func(r *registry.Registry, _ *sqlx.Tx) error {
+	err = s.change(ctx, c, func(r *registry.Registry, _ *sqlx.Tx) error {
 		t, err = r.RevokeToken(ctx, id)
 		return err
 	})

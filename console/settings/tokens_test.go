@@ -162,9 +162,9 @@ func TestForbiddenCallers(t *testing.T) {
 		"a guest":                      f.session(f.Ada, f.Globex, "guest"),
 		"a member":                     f.session(f.Ada, f.Acme, "member"),
 		"outside of workspaces":        f.session(f.Ada, registry.Workspace{}, ""),
-		"a key without the override":   f.token("workspace_key", "issues:write"),
-		"the access token of an app":   f.token("oauth_token", "workspace:admin", "admin"),
-		"a credential without a scope": f.token("workspace_key"),
+		"a key without the override":   f.token(t, "workspace_key", "issues:write"),
+		"the access token of an app":   f.token(t, "oauth_token", "workspace:admin", "admin"),
+		"a credential without a scope": f.token(t, "workspace_key"),
 	} {
 		for _, of := range []string{id, "nonesuch"} {
 			_, err := f.settings.Token(t.Context(), c, settings.OfWorkspace, of)
@@ -180,18 +180,21 @@ func TestForbiddenCallers(t *testing.T) {
 }
 
 // token returns a caller with a token in the workspace acme.
-func (f *fixture) token(kind authz.Kind, scopes ...string) settings.Caller {
+func (f *fixture) token(t *testing.T, kind authz.Kind, scopes ...string) settings.Caller {
+	t.Helper()
+	token, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "Caller", Scopes: scopes, Workspace: "acme"})
 	return settings.Caller{
 		API: f.velocity, Workspace: console.Membership{ID: f.Acme.ID, Slug: f.Acme.Slug},
-		Actor: database.Actor{Kind: database.ActorToken, ID: "t-1"}, Maker: issuance.Maker{Kind: kind, Scopes: scopes},
+		Actor: database.Actor{Kind: database.ActorToken, ID: token.ID}, Maker: issuance.Maker{Kind: kind, Scopes: scopes},
 	}
 }
 
 // A token that manages tokens is the actor of its changes.
 func TestTokenAsActor(t *testing.T) {
 	f := newFixture(t)
-	created := f.create(t, f.token("workspace_key", "workspace:admin"), settings.OfWorkspace, newKey)
-	f.expectActor(t, created.Object.ID, "create", "token t-1")
+	c := f.token(t, "workspace_key", "workspace:admin")
+	created := f.create(t, c, settings.OfWorkspace, newKey)
+	f.expectActor(t, created.Object.ID, "create", "token "+c.Actor.ID)
 }
 
 // Each wrong value is an error in its field, and creates nothing.
@@ -271,8 +274,11 @@ func TestIdempotencyKey(t *testing.T) {
 	if _, err := f.settings.RotateToken(t.Context(), f.admin(), settings.OfWorkspace, results[0].Object.ID, 0, "k"); !errors.Is(err, settings.ErrConflict) {
 		t.Errorf("%v", err)
 	}
-	if created := f.create(t, f.token("workspace_key", "workspace:admin"), settings.OfWorkspace, n); created.Repeated {
+	if created := f.create(t, f.token(t, "workspace_key", "workspace:admin"), settings.OfWorkspace, n); created.Repeated {
 		t.Error("two callers share a key")
+	}
+	if created, err := f.settings.CreateToken(t.Context(), f.admin(), settings.OfUser, n); !errors.Is(err, settings.ErrConflict) {
+		t.Errorf("the user's own key, with the key of a workspace's token: %+v, %v", created, err)
 	}
 	// A failed creation does not use up the key.
 	failed := n
@@ -307,7 +313,7 @@ func TestRotationKeepsTheLimits(t *testing.T) {
 	old := f.create(t, f.admin(), settings.OfWorkspace, newKey).Object
 	limited := f.admin()
 	limited.API.Rules.Limits.ExpiryRequired = true
-	short := f.token("workspace_key", "workspace:admin")
+	short := f.token(t, "workspace_key", "workspace:admin")
 	short.Maker.Expires = new(time.Now().Add(time.Hour))
 	for name, c := range map[string]settings.Caller{"the limits": limited, "the maker's expiry": short} {
 		_, err := f.settings.RotateToken(t.Context(), c, settings.OfWorkspace, old.ID, 0, "")
@@ -315,7 +321,7 @@ func TestRotationKeepsTheLimits(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.tokens`); n != 1 {
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.tokens`); n != 2 {
 		t.Errorf("%d tokens exist", n)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jmoiron/sqlx"
+
 	"github.com/keywicket/keywicket/store/oauthapp"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -30,6 +32,19 @@ func (s *Store) Apps(ctx context.Context, owner, api string) ([]App, error) {
 		return nil, fmt.Errorf("list the user's apps: %w", err)
 	}
 	return list, nil
+}
+
+// CountApps returns the number of active apps of an API that the user registered. Until the transaction ends, other transactions that
+// count these apps wait. So a user cannot exceed a maximum with several requests at the same time.
+func CountApps(ctx context.Context, tx *sqlx.Tx, owner, api string) (n int, err error) {
+	_, err = tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('keywicket apps of ' || $1 || ' in ' || $2, 0))`, owner, api)
+	if err == nil {
+		err = tx.GetContext(ctx, &n, `SELECT count(*) FROM keywicket.oauth_apps WHERE owner_id = $1 AND api = $2 AND revoked_at IS NULL`, owner, api)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("count the user's apps: %w", err)
+	}
+	return n, nil
 }
 
 // App returns an app that the user registered. The error is [oauthapp.ErrUnknown] if there is no such app, or if it belongs to another
