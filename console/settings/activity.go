@@ -47,7 +47,8 @@ type ActivityFilter struct {
 	Limit              int    // the maximum number of events, at most 100; 0 means 50
 }
 
-// Activity is a page of events, newest first. Next is the cursor of the next page; empty on the last page.
+// Activity is a page of events, newest first. Next is the cursor of the next page; empty on the last page. A page can have few events, or
+// none, and still have a next page, because a query reads at most some thousand entries of the audit log.
 type Activity struct {
 	Events []Event
 	Next   string
@@ -94,18 +95,14 @@ func (s *Settings) activity(ctx context.Context, c Caller, f ActivityFilter, of 
 	if of.ActorID, err = s.actorID(ctx, strings.TrimSpace(f.Actor)); err != nil {
 		return Activity{}, err
 	}
-	of.Limit = limit + 1
-	var entries []auditlog.Entry
-	for e, err := range auditlog.Entries(ctx, s.store.Registry, of) {
-		if err != nil {
-			return Activity{}, err
-		}
-		entries = append(entries, e)
+	of.Limit = limit
+	entries, next, err := auditlog.Page(ctx, s.store.Registry, of)
+	if err != nil {
+		return Activity{}, err
 	}
 	var result Activity
-	if len(entries) > limit {
-		entries = entries[:limit]
-		result.Next = strconv.FormatInt(entries[limit-1].ID, 10)
+	if next != 0 {
+		result.Next = strconv.FormatInt(next, 10)
 	}
 	result.Events, err = s.events(ctx, entries)
 	return result, err
