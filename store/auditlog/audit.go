@@ -228,7 +228,11 @@ func (f Filter) query(ctx context.Context, r *registry.Registry, columns string,
 	for i, conditions := range from {
 		parts[i] = `(` + selection(columns, `keywicket.audit_log`, conditions) + bound + `)`
 	}
-	query := selection(columns, `(`+strings.Join(parts, ` UNION ALL `)+bound+`) AS entry`, conditions) + order
+	source := parts[0]
+	if len(parts) > 1 {
+		source = `(` + strings.Join(parts, ` UNION ALL `) + bound + `)`
+	}
+	query := selection(columns, source+` AS entry`, conditions) + order
 	if f.Limit > 0 {
 		query += fmt.Sprintf(" LIMIT %d", f.Limit)
 	}
