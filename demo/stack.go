@@ -3,27 +3,21 @@ package demo
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 
-	"github.com/jmoiron/sqlx"
-
 	"github.com/keywicket/keywicket/demo/envoyproxy"
 	"github.com/keywicket/keywicket/demo/own"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
-	"github.com/keywicket/keywicket/store/database"
-	"github.com/keywicket/keywicket/store/schema"
 )
 
 // Config is the configuration of a Stack. The zero value uses free ports, and the running program as the sidecar.
@@ -185,40 +179,6 @@ func (s *Stack) Wait(ctx context.Context) error {
 	case <-console:
 		return cmp.Or(s.Console.Err(), errors.New("the console has ended"))
 	}
-}
-
-// logins are the database URLs of keywicket's processes. Each login has only the rights of one role.
-type logins struct{ sidecar, issuer, console string }
-
-// migrate creates the schema and the logins.
-func (s *Stack) migrate(ctx context.Context) (urls logins, err error) {
-	db, err := database.Open(s.DatabaseURL())
-	if err != nil {
-		return urls, err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if _, err := schema.Migrate(ctx, db); err != nil {
-		return urls, err
-	}
-	for name, target := range map[string]*string{"sidecar": &urls.sidecar, "issuer": &urls.issuer, "console": &urls.console} {
-		if *target, err = s.login(ctx, db, "demo_"+name, "keywicket_"+name); err != nil {
-			return urls, err
-		}
-	}
-	return urls, nil
-}
-
-func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (string, error) {
-	password := rand.Text()
-	if _, err := db.ExecContext(ctx, `CREATE ROLE `+name+` LOGIN PASSWORD '`+password+`' IN ROLE `+role); err != nil {
-		return "", fmt.Errorf("create the login %s: %w", name, err)
-	}
-	u, err := url.Parse(s.DatabaseURL())
-	if err != nil {
-		return "", err
-	}
-	u.User = url.UserPassword(name, password)
-	return u.String(), nil
 }
 
 // startServers starts the sidecars, the issuer and then Envoy. The sidecars and the issuer need Envoy's address, because users and

@@ -197,7 +197,7 @@ func keepToken(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 func ready(ts *testscript.TestScript, _ bool, args []string) {
-	if err := awaitProbe(args[0], "/readyz", 200); err != nil {
+	if err := awaitProbe(args[0], "/readyz"); err != nil {
 		ts.Fatalf("%v", err)
 	}
 }

@@ -94,7 +94,7 @@ func startConsole(t *testing.T, environ []string) (send func(body string, header
 	go func() {
 		status <- run(ctx, []string{"console"}, append(environ, "KEYWICKET_CONSOLE_LISTEN=unix://"+socket), io.Discard, &log)
 	}()
-	if err := awaitProbe("unix://"+socket, "/readyz", http.StatusOK); err != nil {
+	if err := awaitProbe("unix://"+socket, "/readyz"); err != nil {
 		t.Fatalf("%v: %s", err, log.String())
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -49,15 +49,15 @@ func probe(address, path string) (code int, body map[string]any, err error) {
 	return response.StatusCode, body, json.NewDecoder(response.Body).Decode(&body)
 }
 
-// awaitProbe waits up to 30 s until the path returns the status code.
-func awaitProbe(address, path string, want int) error {
+// awaitProbe waits up to 30 s until the path returns the status code 200.
+func awaitProbe(address, path string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		code, body, err := probe(address, path)
-		if code == want {
+		if code == http.StatusOK {
 			return nil
 		}
 		select {
@@ -92,7 +92,7 @@ func startSidecar(t *testing.T, environ ...string) *sidecarProcess {
 			t.Errorf("the exit status of the sidecar is %d: %s", status, s.log)
 		}
 	})
-	if err := awaitProbe(s.operations, "/livez", 200); err != nil {
+	if err := awaitProbe(s.operations, "/livez"); err != nil {
 		t.Fatalf("%v: %s", err, s.log)
 	}
 	return s
@@ -188,7 +188,7 @@ func TestServeOnSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := startSidecar(t, "KEYWICKET_DATABASE_URL="+url, "KEYWICKET_FORWARD_CREDENTIAL=true", "KEYWICKET_DEFAULT_API=velocity")
-	if err := awaitProbe(s.operations, "/readyz", 200); err != nil {
+	if err := awaitProbe(s.operations, "/readyz"); err != nil {
 		t.Fatal(err)
 	}
 	s.awaitHealth(t, healthv1.HealthCheckResponse_SERVING)

@@ -13,7 +13,7 @@ import (
 
 func TestWorkspaces(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	list := s.send(t, ada, "GET", "/workspaces", nil)
 	list.expect(http.StatusOK, "", "", "")
 	workspaces, _ := list.field("workspaces").([]any)
@@ -54,7 +54,7 @@ func TestWorkspaces(t *testing.T) {
 
 func TestApps(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	body := fields{"name": "Planner", "redirect_uris": []string{"https://planner.example/cb"}, "scopes": []string{"issues:read"}, "confidential": true}
 	created := s.send(t, ada, "POST", "/apps", body, "Idempotency-Key", "k")
 	created.expect(http.StatusCreated, "", "", "")
@@ -100,7 +100,7 @@ func TestApps(t *testing.T) {
 
 func TestInvalidAppsAreRefused(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	with := func(name string, value any) fields {
 		body := fields{"name": "Planner", "redirect_uris": []string{"https://planner.example/cb"}}
 		body[name] = value
@@ -142,7 +142,7 @@ func TestInvalidAppsAreRefused(t *testing.T) {
 
 func TestGrants(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	i := storetest.Must(issuer.Open(storetest.WithOption(s.URL, "role", "keywicket_issuer")))
 	t.Cleanup(func() { _ = i.Close() })
 	app, _, err := s.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}})
@@ -179,7 +179,7 @@ func TestGrants(t *testing.T) {
 
 func TestActivity(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	created := s.send(t, ada, "POST", "/tokens", fields{"name": "CI", "scopes": []string{"issues:read"}})
 	s.send(t, ada, "POST", "/personal-keys", fields{"name": "CLI", "scopes": []string{"user:read"}})
 	s.send(t, ada, "DELETE", "/tokens/"+created.text("id"), nil)

@@ -36,10 +36,7 @@ func badRequest(reason, field, message string) error {
 
 // refusalOf returns the response to an error. It returns nil for a failure of the server: the client must not see its text.
 func refusalOf(err error) *refusal {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
+	text := sentence(err)
 	if refused, ok := errors.AsType[*refusal](err); ok {
 		return refused
 	}
@@ -59,6 +56,12 @@ func refusalOf(err error) *refusal {
 		return &refusal{status: http.StatusUnprocessableEntity, Code: "INVALID_REQUEST", Reason: "invalid", Message: text}
 	}
 	return nil
+}
+
+// sentence returns the text of an error as a sentence. Errors of the store begin in lower case.
+func sentence(err error) string {
+	text := err.Error()
+	return strings.ToUpper(text[:1]) + strings.TrimSuffix(text[1:], ".") + "."
 }
 
 // refuse writes an error response. If the error is a failure of the server, refuse logs it, and the response contains no details.

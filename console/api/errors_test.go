@@ -12,7 +12,7 @@ import (
 
 func TestInvalidTokensAreRefused(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	id := s.send(t, ada, "POST", "/tokens", fields{"name": "CI", "scopes": []string{"issues:read"}}).text("id")
 	with := func(name string, value any) fields {
 		body := fields{"name": "CI", "scopes": []string{"issues:read"}}
@@ -78,7 +78,7 @@ func TestLimitsApply(t *testing.T) {
 	limited := s.apis["velocity"]
 	limited.Rules.Limits = tokenlimit.Limits{MaxLifetime: 24 * time.Hour}
 	s.apis["velocity"] = limited
-	ada := s.session("velocity")
+	ada := s.session()
 	for expiry, status := range map[time.Duration]int{time.Hour: http.StatusCreated, 25 * time.Hour: http.StatusUnprocessableEntity} {
 		got := s.send(t, ada, "POST", "/tokens", fields{"name": "CI", "scopes": []string{"issues:read"}, "expires_at": time.Now().Add(expiry)})
 		if got.Code != status {
@@ -93,7 +93,7 @@ func TestLimitsApply(t *testing.T) {
 
 func TestBodiesHaveATypeAndALimit(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	const body = `{"name": "CI", "scopes": ["issues:read"]}`
 	for contentType, status := range map[string]int{
 		"application/json": 201, "application/json; charset=utf-8": 201, "Application/JSON": 201,
@@ -112,7 +112,7 @@ func TestBodiesHaveATypeAndALimit(t *testing.T) {
 // Paths and methods that the document does not have get an error of the same form.
 func TestOtherPathsAndMethods(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	for path, allow := range map[string]string{
 		"/tokens/x": "DELETE, GET", "/tokens/x/rotate": "POST", "/scopes": "GET", "/workspaces": "GET", "/openapi.json": "GET",
 	} {
@@ -132,7 +132,7 @@ func TestOtherPathsAndMethods(t *testing.T) {
 // Without the sidecar's headers, nothing is answered.
 func TestCallersComeFromTheSidecar(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	for name, c := range map[string]caller{
 		"no headers":                     {"Decision-Id": "decision-1"},
 		"no API":                         ada.with("Api", ""),
@@ -158,7 +158,7 @@ func TestCallersComeFromTheSidecar(t *testing.T) {
 func TestOutageIsUnavailable(t *testing.T) {
 	s := newServer(t)
 	s.Exec(t, `ALTER TABLE keywicket.tokens RENAME TO hidden`)
-	got := s.send(t, s.session("velocity"), "GET", "/tokens/x", nil)
+	got := s.send(t, s.session(), "GET", "/tokens/x", nil)
 	got.expect(http.StatusServiceUnavailable, "UNAVAILABLE", "unavailable", "")
 	if got.Header().Get("Retry-After") != "1" || strings.Contains(got.Body.String(), "tokens") || !strings.Contains(s.log.String(), "could not answer") {
 		t.Errorf("got %v %s, logged %s", got.Header(), got.Body, s.log)

@@ -1,5 +1,7 @@
 package api
 
+import "net/http"
+
 // Routes returns the methods of each path below [Path].
 func Routes() map[string][]string {
 	routes := map[string][]string{}
@@ -13,3 +15,15 @@ func Routes() map[string][]string {
 
 // RequestBodies maps the name of a schema to the struct into which the API decodes it.
 var RequestBodies = map[string]any{"NewToken": newTokenRequest{}, "Rotation": rotationRequest{}, "WorkspaceChange": workspaceRequest{}, "NewApp": newAppRequest{}}
+
+// ReadNewToken reads the body of a request that creates a token.
+func ReadNewToken(r *http.Request) (any, error) {
+	var n newTokenRequest
+	err := readBody(r, &n)
+	return n, err
+}
+
+// ReadQuery reads the query of a request.
+func ReadQuery(r *http.Request, known ...string) (map[string]string, error) {
+	return readQuery(r, known...)
+}

@@ -42,7 +42,7 @@ func idempotencyKey(r *http.Request) (string, error) {
 	case len(values) == 0:
 		return "", nil
 	case len(values) > 1 || !idempotencyKeyForm.MatchString(values[0]):
-		return "", badRequest("invalid_header", "Idempotency-Key", "The header Idempotency-Key must be one value of 1 to 255 letters, digits and . _ ~ -")
+		return "", badRequest("invalid_header", "Idempotency-Key", "Send one Idempotency-Key of 1 to 255 characters: letters, digits, dots, underscores, tildes and dashes.")
 	}
 	return values[0], nil
 }

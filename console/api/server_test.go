@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -64,10 +65,10 @@ func (c caller) with(name, value string) caller {
 	return changed
 }
 
-// session is the session of the user ada in the workspace acme, where ada is an admin.
-func (s *server) session(name string) caller {
+// session is the session of the user ada in Velocity, in the workspace acme, whose admin she is.
+func (s *server) session() caller {
 	return caller{
-		"Api": name, "Kind": "session", "Subject": s.Ada.ID, "User-Id": s.Ada.ID, "Workspace-Id": s.Acme.ID, "Workspace-Slug": s.Acme.Slug,
+		"Api": "velocity", "Kind": "session", "Subject": s.Ada.ID, "User-Id": s.Ada.ID, "Workspace-Id": s.Acme.ID, "Workspace-Slug": s.Acme.Slug,
 		"Scopes": "workspace:admin admin admin:all", "Environment": "live", "Decision-Id": "decision-1",
 	}
 }
@@ -137,7 +138,7 @@ func (w response) expect(status int, code, reason, field string) {
 	if w.Code != status || w.text("error.code") != code || w.text("error.reason") != reason || w.text("error.field") != field {
 		w.t.Errorf("got %d %s; want %d %s %s %s", w.Code, w.Body, status, code, reason, field)
 	}
-	if code != "" && (w.text("error.message") == "" || w.text("error.decision_id") != "decision-1") {
+	if message := w.text("error.message"); code != "" && (!regexp.MustCompile(`^["A-Z].*\.$`).MatchString(message) || w.text("error.decision_id") != "decision-1") {
 		w.t.Errorf("got %s", w.Body)
 	}
 }

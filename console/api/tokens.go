@@ -41,12 +41,13 @@ type token struct {
 	ExpiresAt   *time.Time        `json:"expires_at"`
 	LastUsedAt  *time.Time        `json:"last_used_at"`
 	RevokedAt   *time.Time        `json:"revoked_at"`
+	RevokedFor  *string           `json:"revoked_reason"`
 }
 
 func newToken(t registry.Token) token {
 	return token{
 		ID: t.ID, Prefix: t.Prefix, Name: t.Name, Kind: t.Kind, Environment: t.Environment, Scopes: append([]string{}, t.Scopes...),
-		Status: t.Status, CreatedAt: t.CreatedAt, CreatedBy: t.CreatedBy, CreatorLeft: t.CreatorLeft, ExpiresAt: t.ExpiresAt, LastUsedAt: t.LastUsedAt, RevokedAt: t.RevokedAt,
+		Status: t.Status, CreatedAt: t.CreatedAt, CreatedBy: t.CreatedBy, CreatorLeft: t.CreatorLeft, ExpiresAt: t.ExpiresAt, LastUsedAt: t.LastUsedAt, RevokedAt: t.RevokedAt, RevokedFor: t.RevokedReason,
 	}
 }
 

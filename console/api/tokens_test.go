@@ -19,7 +19,7 @@ var tokenPaths = map[string]string{"/tokens": "issues:read", "/personal-keys": "
 
 func TestTokensAreCreatedReadRotatedAndRevoked(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	directory := s.Directory(t, nil)
 	for path, scope := range tokenPaths {
 		t.Run(path, func(t *testing.T) {
@@ -75,7 +75,7 @@ func TestAuditLogHasTheCaller(t *testing.T) {
 		return storetest.Value[string](t, s.DB, `SELECT concat_ws(' ', actor_kind, actor_id, request_id, login) FROM keywicket.audit_log
 			WHERE object_id = $1 AND action = 'create'`, id)
 	}
-	byUser := s.send(t, s.session("velocity"), "POST", "/tokens", fields{"name": "CI", "scopes": []string{"workspace:admin"}})
+	byUser := s.send(t, s.session(), "POST", "/tokens", fields{"name": "CI", "scopes": []string{"workspace:admin"}})
 	if got := actor(byUser.text("id")); !strings.HasPrefix(got, "user "+s.Ada.ID+" decision-1 ") {
 		t.Errorf("the actor is %s", got)
 	}
@@ -88,14 +88,14 @@ func TestAuditLogHasTheCaller(t *testing.T) {
 	if got := actor(byToken.text("id")); !strings.HasPrefix(got, "token "+byUser.text("id")+" decision-1 ") {
 		t.Errorf("the actor is %s", got)
 	}
-	s.send(t, s.session("velocity"), "DELETE", "/tokens/"+byUser.text("id"), nil).expect(http.StatusOK, "", "", "")
+	s.send(t, s.session(), "DELETE", "/tokens/"+byUser.text("id"), nil).expect(http.StatusOK, "", "", "")
 	s.send(t, key, "GET", "/tokens/"+byToken.text("id"), nil).expect(http.StatusForbidden, "FORBIDDEN", "not_permitted", "")
 }
 
 // Nobody sees that a token of somebody else exists.
 func TestTokensOfOthersDoNotExist(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	token := s.send(t, ada, "POST", "/tokens", fields{"name": "CI", "scopes": []string{"issues:read"}}).text("id")
 	key := s.send(t, ada, "POST", "/personal-keys", fields{"name": "CLI", "scopes": []string{"user:read"}}).text("id")
 	storetest.Must(s.SetMember(t.Context(), "globex", s.Bob.ID, "owner"))
@@ -129,7 +129,7 @@ func TestTokensOfOthersDoNotExist(t *testing.T) {
 
 func TestIdempotencyKey(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	body := fields{"name": "CI", "scopes": []string{"issues:read"}}
 	send := func(path string, body any, key string) response {
 		return s.send(t, ada, "POST", path, body, "Idempotency-Key", key)
@@ -150,6 +150,12 @@ func TestIdempotencyKey(t *testing.T) {
 	if repeated := send(rotate, fields{"overlap": 60}, "k2"); repeated.text("id") != rotated.text("id") || repeated.field("token") != nil {
 		t.Errorf("rotated %s, then %s", rotated.Body, repeated.Body)
 	}
+	again = send("/tokens", body, "k3")
+	rotate = "/tokens/" + again.text("id") + "/rotate"
+	at := send(rotate, nil, "k4") // without an overlap, the old token has ended
+	if repeated := send(rotate, nil, "k4"); repeated.text("id") != at.text("id") || repeated.Code != http.StatusCreated {
+		t.Errorf("rotated %s, then %s", at.Body, repeated.Body)
+	}
 	bob := ada.with("User-Id", s.Bob.ID).with("Subject", s.Bob.ID)
 	storetest.Must(s.SetMember(t.Context(), "acme", s.Bob.ID, "admin"))
 	if of := s.send(t, bob, "POST", "/tokens", body, "Idempotency-Key", "k1"); of.text("id") == first.text("id") || of.text("token") == "" {
@@ -162,7 +168,7 @@ func TestIdempotencyKey(t *testing.T) {
 
 func TestListsHavePages(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	for path, scope := range tokenPaths {
 		t.Run(path, func(t *testing.T) {
 			var ids []string // newest first
@@ -212,7 +218,7 @@ func TestListsHavePages(t *testing.T) {
 
 func TestUsageHasTheRequestsPerDay(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	for path, scope := range tokenPaths {
 		id := s.send(t, ada, "POST", path, fields{"name": "CI", "scopes": []string{scope}}).text("id")
 		s.Exec(t, `INSERT INTO keywicket.token_use (token_id, day, allowed, denied) VALUES ($1, (now() AT TIME ZONE 'UTC')::date - 1, 7, 2)`, id)
@@ -236,7 +242,7 @@ func TestUsageHasTheRequestsPerDay(t *testing.T) {
 // The choice has only what the caller may give.
 func TestScopesAreThoseOfTheCaller(t *testing.T) {
 	s := newServer(t)
-	ada := s.session("velocity")
+	ada := s.session()
 	names := func(r response) (names []string) {
 		r.expect(http.StatusOK, "", "", "")
 		list, _ := r.field("scopes").([]any)

@@ -47,6 +47,9 @@ func (a *activityPages) list(v *visit) error {
 	case errors.Is(err, settings.ErrForbidden):
 		l.Allowed = false
 	case isMistake:
+		if mistake.Field == "cursor" {
+			mistake.Field = "form" // no field of the page has the cursor
+		}
 		v.Mistake, v.status = mistake, http.StatusUnprocessableEntity
 	case err != nil:
 		return err

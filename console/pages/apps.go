@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/console/pages/words"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/store/console"
 )
@@ -35,7 +36,7 @@ func (s *site) addApps(title string) {
 type appRow struct{ console.App }
 
 // UserCount returns the number of users whose grants are active, as text.
-func (a appRow) UserCount() string { return count(int64(a.Users), "user") }
+func (a appRow) UserCount() string { return words.Count(int64(a.Users), "user") }
 
 // appList is the data of the template app_list.html.
 type appList struct {

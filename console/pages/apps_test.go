@@ -171,6 +171,7 @@ func TestActivityPages(t *testing.T) {
 	}
 	requirePage(t, ada.get(t, activityPath+"?actor=nobody@example.com"), http.StatusOK, "Nothing matches.")
 	requirePage(t, ada.get(t, activityPath+"?actor=%00"), http.StatusUnprocessableEntity, "cannot be searched")
+	requirePage(t, ada.get(t, activityPath+"?after=x"), http.StatusUnprocessableEntity, "The cursor is not valid")
 	requirePage(t, ada.get(t, activityPath+"?action=x"), http.StatusUnprocessableEntity, "must be one of")
 	for range 30 {
 		storetest.Must(f.SetMember(t.Context(), "acme", f.Bob.ID, "guest"))

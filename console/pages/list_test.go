@@ -68,6 +68,7 @@ func (f *fixture) showcase(t testing.TB) map[string]registry.Token {
 		f.use(t, tokens["CRM sync to the warehouse in Frankfurt"], ago, 1000*((ago+2)%7), 3*(ago%5))
 	}
 	f.use(t, tokens["Read-only dashboard"], 3, 12, 4)
+	f.use(t, tokens["Read-only dashboard"], 12, 5, 0)
 	f.use(t, tokens["Old import job"], 120, 7, 0)
 	if err := f.RemoveMember(t.Context(), "acme", f.Bob.ID); err != nil {
 		t.Fatal(err)
@@ -105,7 +106,7 @@ func TestList(t *testing.T) {
 	for name, want := range map[string]string{
 		"Old import job":                         "Active .* by bob@example.com Creator has left Never 120 days ago Unused for 90 days None Rotate",
 		"CRM sync to the warehouse in Frankfurt": "Active .* 5 scopes crm:read crm:create .* hours? ago|just now .*allowed requests, 180 denied requests in total",
-		"Read-only dashboard":                    `Active .* by Ada@example.com \d+ \w+ \d{4} Soon 3 days ago \(Requests per day in the last 30 days: 12 allowed requests, 4 denied requests in total\) 12 requests , 4 denied Rotate`,
+		"Read-only dashboard":                    `Active .* by Ada@example.com \d+ \w+ \d{4} Soon 3 days ago \(Requests per day in the last 30 days: 17 allowed requests, 4 denied requests in total\) 17 requests , 4 denied Rotate`,
 		"Leaked in a repository":                 "Revoked sk_live_.* Never None$",
 		"Trial":                                  "Expired sk_live_.* Never None$",
 	} {

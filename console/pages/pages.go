@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/console/pages/static"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/internal/ratelimit"
 	"github.com/keywicket/keywicket/store/console"
@@ -60,16 +61,18 @@ func New(c Config, s *settings.Settings, store *console.Store, log *slog.Logger)
 	return p, nil
 }
 
+// staticPath is the path of the static files, below Config.Path.
+const staticPath = "/static/"
+
 // apiHeader is the request header in which Envoy's configuration names the API of a page. Envoy removes a client's own header.
 const apiHeader = "X-Keywicket-Api"
 
 // Handler returns the handler of the paths below Config.Path.
 func (p *Pages) Handler() http.Handler {
-	static := p.config.Path + staticPath
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setHeaders(w.Header())
-		if name, ok := strings.CutPrefix(r.URL.Path, static); ok {
-			serveStatic(w, r, name)
+		if name, ok := strings.CutPrefix(r.URL.Path, p.config.Path+staticPath); ok {
+			static.Serve(w, r, name)
 			return
 		}
 		plain := &visit{w: w, Request: r, base: p.config.Path}

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keywicket/keywicket/console/pages/chart"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/store/console"
 	"github.com/keywicket/keywicket/store/registry"
@@ -32,11 +33,11 @@ type tokenRow struct {
 	console.Token
 	Soon   bool // the token expires soon
 	Unused bool // nobody has used the token for a long time
-	Chart  chart
+	Chart  chart.Chart
 }
 
 func newTokenRow(t console.Token, now time.Time) tokenRow {
-	row := tokenRow{Token: t, Chart: newChart(t.Use)}
+	row := tokenRow{Token: t, Chart: chart.New(t.Use)}
 	if t.Status == registry.Active {
 		used := t.CreatedAt
 		if t.LastUsedAt != nil {

@@ -1,6 +1,9 @@
 package pages
 
 import (
+	"time"
+
+	"github.com/keywicket/keywicket/console/pages/chart"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -8,9 +11,11 @@ import (
 type tokenRevoke struct {
 	*tokenPages
 	Token registry.Token
-	Chart chart
-	// Recent is the number of allowed requests of the last 7 days.
-	Recent int64
+	Chart chart.Chart
+	// Recent is the number of allowed requests of the last 7 days. The sidecars write these numbers later than the last use, so
+	// RecentlyUsed can be true when Recent is 0.
+	Recent       int64
+	RecentlyUsed bool
 }
 
 // showRevoke asks the user to confirm the revocation.
@@ -20,7 +25,8 @@ func (t *tokenPages) showRevoke(v *visit) error {
 	if err != nil {
 		return err
 	}
-	r := tokenRevoke{tokenPages: t, Token: token, Chart: newChart(days)}
+	r := tokenRevoke{tokenPages: t, Token: token, Chart: chart.New(days)}
+	r.RecentlyUsed = token.LastUsedAt != nil && time.Since(*token.LastUsedAt) < week*24*time.Hour
 	for _, d := range days[len(days)-week:] {
 		r.Recent += d.Allowed
 	}

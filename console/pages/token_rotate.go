@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keywicket/keywicket/console/pages/chart"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -13,7 +14,7 @@ import (
 type tokenRotate struct {
 	*tokenPages
 	Token    registry.Token
-	Chart    chart
+	Chart    chart.Chart
 	Overlaps []string
 	Overlap  string // the chosen one
 	Key      string // idempotency key
@@ -28,7 +29,7 @@ func (t *tokenPages) showRotate(v *visit) error {
 	if err != nil {
 		return err
 	}
-	r := tokenRotate{tokenPages: t, Token: token, Chart: newChart(days), Overlaps: overlaps, Overlap: "24h", Key: rand.Text()}
+	r := tokenRotate{tokenPages: t, Token: token, Chart: chart.New(days), Overlaps: overlaps, Overlap: "24h", Key: rand.Text()}
 	if v.PostForm != nil {
 		r.Overlap = v.PostForm.Get("overlap")
 		if key := v.PostForm.Get("key"); key != "" && v.Alert != "used" {

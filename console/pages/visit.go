@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"path"
 
+	"github.com/keywicket/keywicket/console/pages/static"
+	"github.com/keywicket/keywicket/console/pages/words"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/store/console"
 )
@@ -45,7 +47,7 @@ var templates = parseTemplates()
 
 func parseTemplates() map[string]*template.Template {
 	pages := make(map[string]*template.Template)
-	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/_*.html"))
+	shared := template.Must(template.New("").Funcs(words.Functions).ParseFS(templateFiles, "templates/_*.html"))
 	files, err := templateFiles.ReadDir("templates")
 	if err != nil {
 		panic(err) // the folder is part of the program
@@ -120,10 +122,10 @@ func (v *visit) SectionURL() string { return v.Link("") }
 func (v *visit) Proof() string { return v.site.forms.Issue(v.w, v.Request) }
 
 // Style and Script return the URLs of the static files.
-func (v *visit) Style() string { return v.base + staticPath + styleName }
+func (v *visit) Style() string { return v.base + staticPath + static.Style }
 
 // Script returns the URL of the script.
-func (v *visit) Script() string { return v.base + staticPath + scriptName }
+func (v *visit) Script() string { return v.base + staticPath + static.Script }
 
 // Title returns the title of the section.
 func (v *visit) Title() string { return v.section.Title }

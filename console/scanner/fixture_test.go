@@ -146,7 +146,7 @@ func (f *fixture) send(t testing.TB, body string, headers ...string) answer {
 	for pair := range slices.Chunk(headers, 2) {
 		request.Header.Add(pair[0], pair[1])
 	}
-	response := storetest.Must(http.DefaultClient.Do(request))
+	response := storetest.Must(http.DefaultClient.Do(request)) //nolint:bodyclose // closed below
 	defer func() { _ = response.Body.Close() }()
 	a := answer{status: response.StatusCode, header: response.Header, text: string(storetest.Must(io.ReadAll(response.Body)))}
 	if a.status == http.StatusOK {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -58,7 +57,7 @@ func (s *Settings) WorkspaceActivity(ctx context.Context, c Caller, f ActivityFi
 	if err := c.mayManage(OfWorkspace); err != nil {
 		return Activity{}, err
 	}
-	return s.activity(ctx, c, f, auditlog.Filter{Workspace: c.Workspace.ID})
+	return s.activity(ctx, c, f, console.ActivityFilter{Workspace: c.Workspace.ID})
 }
 
 // AccountActivity returns what happened to the caller's account, keys, apps and grants.
@@ -66,12 +65,11 @@ func (s *Settings) AccountActivity(ctx context.Context, c Caller, f ActivityFilt
 	if c.User.ID == "" || !c.API.Rules.ManagesApps(c.Maker) {
 		return Activity{}, database.NewRefusal(ErrForbidden, "You may not see this activity.")
 	}
-	return s.activity(ctx, c, f, auditlog.Filter{Account: c.User.ID})
+	return s.activity(ctx, c, f, console.ActivityFilter{Account: c.User.ID})
 }
 
-func (s *Settings) activity(ctx context.Context, c Caller, f ActivityFilter, of auditlog.Filter) (Activity, error) {
-	of.API, of.Action, of.ObjectKind = c.API.Name, f.Action, f.ObjectKind
-	var err error
+func (s *Settings) activity(ctx context.Context, c Caller, f ActivityFilter, of console.ActivityFilter) (Activity, error) {
+	of.API, of.Action, of.ObjectKind, of.After, of.Limit = c.API.Name, f.Action, f.ObjectKind, f.Cursor, f.Limit
 	switch {
 	case f.Action != "" && !slices.Contains(Actions, f.Action):
 		return Activity{}, &FieldError{Field: "action", Text: "The action must be one of " + strings.Join(Actions, ", ") + "."}
@@ -79,36 +77,24 @@ func (s *Settings) activity(ctx context.Context, c Caller, f ActivityFilter, of 
 		return Activity{}, &FieldError{Field: "object_kind", Text: "The kind must be one of " + strings.Join(ObjectKinds, ", ") + "."}
 	case !utf8.ValidString(f.Actor) || strings.ContainsRune(f.Actor, 0):
 		return Activity{}, &FieldError{Field: "actor", Text: "The actor has characters that cannot be searched."}
-	case f.Limit < 0 || f.Limit > 100:
-		return Activity{}, &FieldError{Field: "limit", Text: "The limit must be from 1 to 100."}
+	case f.Limit < 0 || f.Limit > console.MaxLimit:
+		return Activity{}, &FieldError{Field: "limit", Text: fmt.Sprintf("The limit must be from 1 to %d.", console.MaxLimit)}
+	case f.Limit == 0:
+		of.Limit = 50
 	}
-	limit := f.Limit
-	if limit == 0 {
-		limit = 50
-	}
-	if f.Cursor != "" {
-		if of.After, err = strconv.ParseInt(f.Cursor, 10, 64); err != nil || of.After <= 0 {
-			return Activity{}, &FieldError{Field: "cursor", Text: "The cursor is not one that an earlier page gave."}
-		}
-	}
-	if of.ActorID, err = s.actorID(ctx, strings.TrimSpace(f.Actor)); err != nil {
+	var err error
+	if of.Actor, err = s.actorID(ctx, strings.TrimSpace(f.Actor)); err != nil {
 		return Activity{}, err
 	}
-	of.Limit = limit + 1
-	var entries []auditlog.Entry
-	for e, err := range auditlog.Entries(ctx, s.store.Registry, of) {
-		if err != nil {
-			return Activity{}, err
-		}
-		entries = append(entries, e)
+	page, err := s.store.Activity(ctx, of)
+	switch {
+	case errors.Is(err, ErrInvalid):
+		return Activity{}, &FieldError{Field: "cursor", Text: sentence(err)}
+	case err != nil:
+		return Activity{}, err
 	}
-	var result Activity
-	if len(entries) > limit {
-		entries = entries[:limit]
-		result.Next = strconv.FormatInt(entries[limit-1].ID, 10)
-	}
-	result.Events, err = s.events(ctx, entries)
-	return result, err
+	events, err := s.events(ctx, page.Entries)
+	return Activity{Events: events, Next: page.Next}, err
 }
 
 // actorID returns the id of an actor. An email address that nobody has selects no events.

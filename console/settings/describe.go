@@ -90,10 +90,10 @@ var verbs = map[string]string{
 func deed(e auditlog.Entry, n console.Names, before, after map[string]string) string {
 	verb := cmp.Or(verbs[e.Action], e.Action)
 	name := value(e.ObjectName)
-	switch {
-	case e.Action == "truncate":
+	switch e.Action {
+	case "truncate":
 		return "deleted all objects of the kind " + e.ObjectKind
-	case e.Action == "import":
+	case "import":
 		return fmt.Sprintf("imported %d tokens", e.Objects)
 	}
 	switch e.ObjectKind {

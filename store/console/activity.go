@@ -9,15 +9,16 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// ActivityFilter selects entries of the audit log. Either Workspace or User is the id of the owner. Empty fields select all entries of
-// the owner.
+// ActivityFilter selects entries of the audit log. Either Workspace or Account, the id of a user, is the owner. Empty fields select all
+// entries of the owner.
 type ActivityFilter struct {
-	Workspace, User string
-	Actor           string // the id of an actor, or a login
-	Action          string
-	ObjectKind      string
-	After           string // Activity.Next of the previous page; empty: the first page
-	Limit           int    // 1 to MaxLimit
+	Workspace, Account string
+	API                string // entries about objects of the API, and about objects that belong to no API
+	Actor              string // the id of an actor
+	Action             string
+	ObjectKind         string
+	After              string // Activity.Next of the previous page; empty: the first page
+	Limit              int    // 1 to MaxLimit
 }
 
 // Activity is a part of the audit log, newest first. Next is empty on the last page.
@@ -28,7 +29,7 @@ type Activity struct {
 
 // Activity lists the entries about the objects of one owner, newest first.
 func (s *Store) Activity(ctx context.Context, f ActivityFilter) (Activity, error) {
-	if (f.Workspace == "") == (f.User == "") {
+	if (f.Workspace == "") == (f.Account == "") {
 		return Activity{}, fmt.Errorf("read the activity: the filter needs one owner")
 	}
 	if f.Limit < 1 || f.Limit > MaxLimit {
@@ -46,7 +47,7 @@ func (s *Store) Activity(ctx context.Context, f ActivityFilter) (Activity, error
 	}
 	page := Activity{Entries: []auditlog.Entry{}}
 	for e, err := range auditlog.Entries(ctx, s.Registry, auditlog.Filter{
-		Workspace: f.Workspace, User: f.User, Actor: f.Actor, Action: f.Action, ObjectKind: f.ObjectKind, After: after, Limit: f.Limit + 1,
+		Workspace: f.Workspace, Account: f.Account, API: f.API, ActorID: f.Actor, Action: f.Action, ObjectKind: f.ObjectKind, After: after, Limit: f.Limit + 1,
 	}) {
 		if err != nil {
 			return Activity{}, err

@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/keywicket/keywicket/store/oauthapp"
 	"github.com/keywicket/keywicket/store/registry"
@@ -37,7 +35,7 @@ func (s *Store) Apps(ctx context.Context, owner, api string) ([]App, error) {
 // App returns an app that the user registered. The error is [oauthapp.ErrUnknown] if there is no such app, or if it belongs to another
 // user or another API.
 func (s *Store) App(ctx context.Context, owner, api, id string) (App, error) {
-	if !isID(id) {
+	if !isText(id) {
 		return App{}, oauthapp.ErrUnknown
 	}
 	var app App
@@ -50,6 +48,3 @@ func (s *Store) App(ctx context.Context, owner, api, id string) (App, error) {
 	}
 	return app, nil
 }
-
-// isID reports whether Postgres can compare the text with an id.
-func isID(text string) bool { return utf8.ValidString(text) && !strings.ContainsRune(text, 0) }

@@ -71,7 +71,7 @@ func (s *Store) Grants(ctx context.Context, user, api string) ([]Grant, error) {
 // Grant returns one of the user's grants, whatever its status. The error is [database.ErrNotFound] if the user has no such grant.
 func (s *Store) Grant(ctx context.Context, user, api, id string) (Grant, error) {
 	var g Grant
-	if !isID(id) {
+	if !isText(id) {
 		return Grant{}, errNoGrant
 	}
 	err := s.db.GetContext(ctx, &g, grantQuery+` WHERE g.id = $3 AND g.user_id = $1 AND a.api = $2`, user, api, id)

@@ -1,7 +1,6 @@
 package console_test
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -137,7 +136,7 @@ func BenchmarkTokens(b *testing.B) {
 			}
 			b.ReportMetric(times[len(times)/2], "explain-ms")
 			b.ReportMetric(float64(time.Since(began).Milliseconds())/float64(b.N), "page-ms")
-			b.Log(fmt.Sprintf("%s\n%s", s.name, plan))
+			b.Logf("%s\n%s", s.name, plan)
 		})
 	}
 }

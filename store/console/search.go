@@ -52,7 +52,7 @@ func (f Filter) walks() []walk {
 			only: func(arg newArgument) string { return `t.expires_at IS NOT NULL AND ` + f.condition(arg) },
 		}}
 	case f.Status == registry.Revoked:
-		newest.only = func(arg newArgument) string { return f.condition(arg) }
+		newest.only = f.condition
 	case f.Status == Unused:
 		newest.only = func(arg newArgument) string {
 			return `t.created_at < statement_timestamp() - ` + seconds(UnusedFor, arg)

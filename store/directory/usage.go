@@ -206,9 +206,10 @@ func (u *usage) committed(ctx context.Context, b *batch) (committed bool, err er
 		err = u.db.GetContext(ctx, &status, `SELECT COALESCE(pg_xact_status($1::text::xid8), 'aborted')`, b.xid.Load())
 		return status, err
 	})
+	if pq.As(err, pqerror.InvalidParameterValue) != nil { // after a failover, the id may be in the future: the new primary lost the transaction
+		status, err = "aborted", nil
+	}
 	switch {
-	case pq.As(err, pqerror.InvalidParameterValue) != nil: // after a failover, the id is in the future: the new primary does not know the transaction
-		return false, nil
 	case err != nil:
 		return false, err
 	case status == "in progress":

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jmoiron/sqlx"
+
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/directory"
 	"github.com/keywicket/keywicket/store/registry"
@@ -271,4 +273,37 @@ func TestCountsAreWrittenRarely(t *testing.T) {
 	c.advance(countInterval)
 	storetest.Eventually(t, "the counts are written", func() bool { return version() != first })
 	requireCounts(t, f, token, 10, 0)
+}
+
+func TestStatusOfATransaction(t *testing.T) {
+	f := storetest.NewFixture(t)
+	d := f.Directory(t, nil)
+	begin := func() (*sqlx.Tx, int64) {
+		tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
+		var xid int64
+		if err := tx.GetContext(t.Context(), &xid, `SELECT pg_current_xact_id()::text::int8`); err != nil {
+			t.Fatal(err)
+		}
+		return tx, xid
+	}
+	tx, xid := begin()
+	if _, err := d.Committed(t.Context(), xid); err == nil {
+		t.Error("no error for a running transaction")
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if committed, err := d.Committed(t.Context(), xid); !committed || err != nil {
+		t.Errorf("a committed transaction: %t, %v", committed, err)
+	}
+	tx, xid = begin()
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if committed, err := d.Committed(t.Context(), xid); committed || err != nil {
+		t.Errorf("an aborted transaction: %t, %v", committed, err)
+	}
+	if committed, err := d.Committed(t.Context(), xid+1_000_000); committed || err != nil {
+		t.Errorf("a transaction that a new primary has lost: %t, %v", committed, err)
+	}
 }

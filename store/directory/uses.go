@@ -19,7 +19,7 @@ const (
 	countInterval = 10 * time.Minute
 
 	useShards       = 256
-	maxUsesPerShard = 1024 // so at most 262,144 tokens, which need about 12 MiB
+	maxUsesPerShard = 1024 // so at most 262,144 tokens, which need about 20 MiB
 )
 
 // uses contains, for each token: the time of its last use, and the number of requests that are not yet in the database. A use stays

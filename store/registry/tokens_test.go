@@ -169,7 +169,8 @@ func TestTokensListsNewestFirst(t *testing.T) {
 	}
 
 	d := f.Directory(t, nil)
-	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	d.CountUse(&found.Principal, true)
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -77,20 +77,33 @@ func (r response) reason() string {
 // send sends a request to Velocity, in the workspace acme. The parameter `line` is a method and a path.
 func (d *deployment) send(t *testing.T, token, line string, body any) response {
 	t.Helper()
+	return send(t, d.Velocity, line, body, "Authorization", "Bearer "+token, "X-Workspace-Slug", "acme")
+}
+
+// send sends a request with headers.
+func send(t *testing.T, url, line string, body any, header ...string) response {
+	t.Helper()
 	method, path, _ := strings.Cut(line, " ")
 	var content io.Reader
 	if body != nil {
 		content = bytes.NewReader(storetest.Must(json.Marshal(body)))
 	}
-	r := storetest.Must(http.NewRequestWithContext(t.Context(), method, d.Velocity+path, content))
-	r.Header.Set("X-Workspace-Slug", "acme")
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
+	r, err := http.NewRequestWithContext(t.Context(), method, url+path, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		if header[i+1] != "Bearer " {
+			r.Header.Set(header[i], header[i+1])
+		}
 	}
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	answer := storetest.Must(http.DefaultClient.Do(r))
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer func() { _ = answer.Body.Close() }()
 	text := storetest.Must(io.ReadAll(answer.Body))
 	got := response{status: answer.StatusCode, header: answer.Header, text: string(text)}

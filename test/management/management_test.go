@@ -77,3 +77,33 @@ func TestCallersNeedTheOverride(t *testing.T) {
 		t.Errorf("the document is %.100s", got.text)
 	}
 }
+
+// "API Response — Returned when you list your workspaces via the auth API": a user of VelaFlows finds the workspace id there, and
+// creates a token for the sandbox. The session opens no other path.
+func TestVelaFlows(t *testing.T) {
+	d := start(t)
+	call := func(token, workspace, line string, body any) response {
+		return send(t, d.VelaFlows, line, body, "Authorization", "Bearer "+token, "x-workspace-id", workspace)
+	}
+	list := send(t, d.VelaFlows, "GET "+api+"/workspaces", nil, "Authorization", "Bearer "+d.session)
+	workspaces, _ := list.body["workspaces"].([]any)
+	if list.status != http.StatusOK || len(workspaces) != 1 {
+		t.Fatalf("the workspaces are %d %s", list.status, list.text)
+	}
+	first, _ := workspaces[0].(map[string]any)
+	id, _ := first["id"].(string)
+	created := call(d.session, id, "POST "+api+"/tokens", fields{"name": "Zapier", "scopes": []string{"inbox:read"}, "prefix": "sk_test_"})
+	if created.status != http.StatusCreated || created.of("environment") != "sandbox" {
+		t.Fatalf("created %d %s", created.status, created.text)
+	}
+	if got := call(created.of("token"), id, harness.Conversations, nil); got.status != http.StatusOK || got.of("upstream") != "sandbox" {
+		t.Errorf("the token gets %d %s", got.status, got.text)
+	}
+	if got := call(d.session, id, harness.Conversations, nil); got.status != http.StatusUnauthorized {
+		t.Errorf("the session gets %d %s", got.status, got.text)
+	}
+	admin := call(d.session, id, "POST "+api+"/tokens", fields{"name": "Admin", "scopes": []string{"admin:all"}}).of("token")
+	if got := call(admin, id, "GET "+api+"/tokens?q=zap", nil); got.status != http.StatusOK || len(got.body["tokens"].([]any)) != 1 {
+		t.Errorf("a token with admin:all gets %d %s", got.status, got.text)
+	}
+}

@@ -24,7 +24,6 @@ CREATE TABLE keywicket.idempotency_keys (
 CREATE INDEX idempotency_keys_created_at ON keywicket.idempotency_keys (created_at);
 
 GRANT USAGE ON SCHEMA keywicket TO keywicket_console;
-GRANT SELECT (version_id, is_applied, tstamp) ON keywicket.migrations TO keywicket_console;
 GRANT SELECT (id, slug, name, created_at, attributes, leaver_rule), UPDATE (leaver_rule) ON keywicket.workspaces TO keywicket_console;
 GRANT SELECT (id, email, created_at, banned_until, mfa_enrolled, attributes) ON keywicket.users TO keywicket_console;
 GRANT SELECT (workspace_id, user_id, role) ON keywicket.members TO keywicket_console;

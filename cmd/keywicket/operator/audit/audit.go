@@ -1,4 +1,5 @@
-package operator
+// Package audit contains the commands for the audit log.
+package audit
 
 import (
 	"cmp"
@@ -15,14 +16,15 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-type auditCommand struct {
-	List   auditList   `cmd:"" help:"List changes, newest first."`
-	Export auditExport `cmd:"" help:"Print changes as NDJSON, oldest first."`
-	Expire auditExpire `cmd:"" help:"Delete old entries. The login needs the role keywicket_retention."`
+// Command is the command `keywicket audit`.
+type Command struct {
+	List   list   `cmd:"" help:"List changes, newest first."`
+	Export export `cmd:"" help:"Print changes as NDJSON, oldest first."`
+	Expire expire `cmd:"" help:"Delete old entries. The login needs the role keywicket_retention."`
 }
 
-// auditFilter contains the flags that select entries of the audit log.
-type auditFilter struct {
+// filterFlags contains the flags that select entries of the audit log.
+type filterFlags struct {
 	Workspace string               `help:"Only changes in this workspace: id or slug." placeholder:"W"`
 	User      string               `help:"Only changes of this user and of what belongs to them: id or email." placeholder:"U"`
 	Object    string               `help:"Only changes of the object with this id, such as a token's id from token list. A name or a visible prefix is no id." placeholder:"ID"`
@@ -33,19 +35,19 @@ type auditFilter struct {
 	After     commandline.Count    `help:"Id of the last entry of the previous page." placeholder:"ID"`
 }
 
-func (f auditFilter) filter() auditlog.Filter {
+func (f filterFlags) filter() auditlog.Filter {
 	return auditlog.Filter{
 		Workspace: f.Workspace, User: f.User, Object: f.Object, Actor: f.Actor, Action: f.Action,
 		Since: (*time.Time)(f.Since), Until: (*time.Time)(f.Until), After: int64(f.After),
 	}
 }
 
-type auditList struct {
-	auditFilter
+type list struct {
+	filterFlags
 	Limit commandline.Count `help:"Maximum number of entries." default:"100" placeholder:"N"`
 }
 
-func (c *auditList) Run(s *invocation.Invocation, r *registry.Registry) error {
+func (c *list) Run(s *invocation.Invocation, r *registry.Registry) error {
 	f := c.filter()
 	f.Limit = int(c.Limit) + 1 // one more entry shows whether there is a next page
 	var page []auditlog.Entry
@@ -62,7 +64,7 @@ func (c *auditList) Run(s *invocation.Invocation, r *registry.Registry) error {
 	titles := []string{"ID", "TIME", "ACTOR", "ACTION", "OBJECT", "NAME", "CHANGE"}
 	err := invocation.PrintList(s, page, titles, func(e auditlog.Entry) []string {
 		return []string{
-			strconv.FormatInt(e.ID, 10), invocation.FormatTime(&e.At), auditActor(e), e.Action, auditObject(e), value(e.ObjectName), auditChange(e),
+			strconv.FormatInt(e.ID, 10), invocation.FormatTime(&e.At), actorOf(e), e.Action, objectOf(e), value(e.ObjectName), changeOf(e),
 		}
 	})
 	if err == nil && more {
@@ -73,7 +75,7 @@ func (c *auditList) Run(s *invocation.Invocation, r *registry.Registry) error {
 }
 
 // command returns the command line of `keywicket audit list` with the flags in c.
-func (c *auditList) command(s *invocation.Invocation) string {
+func (c *list) command(s *invocation.Invocation) string {
 	return invocation.CommandLine("keywicket audit list", [][2]string{
 		{"--config", s.ConfigFlag}, {"--workspace", c.Workspace}, {"--user", c.User}, {"--object", c.Object}, {"--actor", c.Actor},
 		{"--action", c.Action}, {"--since", flagTime(c.Since)}, {"--until", flagTime(c.Until)}, {"--limit", strconv.Itoa(int(c.Limit))},
@@ -89,24 +91,24 @@ func flagTime(t *commandline.Instant) string {
 	return time.Time(*t).Format(time.RFC3339Nano)
 }
 
-// auditActor names the actor, and the login if it acted for somebody else.
-func auditActor(e auditlog.Entry) string {
+// actorOf names the actor, and the login if it acted for somebody else.
+func actorOf(e auditlog.Entry) string {
 	if e.ActorID == nil {
 		return e.Login
 	}
 	return fmt.Sprintf("%s %s (%s)", cmp.Or(value(e.ActorKind), "actor"), *e.ActorID, e.Login)
 }
 
-func auditObject(e auditlog.Entry) string {
+func objectOf(e auditlog.Entry) string {
 	if e.Objects > 1 {
 		return fmt.Sprintf("%d %ss %s", e.Objects, e.ObjectKind, value(e.ObjectID))
 	}
 	return e.ObjectKind + " " + value(e.ObjectID)
 }
 
-// auditChange shows the values that a change replaced and wrote, or the reason of a revocation. The objects of the other actions are
+// changeOf shows the values that a change replaced and wrote, or the reason of a revocation. The objects of the other actions are
 // too long for a table.
-func auditChange(e auditlog.Entry) string {
+func changeOf(e auditlog.Entry) string {
 	if e.Action == "revoke" && e.After != nil {
 		var after struct {
 			Reason string `json:"revoked_reason"`
@@ -128,9 +130,9 @@ func value(text *string) string {
 	return *text
 }
 
-type auditExport struct{ auditFilter }
+type export struct{ filterFlags }
 
-func (c *auditExport) Run(s *invocation.Invocation, r *registry.Registry) error {
+func (c *export) Run(s *invocation.Invocation, r *registry.Registry) error {
 	f := c.filter()
 	f.OldestFirst = true
 	encoder := json.NewEncoder(s.Stdout)
@@ -145,11 +147,11 @@ func (c *auditExport) Run(s *invocation.Invocation, r *registry.Registry) error 
 	return nil
 }
 
-type auditExpire struct {
+type expire struct {
 	OlderThan commandline.Lifetime `help:"Delete the entries that are older than this, such as 400d. At least 1d. Default: audit.keep of the configuration." placeholder:"DURATION"`
 }
 
-func (c *auditExpire) Run(s *invocation.Invocation, cfg config.Config) error {
+func (c *expire) Run(s *invocation.Invocation, cfg config.Config) error {
 	olderThan := cmp.Or(c.OlderThan, commandline.Lifetime(cfg.Audit.Keep))
 	if olderThan == 0 {
 		return invocation.Usage(errors.New("nothing says how long to keep the entries: give --older-than, such as 400d, or set audit.keep in the configuration"))

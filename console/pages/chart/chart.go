@@ -1,27 +1,28 @@
-package pages
+// Package chart computes bar charts of the requests per day. A template draws them as SVG.
+package chart
 
 import "github.com/keywicket/keywicket/store/console"
 
-// chart is a bar chart of the requests per day. The template "chart" draws it.
-type chart struct {
-	Bars            []bar
+// Chart is a bar chart of the requests per day.
+type Chart struct {
+	Bars            []Bar
 	Width, Height   int
 	Allowed, Denied int64 // in the whole time
 	Days            int
 }
 
-// bar is one day. The denied requests are above the allowed ones.
-type bar struct {
+// Bar is one day. The denied requests are above the allowed ones.
+type Bar struct {
 	console.Day
 	X, Width          int
 	AllowedY, DeniedY float64
 	AllowedH, DeniedH float64
 }
 
-// newChart returns the chart of days that follow one another.
-func newChart(days []console.Day) chart {
+// New returns the chart of days that follow one another.
+func New(days []console.Day) Chart {
 	const step, gap, height = 4, 1, 28
-	c := chart{Width: max(1, len(days)*step-gap), Height: height, Days: len(days)}
+	c := Chart{Width: max(1, len(days)*step-gap), Height: height, Days: len(days)}
 	var most int64
 	for _, d := range days {
 		most = max(most, d.Allowed+d.Denied)
@@ -29,7 +30,7 @@ func newChart(days []console.Day) chart {
 	for i, d := range days {
 		c.Allowed += d.Allowed
 		c.Denied += d.Denied
-		b := bar{Day: d, X: i * step, Width: step - gap}
+		b := Bar{Day: d, X: i * step, Width: step - gap}
 		b.AllowedH, b.DeniedH = barHeight(d.Allowed, most, height), barHeight(d.Denied, most, height)
 		b.AllowedH = min(b.AllowedH, height-b.DeniedH)
 		b.AllowedY = height - b.AllowedH
