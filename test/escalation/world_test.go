@@ -3,10 +3,10 @@
 package escalation
 
 import (
-	"fmt"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,11 +15,13 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/demo/signin"
+	"github.com/keywicket/keywicket/internal/testmain"
+	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/issuer"
 	"github.com/keywicket/keywicket/store/registry"
-	"github.com/keywicket/keywicket/store/storetest"
+	"github.com/keywicket/keywicket/test/browser"
 	"github.com/keywicket/keywicket/test/harness"
-	"github.com/keywicket/keywicket/test/product"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // world is a stack with a console, its users and their credentials.
@@ -28,6 +30,7 @@ type world struct {
 	signIn     *signin.Server
 	db         *sqlx.DB
 	config     string                        // a setting, as NAME=value
+	chromium   *browser.Browser              // nil: not yet started
 	workspaces map[string]registry.Workspace // by slug
 	users      map[string]registry.User      // by the first part of the email
 	victims    map[string]victim
@@ -40,145 +43,107 @@ var roles = map[string]map[string]string{
 	"zed": {"globex": "owner"}, "nina": {}, "bea": {"acme": "owner"}, "rex": {"acme": "owner"},
 }
 
-// onlyOwners writes a configuration file, and returns the setting that uses it. In Velocity, only owners give a workspace's key full
-// access. All else is as in the defaults.
-func onlyOwners(t *testing.T) string {
-	t.Helper()
-	const limit = "override_roles: []}"
-	text := string(storetest.Must(os.ReadFile("../../service/config/defaults.yaml")))
-	if strings.Count(text, limit) != 1 {
-		t.Fatal("the defaults have changed")
+// shared is the world of all tests. The tests run one after the other, because they compare the whole database before and after a
+// request.
+var shared = &world{victims: map[string]victim{}, reaches: map[string]map[string]bool{}, workspaces: map[string]registry.Workspace{}, users: map[string]registry.User{}}
+
+func TestMain(m *testing.M) { testmain.Exit(run(m)) }
+
+func run(m *testing.M) (code int, err error) {
+	folder, err := os.MkdirTemp("", "escalation-")
+	if err != nil {
+		return 1, err
 	}
-	path := filepath.Join(t.TempDir(), "keywicket.yaml")
-	if err := os.WriteFile(path, []byte(strings.Replace(text, limit, "override_roles: [owner]}", 1)), 0o600); err != nil {
-		t.Fatal(err)
+	defer func() { err = errors.Join(err, shared.close(), os.RemoveAll(folder)) }()
+	if err := shared.start(folder); err != nil {
+		return 1, err
 	}
-	return "KEYWICKET_CONFIG=" + path
+	return m.Run(), nil
 }
 
-// start starts a world. Bea is banned.
-func start(t *testing.T) *world {
-	t.Helper()
-	w := &world{config: onlyOwners(t), victims: map[string]victim{}, reaches: map[string]map[string]bool{}, workspaces: map[string]registry.Workspace{}, users: map[string]registry.User{}}
-	w.signIn = storetest.Must(signin.Start("127.0.0.1:0"))
-	t.Cleanup(func() { _ = w.signIn.Close() })
-	stack := harness.StartStack(t, demo.Config{Console: true, Environ: append(w.signIn.Environ(), w.config, "KEYWICKET_CONSOLE_ADDRESS_LIMIT=0", harness.LongLookupTimeout)})
-	w.Deployment = &harness.Deployment{
-		Stack: stack, Registry: storetest.Must(registry.Open(t.Context(), stack.DatabaseURL())), Grants: storetest.Must(issuer.Open(stack.DatabaseURL())),
+// configuration returns the default configuration with a limit: in Velocity, only owners give a workspace's key full access.
+func configuration() ([]byte, error) {
+	const limit = "override_roles: []}"
+	text, err := os.ReadFile("../../service/config/defaults.yaml")
+	if strings.Count(string(text), limit) != 1 {
+		err = errors.Join(err, errors.New("defaults.yaml no longer has the line that the test changes"))
 	}
-	t.Cleanup(func() { _ = w.Registry.Close(); _ = w.Grants.Close() })
-	w.db = harness.OpenDatabase(t, stack)
+	return []byte(strings.Replace(string(text), limit, "override_roles: [owner]}", 1)), err
+}
+
+// start starts the stack, and creates the users. Bea is banned.
+func (w *world) start(folder string) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	text, err := configuration()
+	if err != nil {
+		return err
+	}
+	w.config = "KEYWICKET_CONFIG=" + filepath.Join(folder, "keywicket.yaml")
+	if err := os.WriteFile(filepath.Join(folder, "keywicket.yaml"), text, 0o600); err != nil {
+		return err
+	}
+	if w.signIn, err = signin.Start("127.0.0.1:0"); err != nil {
+		return err
+	}
+	binary, err := program.Keywicket()
+	if err != nil {
+		return err
+	}
+	w.Deployment = &harness.Deployment{}
+	w.Stack, err = demo.Start(ctx, demo.Config{
+		Keywicket: binary, Console: true, Environ: append(w.signIn.Environ(), w.config, "KEYWICKET_CONSOLE_ADDRESS_LIMIT=0", harness.LongLookupTimeout),
+	})
+	if err != nil {
+		return err
+	}
+	if w.Registry, err = registry.Open(ctx, w.DatabaseURL()); err != nil {
+		return err
+	}
+	if w.Grants, err = issuer.Open(w.DatabaseURL()); err != nil {
+		return err
+	}
+	if w.db, err = database.Open(w.DatabaseURL()); err != nil {
+		return err
+	}
+	return w.populate(ctx)
+}
+
+func (w *world) populate(ctx context.Context) (err error) {
 	for _, slug := range []string{"acme", "globex"} {
-		w.workspaces[slug] = storetest.Must(w.Registry.CreateWorkspace(t.Context(), registry.Workspace{Slug: slug, Name: slug}))
+		if w.workspaces[slug], err = w.Registry.CreateWorkspace(ctx, registry.Workspace{Slug: slug, Name: slug}); err != nil {
+			return err
+		}
 	}
 	for name, memberships := range roles {
-		w.users[name] = storetest.Must(w.Registry.CreateUser(t.Context(), registry.User{Email: name + "@example.com"}))
+		if w.users[name], err = w.Registry.CreateUser(ctx, registry.User{Email: name + "@example.com"}); err != nil {
+			return err
+		}
 		w.signIn.AddUser(w.users[name].ID, name+"@example.com")
 		for slug, role := range memberships {
-			storetest.Must(w.Registry.SetMember(t.Context(), slug, w.users[name].ID, role))
+			if _, err := w.Registry.SetMember(ctx, slug, name+"@example.com", role); err != nil {
+				return err
+			}
 		}
 	}
-	w.db.MustExec(`UPDATE keywicket.users SET banned_until = 'infinity' WHERE id = $1`, w.users["bea"].ID)
-	return w
+	_, err = w.db.ExecContext(ctx, `UPDATE keywicket.users SET banned_until = 'infinity' WHERE id = $1`, w.users["bea"].ID)
+	return err
 }
 
-// caller is who tries to do something.
-type caller struct {
-	name, kind string // session, workspace, personal, app; empty: no credential
-	user       string // empty: the credential belongs to a workspace
-	workspace  string // of a workspace's token
-	scopes     []string
-	expires    *time.Time
-	dead       bool // the credential is not valid
-	secret     string
-}
-
-// The scopes that permit everything in a workspace, or also everything in the user's account.
-var fullAccess = map[string]map[string][]string{
-	"velaflows": {"workspace": {"admin:all"}},
-	"velocity":  {"workspace": {"workspace:admin", "admin"}, "user": {"admin"}},
-}
-
-func (c caller) hasFullAccess(api, level string) bool {
-	return slices.ContainsFunc(c.scopes, func(s string) bool { return slices.Contains(fullAccess[api][level], s) })
-}
-
-// scopesOf returns the scopes of the level, sorted.
-func scopesOf(api, level string) (scopes []string) {
-	all := product.DocumentedAPIs[api].Workspace
-	if level == "user" {
-		all = product.DocumentedAPIs[api].User
+// close stops what start has started.
+func (w *world) close() error {
+	var errs []error
+	if w.chromium != nil {
+		errs = append(errs, w.chromium.Close())
 	}
-	for scope := range all {
-		scopes = append(scopes, scope)
+	if w.db != nil {
+		errs = append(errs, w.db.Close())
 	}
-	return slices.Sorted(slices.Values(scopes))
-}
-
-// session returns a session of a user.
-func (w *world) session(user string, lifetime time.Duration) string {
-	return storetest.Must(w.signIn.Token(w.users[user].ID, "session-of-"+user, lifetime))
-}
-
-// callers returns who tries to use an API.
-func (w *world) callers(t *testing.T, api string) (all []caller) {
-	t.Helper()
-	for _, user := range []string{"olga", "adam", "mia", "gus", "nina", "zed", "bea", "rex"} {
-		all = append(all, caller{name: "the session of " + user, kind: "session", user: user, dead: user == "bea" || user == "rex", secret: w.session(user, time.Hour)})
+	if w.Deployment != nil && w.Stack != nil {
+		errs = append(errs, w.Stack.Close())
 	}
-	storetest.Must(w.Registry.RevokeUserSessions(t.Context(), w.users["rex"].ID))
-	all = append(all, caller{name: "an expired session", kind: "session", user: "olga", dead: true, secret: w.session("olga", -time.Hour)}, caller{name: "nobody", dead: true})
-
-	token := func(name, prefix, owner string, lifetime time.Duration, scopes ...string) caller {
-		c := caller{name: name, kind: "workspace", workspace: owner, scopes: scopes}
-		n := registry.NewToken{Name: name, Scopes: scopes, Workspace: owner}
-		if prefix == "velu_" {
-			c.kind, c.user, c.workspace, n.User, n.Workspace = "personal", owner, "", w.users[owner].ID, ""
-		}
-		if lifetime != 0 {
-			n.ExpiresIn = &lifetime
-		}
-		var created registry.Token
-		created, c.secret = w.CreateToken(t, prefix, n)
-		c.expires = created.ExpiresAt
-		switch {
-		case strings.Contains(name, "revoked"):
-			storetest.Must(w.Registry.RevokeToken(t.Context(), created.ID))
-			c.dead = true
-		case strings.Contains(name, "expired"):
-			w.AwaitExpiry(t, created.ID)
-			c.dead = true
-		case strings.Contains(name, "other API"):
-			c.dead = true
-		}
-		all = append(all, c)
-		return c
+	if w.signIn != nil {
+		errs = append(errs, w.signIn.Close())
 	}
-	prefix, other, full := "sk_live_", "vel_", "admin:all"
-	if api == "velocity" {
-		prefix, other, full = "vel_", "sk_live_", "workspace:admin"
-	}
-	narrow := slices.DeleteFunc(scopesOf(api, "workspace"), func(s string) bool { return s == full })
-	token("a token with full access", prefix, "acme", 0, full)
-	token("a token without full access", prefix, "acme", 0, narrow...)
-	token("a token with full access that ends in an hour", prefix, "acme", time.Hour, full)
-	token("a revoked token", prefix, "acme", 0, full)
-	token("an expired token", prefix, "acme", time.Millisecond, full)
-	token("a token of the other workspace", prefix, "globex", 0, full)
-	token("a token of the other API", other, "acme", 0, fullAccess[map[string]string{"vel_": "velocity", "sk_live_": "velaflows"}[other]]["workspace"][0])
-	if api == "velaflows" {
-		token("a token of the sandbox", "sk_test_", "acme", 0, full)
-		return all
-	}
-	rest := append(narrow, slices.DeleteFunc(scopesOf(api, "user"), func(s string) bool { return s == "admin" })...)
-	for _, user := range []string{"olga", "adam", "mia", "gus", "bea"} {
-		for _, scopes := range [][]string{{"admin"}, {"workspace:admin"}, rest} {
-			token(fmt.Sprintf("the key of %s with %s", user, scopes), "velu_", user, 0, scopes...)
-			all[len(all)-1].dead = user == "bea"
-		}
-	}
-	token("the key of olga that ends in an hour", "velu_", "olga", time.Hour, "admin")
-	token("the revoked key of olga", "velu_", "olga", 0, "admin")
-	granted := w.Grant(t, w.users["olga"].ID, rest, "acme")
-	return append(all, caller{name: "an app of olga", kind: "app", user: "olga", scopes: rest, secret: granted.Access.Reveal()})
+	return errors.Join(errs...)
 }
