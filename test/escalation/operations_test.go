@@ -101,7 +101,7 @@ func operations(api string, cut bool) (all []operation) {
 		for _, verb := range []string{"leavers", "set leavers", "activity"} {
 			add(operation{verb: verb, level: "workspace", workspace: in, of: in})
 		}
-		for _, of := range []string{"acme", "globex"} {
+		for _, of := range []string{"acme", "globex", otherAPI} {
 			for _, verb := range []string{"read", "usage", "revoke", "rotate"} {
 				for _, scope := range []string{read, full} {
 					for _, lives := range []lifetime{forever, brief} {
@@ -131,6 +131,9 @@ func operations(api string, cut bool) (all []operation) {
 	return all
 }
 
+// otherAPI marks an object that belongs to the workspace of the request, but at the other API.
+const otherAPI = "the other API"
+
 // victim is an object that somebody tries to read or change.
 type victim struct{ id, name string }
 
@@ -138,7 +141,7 @@ type victim struct{ id, name string }
 func (w *world) victim(t *testing.T, o operation) (key string, v victim) {
 	t.Helper()
 	kind := o.verb[strings.Index(o.verb, " ")+1:]
-	key = fmt.Sprint(o.api, o.of, kind == "app" || kind == "grant", kind == "grant", o.scopes, o.lifetime)
+	key = fmt.Sprint(o.api, o.of, o.of == otherAPI && o.workspace == "acme", kind == "app" || kind == "grant", kind == "grant", o.scopes, o.lifetime)
 	if v, ok := w.victims[key]; ok {
 		return key, v
 	}
@@ -157,7 +160,11 @@ func (w *world) victim(t *testing.T, o operation) (key string, v victim) {
 		if o.level == "user" {
 			n.Workspace, n.User = "", w.users[o.of].ID
 		}
-		created, _ := w.CreateToken(t, prefixesOf(o.api, o.level)[0], n)
+		prefix := prefixesOf(o.api, o.level)[0]
+		if o.of == otherAPI {
+			prefix, n.Workspace = map[string]string{"velaflows": "vel_", "velocity": "sk_live_"}[o.api], o.workspace
+		}
+		created, _ := w.CreateToken(t, prefix, n)
 		v.id = created.ID
 	}
 	w.victims[key] = v
