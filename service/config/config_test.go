@@ -136,8 +136,8 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 	}
 }
 
-// A list has no variable. A variable with the name of a list is an error, because the process would start without a limit that its
-// operator believes to be set.
+// A list has no variable. A variable with the name of a list is an error, because the process would start without a limit that the
+// operator has set.
 func TestListsHaveNoVariable(t *testing.T) {
 	for _, name := range []string{"KEYWICKET_APIS_VELOCITY_TOKEN_LIMITS_OVERRIDE_ROLES", "KEYWICKET_APIS_VELOCITY_SESSION_CLIENT_IDS", "KEYWICKET_APIS_VELAFLOWS_HOSTS"} {
 		_, err := Load("", []string{name + "=owner"}, nil)

@@ -1,5 +1,5 @@
-// Package escalation tests that nobody gets more rights through the console than they have: a generated table of who tries to do what to
-// whom, and attacks on the pages. All requests pass through Envoy. The sidecar, the console and Postgres are real.
+// Package escalation tests that nobody gets more rights through the console than they have. It has a generated table of callers,
+// operations and targets, and attacks on the pages. All requests pass through Envoy. The sidecar, the console and Postgres are real.
 package escalation
 
 import (
