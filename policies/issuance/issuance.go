@@ -1,7 +1,7 @@
 // Package issuance decides who may create, rotate and revoke which tokens. The console's pages, the management API and the
 // operator's commands all ask this package. The rules depend on the API's table, so policy authors change them with the table.
 //
-// Nobody can give a token a scope or a lifetime that they do not have. The operator's limits apply to everybody.
+// Nobody can give a token a scope or a lifetime that they do not have, and a token passes on its attributes. The operator's limits apply to everybody.
 package issuance
 
 import (
@@ -32,6 +32,8 @@ type Maker struct {
 	Expires *time.Time
 	// Role is the role of the credential's user in the workspace; empty for a workspace's token, and outside of workspaces.
 	Role string
+	// Attributes are those of the maker's token; empty for a session.
+	Attributes authz.Attributes
 }
 
 // RefusalError is the reason why a maker may not do something.
@@ -131,6 +133,8 @@ type New struct {
 	Kind    authz.Kind
 	Scopes  []string
 	Expires *time.Time // nil: no expiry
+	// Attributes are data that rules of policy authors can read.
+	Attributes authz.Attributes
 }
 
 // Check returns nil if the maker may create the token now. Otherwise, the error is a [RefusalError].
@@ -140,6 +144,10 @@ func (r Rules) Check(m Maker, n New, now time.Time) error {
 	}
 	if err := r.checkScopes(m, n); err != nil {
 		return err
+	}
+	// A rule may read the attributes as a limit of the token.
+	if m.Attributes.JSON() != "{}" && n.Attributes.JSON() != m.Attributes.JSON() {
+		return refuse("", "a token with attributes can create only tokens with the same attributes")
 	}
 	return r.checkExpiry(m, n, now)
 }

@@ -220,6 +220,30 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+// Rules of policy authors may read the attributes of a token. So a token with attributes gives only its own attributes.
+func TestAttributes(t *testing.T) {
+	rules := issuance.Rules{Table: load(t).Tables()["velocity"]}
+	token := issuance.Maker{Kind: authz.KindWorkspaceKey, Scopes: []string{"workspace:admin"}, Attributes: `{"cages": ["north"]}`}
+	session := issuance.Maker{Kind: authz.KindSession, Scopes: []string{"admin"}, Role: "owner"}
+	for name, c := range map[string]struct {
+		maker      issuance.Maker
+		attributes authz.Attributes
+		want       bool
+	}{
+		"its own":             {token, `{"cages": ["north"]}`, true},
+		"none":                {token, "", false},
+		"an empty object":     {token, "{}", false},
+		"others":              {token, `{"cages": ["north", "south"]}`, false},
+		"a session, none":     {session, "", true},
+		"a session, rotation": {session, `{"cages": ["north"]}`, true},
+	} {
+		err := rules.Check(c.maker, issuance.New{Kind: authz.KindWorkspaceKey, Scopes: []string{"issues:read"}, Attributes: c.attributes}, time.Now())
+		if refusal, _ := errors.AsType[*issuance.RefusalError](err); (err == nil) != c.want || !c.want && refusal == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // The operator can restrict override scopes to some roles. Tokens have no role, so they cannot give these scopes.
 func TestOverrideRoles(t *testing.T) {
 	rules := issuance.Rules{Table: load(t).Tables()["velocity"], Limits: tokenlimit.Limits{OverrideRoles: []string{"owner"}}}

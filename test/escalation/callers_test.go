@@ -19,7 +19,8 @@ type caller struct {
 	workspace  string // of a workspace's token
 	scopes     []string
 	expires    *time.Time
-	dead       bool // the credential is not valid
+	attributes string // of the token, in Postgres' spelling; empty: {}
+	dead       bool   // the credential is not valid
 	secret     string
 }
 
@@ -68,6 +69,9 @@ func (w *world) callers(t *testing.T, api string) (all []caller) {
 		if lifetime != 0 {
 			n.ExpiresIn = &lifetime
 		}
+		if strings.Contains(name, "attributes") {
+			c.attributes, n.Attributes = `{"cages": ["north"]}`, `{"cages": ["north"]}`
+		}
 		var created registry.Token
 		created, c.secret = w.CreateToken(t, prefix, n)
 		c.expires = created.ExpiresAt
@@ -92,6 +96,7 @@ func (w *world) callers(t *testing.T, api string) (all []caller) {
 	token("a token with full access", prefix, "acme", 0, full)
 	token("a token without full access", prefix, "acme", 0, narrow...)
 	token("a token with full access that ends in an hour", prefix, "acme", time.Hour, full)
+	token("a token with attributes", prefix, "acme", 0, full)
 	token("a revoked token", prefix, "acme", 0, full)
 	token("an expired token", prefix, "acme", time.Millisecond, full)
 	token("a token of the other workspace", prefix, "globex", 0, full)
@@ -108,6 +113,7 @@ func (w *world) callers(t *testing.T, api string) (all []caller) {
 		}
 	}
 	token("the key of olga that ends in an hour", "velu_", "olga", time.Hour, "admin")
+	token("the key of olga with attributes", "velu_", "olga", 0, "admin")
 	token("the revoked key of olga", "velu_", "olga", 0, "admin")
 	granted := w.Grant(t, w.users["olga"].ID, rest, "acme")
 	return append(all, caller{name: "an app of olga", kind: "app", user: "olga", scopes: rest, secret: granted.Access.Reveal()})

@@ -1,6 +1,7 @@
 package escalation
 
 import (
+	"cmp"
 	mathrand "math/rand/v2"
 	"net/http"
 	"slices"
@@ -111,6 +112,11 @@ func (w *world) requireNoMore(t *testing.T, c caller, o operation, secret string
 	if secret == "" {
 		t.Errorf("%s tries %s: there is no secret", c.name, o)
 		return
+	}
+	// Rules of policy authors may read the attributes of a token, so a new token has those of its maker.
+	attributes := storetest.Value[string](t, w.db, `SELECT attributes::text FROM keywicket.tokens ORDER BY created_at DESC LIMIT 1`)
+	if want := cmp.Or(c.attributes, "{}"); attributes != want {
+		t.Errorf("%s tries %s: the new token has the attributes %s, not %s", c.name, o, attributes, want)
 	}
 	for _, workspace := range []string{"acme", "globex"} {
 		created := w.reach(t, o.api, secret, workspace)
