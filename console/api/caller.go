@@ -50,7 +50,7 @@ func (a *API) caller(r *http.Request) (settings.Caller, error) {
 		case t.Status != registry.Active || t.API != api.Name || t.Kind != kind:
 			return c, errNoCaller
 		}
-		c.Maker.Expires, c.Maker.Attributes = t.ExpiresAt, t.Attributes
+		c.Maker.Expires, c.Maker.Environment, c.Maker.Attributes = t.ExpiresAt, t.Environment, t.Attributes
 	}
 	return c, a.place(r.Context(), &c, user, header("Workspace-Id"), header("Workspace-Slug"))
 }

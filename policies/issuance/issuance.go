@@ -32,8 +32,9 @@ type Maker struct {
 	Expires *time.Time
 	// Role is the role of the credential's user in the workspace; empty for a workspace's token, and outside of workspaces.
 	Role string
-	// Attributes are those of the maker's token; empty for a session.
-	Attributes authz.Attributes
+	// Environment and Attributes are those of the maker's token; empty for a session.
+	Environment authz.Environment
+	Attributes  authz.Attributes
 }
 
 // RefusalError is the reason why a maker may not do something.
@@ -63,12 +64,12 @@ func (r Rules) ScopesOf(kind authz.Kind) []string {
 // scope of the level. For a workspace's tokens, the user's role in the workspace needs it too. For a user's keys, the credential
 // must belong to the user. If a level has no override scope, all scopes of this level are necessary.
 //
-// The access token of an app never manages tokens.
+// The access token of an app never manages tokens. A token of the sandbox does not either: it could give access to live data.
 func (r Rules) Manages(m Maker, kind authz.Kind) bool {
 	switch {
 	case m.Operator:
 		return true
-	case m.Kind == authz.KindOAuthToken:
+	case m.Kind == authz.KindOAuthToken, m.Environment == authz.Sandbox:
 		return false
 	case kind.OfUser():
 		return m.Kind.OfUser() && r.hasAll(m.Scopes, table.LevelUser)

@@ -159,6 +159,8 @@ func TestWhoManagesTokens(t *testing.T) {
 		"nobody":                                   {velocity, issuance.Maker{}, authz.KindWorkspaceKey, false},
 		"the operator":                             {velocity, issuance.Maker{Operator: true}, authz.KindWorkspaceKey, true},
 		"a VelaFlows token with admin:all":         {velaflows, issuance.Maker{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}}, authz.KindWorkspaceToken, true},
+		"a VelaFlows token of the sandbox":         {velaflows, issuance.Maker{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}, Environment: authz.Sandbox}, authz.KindWorkspaceToken, false},
+		"a live VelaFlows token":                   {velaflows, issuance.Maker{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}, Environment: authz.Live}, authz.KindWorkspaceToken, true},
 		"a VelaFlows token without admin:all":      {velaflows, issuance.Maker{Kind: authz.KindWorkspaceToken, Scopes: []string{"crm:delete"}}, authz.KindWorkspaceToken, false},
 		"a VelaFlows session without a known role": {velaflows, issuance.Maker{Kind: authz.KindSession, Scopes: []string{"admin:all"}, Role: "boss"}, authz.KindWorkspaceToken, false},
 	} {

@@ -20,6 +20,7 @@ type caller struct {
 	scopes     []string
 	expires    *time.Time
 	attributes string // of the token, in Postgres' spelling; empty: {}
+	sandbox    bool   // the token is for test data
 	dead       bool   // the credential is not valid
 	secret     string
 }
@@ -103,6 +104,7 @@ func (w *world) callers(t *testing.T, api string) (all []caller) {
 	token("a token of the other API", other, "acme", 0, fullAccess[map[string]string{"vel_": "velocity", "sk_live_": "velaflows"}[other]]["workspace"][0])
 	if api == "velaflows" {
 		token("a token of the sandbox", "sk_test_", "acme", 0, full)
+		all[len(all)-1].sandbox = true
 		return all
 	}
 	rest := append(narrow, slices.DeleteFunc(scopesOf(api, "user"), func(s string) bool { return s == "admin" })...)

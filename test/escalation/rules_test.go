@@ -44,6 +44,7 @@ var prohibitions = []sentence{
 	{"nobody creates a token that lives longer than their own", func(c caller, o operation) bool {
 		return (o.verb == "create" || o.verb == "rotate") && c.expires != nil && o.lifetime != brief
 	}},
+	{"a token of the sandbox manages nothing, because a token that it creates could be live", func(c caller, o operation) bool { return c.sandbox }},
 	{"a token with attributes rotates no token with others", func(c caller, o operation) bool { return o.verb == "rotate" && c.attributes != "" }},
 	{"in Velocity, only owners give a workspace's key full access", func(c caller, o operation) bool {
 		return o.api == "velocity" && o.level == "workspace" && slices.Contains(o.scopes, "workspace:admin") && roles[c.user][o.workspace] != "owner"
