@@ -51,7 +51,7 @@ test-race: $(TEST_PROGRAMS) ## Run the Go tests of `make test` with the race det
 	go test -race -short -count=1 -timeout 20m ./...
 
 # Packages whose tests start Envoy, a browser, many databases or many processes, or wait a long time.
-SLOW_PACKAGES := /test/|/cmd/|/demo|/deploy/|/oauth|/store/(database|directory|feed|issuer|pool|registry|schema|tokenimport)|/tools/
+SLOW_PACKAGES := /test/|/cmd/|/console/pages|/demo|/deploy/|/oauth|/store/(database|directory|feed|issuer|pool|registry|schema|tokenimport)|/tools/
 
 .PHONY: test-fast
 test-fast: ## Run the quick Go tests, which need neither Envoy nor a browser
@@ -124,6 +124,10 @@ POOLED ?= false
 .PHONY: fleet
 fleet: .tools/pgbouncer ## Measure the load of many sidecars on one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) lists the numbers of sidecars; with POOLED=true, a quarter of the sidecars use PgBouncer
 	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS) -pooled=$(POOLED)
+
+.PHONY: pictures
+pictures: .tools/envoy .tools/chromium ## Take the pictures of the console's pages in docs
+	go test -count=1 -run '^TestPictures$$' ./test/settings -pictures $(CURDIR)/docs
 
 .PHONY: recording
 recording: build .tools/envoy .tools/termtosvg ## Record `make demo-once` in docs/demo.svg

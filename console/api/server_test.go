@@ -65,7 +65,7 @@ func (c caller) with(name, value string) caller {
 	return changed
 }
 
-// session is the session of the user ada in Velocity, in the workspace acme, whose admin she is.
+// session is the session of the user ada in Velocity, in the workspace acme, where ada is an admin.
 func (s *server) session() caller {
 	return caller{
 		"Api": "velocity", "Kind": "session", "Subject": s.Ada.ID, "User-Id": s.Ada.ID, "Workspace-Id": s.Acme.ID, "Workspace-Slug": s.Acme.Slug,

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/storetest"
@@ -79,24 +80,33 @@ func TestSecondRequestsInChromium(t *testing.T) {
 	p.SetCookie(sessionCookie, f.sessionToken(f.Ada.ID, nil), f.velaflows.URL)
 	p.Visit(f.velaflows.URL + tokensPath + "/new?preset=CRM+sync")
 	p.Type("#name", "Twice")
-	var clicked bool
-	p.Eval(`(b => { b.click(); b.click(); return true })(document.querySelector("main .primary"))`, &clicked)
+	// The second click comes while the first request has no response. The server sends the response a second later.
+	hold := func() {
+		select {
+		case <-t.Context().Done():
+		case <-time.After(time.Second):
+		}
+	}
+	f.hold.Store(&hold)
+	var done bool
+	p.Eval(`(b => { b.click(); setTimeout(() => b.click(), 200); return true })(document.querySelector("main .primary"))`, &done)
 	p.Await(`document.querySelector("#secret")?.value.startsWith("sk_live_")`)
+	f.hold.Store(nil)
 	var secret string
 	p.Eval(`document.querySelector("#secret").value`, &secret)
 	if n := f.tokens(t); n != 1 {
 		t.Errorf("the double click created %d tokens", n)
 	}
-	p.Eval(`(location.reload(), true)`, &clicked)
+	p.Eval(`(location.reload(), true)`, &done)
 	p.Await(`document.querySelector("h1")?.textContent === "This token was already created"`)
-	p.Eval(`(history.back(), true)`, &clicked)
+	p.Eval(`(history.back(), true)`, &done)
 	p.Await(`document.querySelector("h1")?.textContent === "Create a token"`)
 	var text string
 	p.Eval(`document.documentElement.outerHTML + [...document.querySelectorAll("input")].map(i => i.value).join(" ")`, &text)
 	if n := f.tokens(t); n != 1 || strings.Contains(text, secret) {
 		t.Errorf("%d tokens; the page after the back button shows %s", n, text)
 	}
-	p.Eval(`(history.forward(), true)`, &clicked)
+	p.Eval(`(history.forward(), true)`, &done)
 	p.Await(`document.querySelector("#secret") === null`)
 	if n := f.tokens(t); n != 1 {
 		t.Errorf("%d tokens", n)

@@ -3,11 +3,13 @@ package pages_test
 import (
 	"html"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/go-jose/go-jose/v4"
@@ -41,6 +43,8 @@ type fixture struct {
 	signIn              *supabase.Issuer
 	log                 *storetest.Log
 	sessions            authz.Sessions
+	// If hold is set, the servers call it before they send the response to a POST request.
+	hold atomic.Pointer[func()]
 }
 
 func newFixture(t testing.TB, changes ...func(*pages.Config)) *fixture {
@@ -68,6 +72,15 @@ func newFixture(t testing.TB, changes ...func(*pages.Config)) *fixture {
 	serve := func(api string) *httptest.Server {
 		return httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r.Header.Set("X-Keywicket-Api", api)
+			if hold := f.hold.Load(); hold != nil && r.Method == http.MethodPost {
+				recorder := httptest.NewRecorder()
+				handler.ServeHTTP(recorder, r)
+				(*hold)()
+				maps.Copy(w.Header(), recorder.Header())
+				w.WriteHeader(recorder.Code)
+				_, _ = recorder.Body.WriteTo(w)
+				return
+			}
 			handler.ServeHTTP(w, r)
 		}))
 	}

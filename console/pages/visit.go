@@ -166,10 +166,11 @@ func (v *visit) AccountSections() []navEntry {
 	return entries
 }
 
-// Nav returns the navigation. Sections of the same group are together.
+// Nav returns the navigation. Sections of the same group are together. The sections without a group are first, because below a group
+// they would seem to belong to it.
 func (v *visit) Nav() []navGroup {
-	var groups []navGroup
-	at := map[string]int{}
+	groups := make([]navGroup, 1)
+	at := map[string]int{"": 0}
 	for _, s := range v.site.sections {
 		i, ok := at[s.Group]
 		if !ok {
@@ -178,6 +179,9 @@ func (v *visit) Nav() []navGroup {
 			groups = append(groups, navGroup{Title: s.Group})
 		}
 		groups[i].Entries = append(groups[i].Entries, navEntry{s.Title, v.linkTo(s, ""), v.section.path == s.path})
+	}
+	if len(groups[0].Entries) == 0 {
+		groups = groups[1:]
 	}
 	return groups
 }

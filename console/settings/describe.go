@@ -98,6 +98,9 @@ func deed(e auditlog.Entry, n console.Names, before, after map[string]string) st
 	}
 	switch e.ObjectKind {
 	case "token":
+		if e.Action == "change" && before["expires_at"] != after["expires_at"] && after["expires_at"] != "" {
+			return "set the " + token(value(e.ObjectID), name, n) + " to expire at " + after["expires_at"] // usually a rotation
+		}
 		return verb + " the " + token(value(e.ObjectID), name, n)
 	case "app":
 		switch e.Action {

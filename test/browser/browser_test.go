@@ -63,6 +63,10 @@ func serve(t *testing.T) *httptest.Server {
 	mux.HandleFunc("GET /cookies", func(w http.ResponseWriter, r *http.Request) {
 		page(w, "cookies", `<p id="cookies">[`+r.Header.Get("Cookie")+`]</p>`)
 	})
+	mux.HandleFunc("GET /script", func(w http.ResponseWriter, _ *http.Request) {
+		page(w, "script", `<h1 id="heading">Plain</h1><button id="copy" onclick="navigator.clipboard.writeText('a secret').then(() => { document.title = 'copied' })">Copy</button>`+
+			`<script>document.querySelector("#heading").textContent = "Changed"</script>`)
+	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return server
@@ -205,6 +209,25 @@ func TestBrowser(t *testing.T) {
 			page.Visit(site.URL + "/cookies")
 			if got := page.Text("#cookies"); got != want {
 				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+	})
+
+	t.Run("another page receives the text of the clipboard", func(t *testing.T) {
+		p := b.Page(t)
+		p.Visit(site.URL + "/script")
+		p.Click("#copy")
+		p.Await(`document.title === "copied"`)
+		if got := p.Clipboard(); got != "a secret" {
+			t.Errorf("got %q", got)
+		}
+	})
+
+	t.Run("scripts can be disabled", func(t *testing.T) {
+		for want, p := range map[string]*browser.Page{"Changed": b.Page(t), "Plain": b.Page(t).NoScript()} {
+			p.Visit(site.URL + "/script")
+			if got := p.Text("#heading"); got != want {
+				t.Errorf("got %q, want %q", got, want)
 			}
 		}
 	})

@@ -8,10 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 
 	"github.com/keywicket/keywicket/test/js"
@@ -27,7 +30,14 @@ type Page struct {
 // Page opens a tab that is 1280 pixels wide and shares no cookie with another tab. It closes the tab at the end of the test.
 func (b *Browser) Page(t testing.TB) *Page {
 	t.Helper()
-	return open(t, b.ctx, chromedp.WithNewBrowserContext()).Size(1280, 800)
+	p := open(t, b.ctx, chromedp.WithNewBrowserContext()).Size(1280, 800)
+	// A page may write to the clipboard after a click. Without this setting, headless Chromium refuses it.
+	call(p, browser.SetPermission, browser.SetPermissionParams{
+		Permission:       &browser.PermissionDescriptor{Name: "clipboard-write"},
+		Setting:          browser.PermissionSettingGranted,
+		BrowserContextID: call(p, target.GetTargetInfo, target.GetTargetInfoParams{}).TargetInfo.BrowserContextID,
+	})
+	return p
 }
 
 // Tab opens another tab with the same cookies.
@@ -90,6 +100,13 @@ func (p *Page) Scheme(scheme string) *Page {
 	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
 	})
+	return p
+}
+
+// NoScript disables the scripts of the pages that the tab opens from now on. Eval and Await still work.
+func (p *Page) NoScript() *Page {
+	p.t.Helper()
+	call(p, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	return p
 }
 
@@ -192,6 +209,22 @@ func (p *Page) Type(selector, text string) {
 func (p *Page) Press(keys string) {
 	p.t.Helper()
 	do(p, "press keys", chromedp.KeyEvent(keys))
+}
+
+// Clipboard returns the text that the clipboard of the browser contains, as another page receives it.
+func (p *Page) Clipboard() string {
+	p.t.Helper()
+	other := p.Tab()
+	other.Visit("data:text/html,<textarea id=text></textarea>")
+	other.Click("#text")
+	for _, kind := range []input.DispatchKeyEventType{input.DispatchKeyEventTypeRawKeyDown, input.DispatchKeyEventTypeKeyUp} {
+		call(other, input.DispatchKeyEvent, input.DispatchKeyEventParams{
+			Type: kind, Modifiers: int64(chromedp.ModifierCtrl), Key: "v", Code: "KeyV", WindowsVirtualKeyCode: 'V', Commands: []string{"paste"},
+		})
+	}
+	var text string
+	other.Eval(`document.querySelector("#text").value`, &text)
+	return text
 }
 
 // Focused returns the element with the keyboard focus, as #id. If the element has no id, Focused returns its tag name.
