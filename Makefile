@@ -51,7 +51,7 @@ test-race: $(TEST_PROGRAMS) ## Run the Go tests of `make test` with the race det
 	go test -race -short -count=1 -timeout 20m ./...
 
 # Packages whose tests start Envoy, a browser, many databases or many processes, or wait a long time.
-SLOW_PACKAGES := /test/|/cmd/|/demo|/deploy/|/oauth|/store/(database|directory|feed|issuer|pool|registry|schema|tokenimport)|/tools/
+SLOW_PACKAGES := /test/|/cmd/|/console/pages|/demo|/deploy/|/oauth|/store/(database|directory|feed|issuer|pool|registry|schema|tokenimport)|/tools/
 
 .PHONY: test-fast
 test-fast: ## Run the quick Go tests, which need neither Envoy nor a browser
