@@ -66,10 +66,8 @@ func (s *Settings) RegisterApp(ctx context.Context, c Caller, n NewApp) (Created
 			})
 			return console.App{App: app}, secret, err
 		},
-		id: func(a console.App) string { return a.ID },
-		find: func(_ *registry.Registry, id string) (console.App, error) {
-			return s.store.App(ctx, c.User.ID, c.API.Name, id)
-		},
+		id:   func(a console.App) string { return a.ID },
+		find: func(id string) (console.App, error) { return s.store.App(ctx, c.User.ID, c.API.Name, id) },
 	}.run(ctx, s, c)
 }
 

@@ -23,22 +23,22 @@ type creation[T any] struct {
 	request string // equal for equal requests
 	create  func(*registry.Registry, *sqlx.Tx) (T, authz.Secret, error)
 	id      func(T) string
-	find    func(r *registry.Registry, id string) (T, error)
+	find    func(id string) (T, error)
 }
 
 // run runs the creation in a transaction on behalf of the caller.
 func (n creation[T]) run(ctx context.Context, s *Settings, c Caller) (created Created[T], err error) {
+	var id string
 	err = s.change(ctx, c, func(r *registry.Registry, tx *sqlx.Tx) error {
-		var id string
 		id, created.Repeated, err = console.Once(ctx, tx, console.Creation{Caller: c.Actor.ID, Key: n.key, Request: n.request}, func() (string, error) {
 			created.Object, created.Secret, err = n.create(r, tx)
 			return n.id(created.Object), err
 		})
-		if err == nil && created.Repeated {
-			created.Object, err = n.find(r, id)
-		}
 		return err
 	})
+	if err == nil && created.Repeated { // not in the transaction: find may need a connection of its own, and others wait for this one
+		created.Object, err = n.find(id)
+	}
 	if err != nil {
 		return Created[T]{}, err
 	}

@@ -106,7 +106,7 @@ func (s *Settings) issue(
 	return creation[registry.Token]{
 		key: key, request: request, create: create,
 		id:   func(t registry.Token) string { return t.ID },
-		find: func(r *registry.Registry, id string) (registry.Token, error) { return r.Token(ctx, id) },
+		find: func(id string) (registry.Token, error) { return s.store.Registry.Token(ctx, id) },
 	}.run(ctx, s, c)
 }
 
