@@ -23,12 +23,12 @@ func TestCreatorBehindAToken(t *testing.T) {
 	usersKey.Maker.Kind = "personal_key"
 
 	created := map[string]string{}
-	for by, c := range map[string]settings.Caller{"nobody's token": ofNobody, "ada's token": ofAda, "ada's own key": usersKey} {
+	for by, c := range map[string]settings.Caller{"the operator's token": ofNobody, "ada's token": ofAda, "ada's own key": usersKey} {
 		token := f.create(t, c, settings.OfWorkspace, newKey).Object
 		rotated := storetest.Must(f.settings.RotateToken(t.Context(), c, settings.OfWorkspace, token.ID, 0, "")).Object
 		created[by] = rotated.ID
 		for _, n := range []registry.Token{token, rotated} {
-			if isAdas := n.CreatedBy != nil && *n.CreatedBy == f.Ada.ID; isAdas != (by != "nobody's token") || !isAdas && n.CreatedBy != nil {
+			if isAdas := n.CreatedBy != nil && *n.CreatedBy == f.Ada.ID; isAdas != (by != "the operator's token") || !isAdas && n.CreatedBy != nil {
 				t.Errorf("%s: created by %v", by, n.CreatedBy)
 			}
 		}
@@ -38,7 +38,7 @@ func TestCreatorBehindAToken(t *testing.T) {
 	}
 	for by, id := range created {
 		token := storetest.Must(f.Token(t.Context(), id))
-		if isActive := token.Status == registry.Active; isActive != (by == "nobody's token") {
+		if isActive := token.Status == registry.Active; isActive != (by == "the operator's token") {
 			t.Errorf("%s: after ada has left, the token is %s", by, token.Status)
 		}
 	}

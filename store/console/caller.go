@@ -24,6 +24,9 @@ var ErrOutdated = database.NewRefusal(database.ErrNotFound, "the caller's access
 
 // Check returns [ErrOutdated] if the transaction sees that the caller has lost their access or their role. Time passes between the
 // identification of a caller and a change, for example until a slow client has sent the request's body.
+//
+// Check also limits how long the transaction waits for each lock. Otherwise, one long transaction could make requests take all
+// connections. If a request gave up, its process of the database would continue to wait.
 func Check(ctx context.Context, tx *sqlx.Tx, c Caller) error {
 	var valid bool
 	err := tx.GetContext(ctx, &valid, `
@@ -34,7 +37,8 @@ func Check(ctx context.Context, tx *sqlx.Tx, c Caller) error {
 		   AND ($5 = '' OR EXISTS (SELECT FROM keywicket.members m WHERE m.user_id = $1 AND m.workspace_id = $4 AND m.role = $5))
 		   AND ($6 = '' OR EXISTS (
 		           SELECT FROM keywicket.tokens t
-		           WHERE t.id = $6 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())))`,
+		           WHERE t.id = $6 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())))
+		FROM set_config('lock_timeout', '1s', true)`,
 		c.User, c.Session.ID, c.Session.StartedAt, c.Workspace, c.Role, c.Token, c.Session.UserID != "")
 	switch {
 	case err != nil:
