@@ -237,6 +237,9 @@ func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 
 // tokensQuery returns a query that contains only the conditions of the filter, so that Postgres can use an index for each
 // condition.
+//
+// For the tokens of an owner, the order starts with the owner, and the owner is a range. Otherwise, Postgres could choose the index
+// tokens_created_at, and read the newer tokens of all other owners.
 func tokensQuery(f TokenFilter, after time.Time) (string, []any) {
 	var args []any
 	arg := func(value any) string {
@@ -245,11 +248,21 @@ func tokensQuery(f TokenFilter, after time.Time) (string, []any) {
 	}
 	query := tokenQuery + `
 WHERE true`
+	order := `t.created_at DESC, t.id DESC`
+	of := func(column, id string) {
+		owner := arg(id)
+		if f.Prefix != "" {
+			query += ` AND ` + column + ` = ` + owner
+			return
+		}
+		query += ` AND ` + column + ` >= ` + owner + ` AND ` + column + ` <= ` + owner
+		order = column + ` DESC, ` + order
+	}
 	if f.Workspace != "" {
-		query += ` AND t.workspace_id = ` + arg(f.Workspace)
+		of(`t.workspace_id`, f.Workspace)
 	}
 	if f.User != "" {
-		query += ` AND t.user_id = ` + arg(f.User)
+		of(`t.user_id`, f.User)
 	}
 	if f.Prefix != "" {
 		// The visible part of a token may be shorter than the prefix.
@@ -260,15 +273,24 @@ WHERE true`
 		const prefix = `t.visible_prefix COLLATE "C"` // as in the index
 		query += ` AND (` + prefix + ` LIKE ` + arg(likeEscaper.Replace(f.Prefix)+"%") + ` OR ` + prefix + ` = ANY (` + arg(starts) + `))`
 	}
-	var due []string
-	if f.ExpiringIn > 0 {
-		due = append(due, `t.expires_at <= clock_timestamp() + `+arg(f.ExpiringIn.Seconds())+` * interval '1 second'`)
+	const active = ` AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())`
+	ahead := func(d time.Duration) string {
+		return `statement_timestamp() + ` + arg(d.Seconds()) + ` * interval '1 second'`
 	}
-	if f.UnusedFor > 0 {
-		due = append(due, `COALESCE(u.last_used_at, t.created_at) < clock_timestamp() - `+arg(f.UnusedFor.Seconds())+` * interval '1 second'`)
+	expiring := func() string { return `t.expires_at <= ` + ahead(f.ExpiringIn) }
+	unused := func() string {
+		since := ahead(-f.UnusedFor)
+		return `t.created_at < ` + since + ` AND COALESCE(u.last_used_at, t.created_at) < ` + since
 	}
-	if due != nil {
-		query += ` AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp()) AND (` + strings.Join(due, ` OR `) + `)`
+	switch {
+	case f.ExpiringIn > 0 && f.UnusedFor > 0:
+		query += active + ` AND (` + expiring() + ` OR ` + unused() + `)`
+	case f.ExpiringIn > 0:
+		query += ` AND t.revoked_at IS NULL AND t.expires_at > statement_timestamp() AND ` + expiring()
+		// Few tokens expire soon, and often they are old. With this order, Postgres does not walk from the newest token to them.
+		order = strings.Replace(order, `t.created_at DESC`, `t.created_at + interval '0' DESC`, 1)
+	case f.UnusedFor > 0:
+		query += active + ` AND ` + unused()
 	}
 	if f.CreatorLeft {
 		query += ` AND ` + creatorLeft
@@ -277,7 +299,7 @@ WHERE true`
 		query += ` AND (t.created_at, t.id) < (` + arg(after) + `, ` + arg(f.After) + `)`
 	}
 	query += `
-ORDER BY t.created_at DESC, t.id DESC`
+ORDER BY ` + order
 	if f.Limit > 0 {
 		query += ` LIMIT ` + arg(f.Limit)
 	}
