@@ -27,14 +27,14 @@ func startBrowser(t *testing.T) *world {
 // The page on which users create a key of Velocity.
 const newKey = "/settings/api-keys/new?workspace="
 
-// open opens a page of Velocity in a new tab, and signs in.
-func (w *world) open(t *testing.T, user, path string) *browser.Page {
+// open opens a page of Velocity in a new tab, and signs in as the owner.
+func (w *world) open(t *testing.T, path string) *browser.Page {
 	t.Helper()
 	p := w.chromium.Page(t)
 	p.Visit(w.Velocity + path)
-	w.signInAs(t, p, user)
+	w.signInAs(t, p, "olga")
 	if status := p.Visit(w.Velocity + path); status != http.StatusOK {
-		t.Fatalf("%s opens %s: %d %s", user, path, status, p.Text("body"))
+		t.Fatalf("%s: %d %s", path, status, p.Text("body"))
 	}
 	return p
 }
@@ -73,7 +73,7 @@ const submit = "main .primary"
 // in another tab sends the same form again.
 func TestSessionEndsInMidForm(t *testing.T) {
 	w := startBrowser(t)
-	p := w.open(t, "olga", newKey+"acme")
+	p := w.open(t, newKey+"acme")
 	fill(p, "Interrupted")
 	p.SetCookie("sb-demo-auth-token", w.session("olga", -time.Hour), w.Velocity)
 	if status, text := p.ClickAndLoad(submit), p.Text("main"); status != http.StatusForbidden || !strings.Contains(text, "nothing was changed") {
@@ -112,7 +112,7 @@ func (w *world) secretOn(p *browser.Page) (secret string) {
 // A double click creates one key and shows its secret. A double click revokes once.
 func TestDoubleClick(t *testing.T) {
 	w := startBrowser(t)
-	p := w.open(t, "olga", newKey+"acme")
+	p := w.open(t, newKey+"acme")
 	fill(p, "Twice")
 	p.DoubleClick(submit)
 	p.Await(`document.getElementById("secret")`)
@@ -131,7 +131,7 @@ func TestDoubleClick(t *testing.T) {
 	w.requireCount(t, 1, `tokens WHERE name = 'Twice' AND revoked_at IS NOT NULL`)
 	w.requireCount(t, 2, `audit_log WHERE object_id = (SELECT id FROM keywicket.tokens WHERE name = 'Twice')`)
 
-	app := w.open(t, "olga", "/settings/oauth-apps/new")
+	app := w.open(t, "/settings/oauth-apps/new")
 	app.Type("#name", "Twice")
 	app.Type("#redirect-uris", "https://twice.example/cb")
 	app.DoubleClick(submit)
@@ -143,7 +143,7 @@ func TestDoubleClick(t *testing.T) {
 func TestTwoTabs(t *testing.T) {
 	w := startBrowser(t)
 	storetest.Must(w.Registry.SetMember(t.Context(), "globex", w.users["olga"].ID, "admin"))
-	acme := w.open(t, "olga", newKey+"acme")
+	acme := w.open(t, newKey+"acme")
 	globex := acme.Tab()
 	globex.Visit(w.Velocity + newKey + "globex")
 	fill(acme, "Of acme")
@@ -183,7 +183,7 @@ func TestHistoryAfterCreation(t *testing.T) {
 			p.Check(`input[value="user:read"]`)
 		},
 	} {
-		p := w.open(t, "olga", path)
+		p := w.open(t, path)
 		prepare(p)
 		p.ClickAndLoad(submit)
 		secret := w.secretOn(p)
@@ -241,7 +241,7 @@ func open(t *testing.T, w *world, p *browser.Page, path string) *browser.Page {
 // Another user signs in in a second tab. The form of the first user creates nothing, and shows nothing of what the first user has written.
 func TestAnotherUserSignsIn(t *testing.T) {
 	w := startBrowser(t)
-	p := w.open(t, "olga", newKey+"acme")
+	p := w.open(t, newKey+"acme")
 	fill(p, "Of olga")
 	other := p.Tab()
 	other.SetCookie("sb-demo-auth-token", "over", w.Velocity)

@@ -61,7 +61,7 @@ func (w *world) callers(t *testing.T, api string) (all []caller) {
 	storetest.Must(w.Registry.RevokeUserSessions(t.Context(), w.users["rex"].ID))
 	all = append(all, caller{name: "an expired session", kind: "session", user: "olga", dead: true, secret: w.session("olga", -time.Hour)}, caller{name: "nobody", dead: true})
 
-	token := func(name, prefix, owner string, lifetime time.Duration, scopes ...string) caller {
+	token := func(name, prefix, owner string, lifetime time.Duration, scopes ...string) {
 		c := caller{name: name, kind: "workspace", workspace: owner, scopes: scopes}
 		n := registry.NewToken{Name: name, Scopes: scopes, Workspace: owner}
 		if prefix == "velu_" {
@@ -87,7 +87,6 @@ func (w *world) callers(t *testing.T, api string) (all []caller) {
 			c.dead = true
 		}
 		all = append(all, c)
-		return c
 	}
 	prefix, other, full := "sk_live_", "vel_", "admin:all"
 	if api == "velocity" {
@@ -107,7 +106,7 @@ func (w *world) callers(t *testing.T, api string) (all []caller) {
 		all[len(all)-1].sandbox = true
 		return all
 	}
-	rest := append(narrow, slices.DeleteFunc(scopesOf(api, "user"), func(s string) bool { return s == "admin" })...)
+	rest := slices.Concat(narrow, slices.DeleteFunc(scopesOf(api, "user"), func(s string) bool { return s == "admin" }))
 	for _, user := range []string{"olga", "adam", "mia", "gus", "bea"} {
 		for _, scopes := range [][]string{{"admin"}, {"workspace:admin"}, rest} {
 			token(fmt.Sprintf("the key of %s with %s", user, scopes), "velu_", user, 0, scopes...)

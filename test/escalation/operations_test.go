@@ -146,14 +146,14 @@ func (w *world) victim(t *testing.T, o operation) (key string, v victim) {
 		return key, v
 	}
 	v.name = "victim-" + rand.Text()
-	switch {
-	case kind == "app":
+	switch kind {
+	case "app":
 		app, _, err := w.Registry.CreateApp(t.Context(), registry.NewApp{API: o.api, Name: v.name, RedirectURIs: []string{"https://victim.example/cb"}, Owner: w.users[o.of].ID})
 		if err != nil {
 			t.Fatal(err)
 		}
 		v.id = app.ID
-	case kind == "grant":
+	case "grant":
 		v.id, v.name = w.Grant(t, w.users[o.of].ID, []string{"user:read"}).Grant, "" // all apps of grants have the same name
 	default:
 		n := registry.NewToken{Name: v.name, Scopes: o.scopes, ExpiresAt: o.lifetime.end(), Workspace: o.of}
