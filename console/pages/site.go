@@ -3,6 +3,7 @@ package pages
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -30,7 +31,10 @@ type site struct {
 func newSite(c Config, api API, s *settings.Settings, store *console.Store, log *slog.Logger) (*site, error) {
 	forms, err := formproof.New("keywicket_console", api.URL)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("url: %w", err)
+	}
+	if err := api.checkTitles(); err != nil {
+		return nil, fmt.Errorf("pages: %w", err)
 	}
 	st := &site{base: c.Path, api: api, sessions: c.Sessions, settings: s, store: store, forms: forms, log: log, mux: http.NewServeMux()}
 	st.addTokens(api.WorkspaceTokens, settings.OfWorkspace)
@@ -38,12 +42,12 @@ func newSite(c Config, api API, s *settings.Settings, store *console.Store, log 
 	st.addApps(api.Apps)
 	if api.WorkspaceTokens != "" {
 		st.addGeneral()
-		st.addActivity("Activity", false)
+		st.addActivity(workspaceActivity, false)
 	}
 	if api.Apps != "" {
 		st.addGrants()
 	}
-	st.addActivity("Account > Activity", true)
+	st.addActivity(accountActivity, true)
 	st.mux.HandleFunc("GET "+c.Path+"/{$}", st.index)
 	st.mux.HandleFunc("GET "+c.Path, st.index)
 	st.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -66,7 +70,7 @@ func (s *site) addSection(title string, account bool) section {
 	if group, rest, ok := strings.Cut(title, " > "); ok {
 		sec.Group, sec.Title = group, rest
 	}
-	sec.path = "/" + strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(title), " > ", "/"), " ", "-")
+	sec.path = pagePath(title)
 	s.sections = append(s.sections, sec)
 	return sec
 }

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -41,19 +40,8 @@ func (s *Store) Close() error { return s.db.Close() }
 
 // Ready returns nil if the database is reachable and migrated, and the login has the privileges of the role keywicket_console.
 func (s *Store) Ready(ctx context.Context) error {
-	var missing []string
-	err := s.db.SelectContext(ctx, &missing, `
-		SELECT name || ': ' || privilege FROM (VALUES
-			('tokens', 'INSERT'), ('oauth_apps', 'INSERT'), ('oauth_grants', 'SELECT'), ('audit_log', 'SELECT'),
-			('idempotency_keys', 'INSERT')) AS needed (name, privilege)
-		WHERE NOT COALESCE(has_any_column_privilege(to_regclass('keywicket.' || name), privilege), false)`)
-	switch {
-	case err != nil:
-		return fmt.Errorf("query the database: %w", err)
-	case len(missing) > 0:
-		return fmt.Errorf("the login lacks privileges (%s): run keywicket migrate up, and grant the role keywicket_console to the login", strings.Join(missing, ", "))
-	}
-	return nil
+	return database.CheckPrivileges(ctx, s.db, "keywicket_console",
+		"tokens: INSERT", "oauth_apps: INSERT", "oauth_grants: SELECT", "audit_log: SELECT", "idempotency_keys: INSERT")
 }
 
 // User is a user of the console.

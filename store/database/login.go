@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
 )
@@ -39,7 +41,7 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 	defer func() { _ = db.Close() }()
 	var found struct {
 		Login     string `db:"login"`
-		Role      string `db:"role"`      // operator, sidecar, issuer, or empty
+		Role      string `db:"role"`      // operator, sidecar, issuer, console, or empty
 		Owner     string `db:"owner"`     // owner of the schema keywicket; empty: there is no schema
 		Operators bool   `db:"operators"` // the role keywicket_operator has its rights in this database
 	}
@@ -47,7 +49,7 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 		return db.GetContext(ctx, &found, `
 			SELECT current_user AS login,
 			       COALESCE((SELECT substr(rolname, 11) FROM pg_roles
-			                 WHERE rolname IN ('keywicket_operator', 'keywicket_sidecar', 'keywicket_issuer') AND pg_has_role(oid, 'MEMBER')
+			                 WHERE rolname IN ('keywicket_operator', 'keywicket_sidecar', 'keywicket_issuer', 'keywicket_console') AND pg_has_role(oid, 'MEMBER')
 			                 ORDER BY rolname <> 'keywicket_operator' LIMIT 1), '') AS role,
 			       COALESCE((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'keywicket'), '') AS owner,
 			       EXISTS (SELECT FROM pg_roles r, pg_namespace n WHERE rolname = 'keywicket_operator' AND nspname = 'keywicket'
@@ -75,4 +77,26 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 		remedy = "use a login with the role " + needed.role
 	}
 	return fmt.Errorf("%w (the login %s %s: %s)", err, found.Login, cause, remedy)
+}
+
+// CheckPrivileges returns an error if the login of db lacks a privilege in the schema keywicket, or if the schema is missing or too
+// old. The error names the remedy: a migration, and the role that has the privileges. Each needed privilege is a table and a word, such
+// as "tokens: INSERT". A privilege for a column of the table is sufficient.
+func CheckPrivileges(ctx context.Context, db *sqlx.DB, role string, needed ...string) error {
+	var missing []string
+	// A login without the right to use the schema may not look up its tables by name, so the query reads the catalogue.
+	err := db.SelectContext(ctx, &missing, `
+		SELECT need FROM unnest($1::text[]) AS need
+		LEFT JOIN pg_namespace n ON n.nspname = 'keywicket' AND has_schema_privilege(n.oid, 'USAGE')
+		LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = split_part(need, ': ', 1)
+		WHERE NOT COALESCE(CASE split_part(need, ': ', 2)
+			WHEN 'DELETE' THEN has_table_privilege(c.oid, 'DELETE')
+			ELSE has_any_column_privilege(c.oid, split_part(need, ': ', 2)) END, false)`, pq.Array(needed))
+	switch {
+	case err != nil:
+		return fmt.Errorf("query the database: %w", err)
+	case len(missing) > 0:
+		return fmt.Errorf("the login lacks privileges (%s): run keywicket migrate up, and grant the role %s to the login", strings.Join(missing, ", "), role)
+	}
+	return nil
 }

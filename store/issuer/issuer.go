@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -62,21 +61,10 @@ func (i *Issuer) Close() error { return i.db.Close() }
 
 // Ready returns nil if the database is reachable and migrated, and the login has the privileges that issuing needs.
 func (i *Issuer) Ready(ctx context.Context) error {
-	var missing []string
-	err := i.db.SelectContext(ctx, &missing, `
-		SELECT name || ': ' || privilege FROM (VALUES
-			('oauth_apps', 'SELECT'), ('oauth_grants', 'SELECT'), ('oauth_grants', 'INSERT'), ('oauth_grants', 'DELETE'),
-			('oauth_grant_workspaces', 'INSERT'), ('oauth_codes', 'INSERT'), ('oauth_codes', 'DELETE'),
-			('oauth_access_tokens', 'INSERT'), ('oauth_access_tokens', 'DELETE'),
-			('oauth_refresh_tokens', 'INSERT'), ('oauth_refresh_tokens', 'DELETE')) AS needed (name, privilege)
-		WHERE NOT has_table_privilege('keywicket.' || name, privilege)`)
-	switch {
-	case err != nil:
-		return fmt.Errorf("query the database: %w", err)
-	case len(missing) > 0:
-		return fmt.Errorf("the login lacks privileges (%s): run keywicket migrate up, and grant the role keywicket_issuer to the login", strings.Join(missing, ", "))
-	}
-	return nil
+	return database.CheckPrivileges(ctx, i.db, "keywicket_issuer",
+		"oauth_apps: SELECT", "oauth_grants: SELECT", "oauth_grants: INSERT", "oauth_grants: DELETE",
+		"oauth_grant_workspaces: INSERT", "oauth_codes: INSERT", "oauth_codes: DELETE",
+		"oauth_access_tokens: INSERT", "oauth_access_tokens: DELETE", "oauth_refresh_tokens: INSERT", "oauth_refresh_tokens: DELETE")
 }
 
 // detachedContext returns a context that ends after three seconds, even if ctx ends earlier. The time limit of a connection is
