@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/settings"
@@ -165,6 +166,10 @@ func (s *site) begin(w http.ResponseWriter, r *http.Request, sec section) (*visi
 		return v, false
 	}
 	v.visitor, v.section = user, &sec
+	if id := r.PathValue("id"); !utf8.ValidString(id) || strings.ContainsRune(id, 0) { // Postgres would refuse the text
+		v.fail(http.StatusNotFound, "not_found", "")
+		return v, false
+	}
 	slug := r.URL.Query().Get("workspace")
 	at := slices.IndexFunc(v.Memberships, func(m console.Membership) bool { return m.Slug == slug || slug == "" })
 	if at >= 0 {
