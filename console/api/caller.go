@@ -36,9 +36,11 @@ func (a *API) caller(r *http.Request) (settings.Caller, error) {
 		Maker: issuance.Maker{Kind: kind, Scopes: strings.Fields(header("Scopes"))},
 	}
 	user := header("User-Id")
-	if kind == authz.KindSession {
+	switch kind {
+	case authz.KindSession:
 		c.Actor.Kind = database.ActorUser
-	} else {
+	case authz.KindOAuthToken: // an app changes nothing here, so its token has no row in the audit log and no expiry to pass on
+	default:
 		t, err := a.store.Registry.Token(r.Context(), subject)
 		switch {
 		case errors.Is(err, database.ErrNotFound):
@@ -48,7 +50,7 @@ func (a *API) caller(r *http.Request) (settings.Caller, error) {
 		case t.Status != registry.Active || t.API != api.Name || t.Kind != kind:
 			return c, errNoCaller
 		}
-		c.Maker.Expires = t.ExpiresAt
+		c.Maker.Expires, c.Maker.Environment, c.Maker.Attributes = t.ExpiresAt, t.Environment, t.Attributes
 	}
 	return c, a.place(r.Context(), &c, user, header("Workspace-Id"), header("Workspace-Slug"))
 }

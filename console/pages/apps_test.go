@@ -151,7 +151,7 @@ func TestActivityPages(t *testing.T) {
 	ada, bob := f.browser(f.velocity, f.Ada), f.browser(f.velocity, f.Bob)
 	requirePage(t, ada.submit(t, keysPath+"/new", "name", "Export<b>", "scope", "issues:read", "expiry", "30"), http.StatusOK)
 	requirePage(t, bob.submit(t, personalPath+"/new", "name", "Laptop", "scope", "user:read", "expiry", "30"), http.StatusOK)
-	requirePage(t, ada.get(t, activityPath), http.StatusOK, "Ada@example.com created the key Export<b> (vel_", "The operator created the workspace Acme.", "issues:read", "<code>127.0.0.1</code>")
+	requirePage(t, ada.get(t, activityPath), http.StatusOK, "Ada@example.com created the key Export<b> (vel_", "The operator created the workspace Acme.", "issues:read", `<code class="address">127.0.0.1</code>`)
 	own := ada.get(t, accountPath)
 	requirePage(t, own, http.StatusOK, "The operator created the account Ada@example.com.")
 	if strings.Contains(own.text, "Laptop") {

@@ -186,7 +186,7 @@ func TestRevocationSaysWhatStopsWorking(t *testing.T) {
 	b := f.browser(f.velaflows, f.Ada)
 	requirePage(t, b.get(t, tokensPath+"/"+tokens["Read-only dashboard"].ID+"/revoke"), http.StatusOK,
 		"Revoke <bdi>Read-only dashboard</bdi>?", tokens["Read-only dashboard"].Prefix, "3 days ago", "the app or script that sent 12 allowed requests with this token in the last 7 days")
-	requirePage(t, b.get(t, tokensPath+"/"+tokens["Old import job"].ID+"/revoke"), http.StatusOK, "No request was allowed", "120 days ago")
+	requirePage(t, b.get(t, tokensPath+"/"+tokens["Old import job"].ID+"/revoke"), http.StatusOK, "No use in the last 7 days is recorded", "120 days ago")
 	// The sidecars have written the last use, and not yet the number of requests.
 	f.Exec(t, `UPDATE keywicket.token_usage SET last_used_at = now() - interval '130 minutes' WHERE token_id = $1`, tokens["Old import job"].ID)
 	requirePage(t, b.get(t, tokensPath+"/"+tokens["Old import job"].ID+"/revoke"), http.StatusOK, "the app or script that used this token 2 hours ago")

@@ -42,7 +42,7 @@ func newSite(c Config, api API, s *settings.Settings, store *console.Store, log 
 	st.addTokens(api.PersonalKeys, settings.OfUser)
 	st.addApps(api.Apps)
 	if api.WorkspaceTokens != "" {
-		st.addGeneral()
+		st.page(st.addSection(general, false), "", func(v *visit) error { return v.render("general.html", nil) })
 		st.addActivity(workspaceActivity, false)
 	}
 	if api.Apps != "" {

@@ -45,7 +45,7 @@ func TestLifeOfAToken(t *testing.T) {
 				t.Errorf("the new secret is %q", again)
 			}
 			confirm := c.b.get(t, c.path+"/"+token.ID+"/revoke")
-			requirePage(t, confirm, http.StatusOK, "Revoke <bdi>Export</bdi>?", token.Prefix, "will be denied immediately", "No request was allowed")
+			requirePage(t, confirm, http.StatusOK, "Revoke <bdi>Export</bdi>?", token.Prefix, "will be denied immediately", "No use in the last 7 days is recorded")
 			revoked := c.b.submit(t, c.path+"/"+token.ID+"/revoke")
 			requirePage(t, revoked, http.StatusSeeOther)
 			requirePage(t, c.b.get(t, revoked.location), http.StatusOK, "is revoked", "Revoked")

@@ -118,6 +118,9 @@ func (v *visit) linkTo(s section, sub string, pairs ...string) string {
 // SectionURL returns the URL of the section.
 func (v *visit) SectionURL() string { return v.Link("") }
 
+// Home returns the URL that leads to the first page.
+func (v *visit) Home() string { return v.base }
+
 // Proof returns the value of a form's field "proof", and sets the cookie with the same value.
 func (v *visit) Proof() string { return v.site.forms.Issue(v.w, v.Request) }
 

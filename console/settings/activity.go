@@ -46,7 +46,8 @@ type ActivityFilter struct {
 	Limit              int    // the maximum number of events, at most 100; 0 means 50
 }
 
-// Activity is a page of events, newest first. Next is the cursor of the next page; empty on the last page.
+// Activity is a page of events, newest first. Next is the cursor of the next page; empty on the last page. A page can have few events, or
+// none, and still have a next page, because a query reads at most some thousand entries of the audit log.
 type Activity struct {
 	Events []Event
 	Next   string

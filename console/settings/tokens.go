@@ -31,7 +31,7 @@ type NewToken struct {
 // maxName is the maximum length of a token's name, in characters. The database has no limit.
 const maxName = 100
 
-// CreateToken creates a token of the caller's workspace, or a key of the caller.
+// CreateToken creates a token of the caller's workspace, or a key of the caller. It has the attributes of the caller's own token.
 func (s *Settings) CreateToken(ctx context.Context, c Caller, o Owner, n NewToken) (Created[registry.Token], error) {
 	format, err := c.format(o, n.Prefix)
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *Settings) CreateToken(ctx context.Context, c Caller, o Owner, n NewToke
 	case len(n.Scopes) == 0:
 		return Created[registry.Token]{}, &FieldError{Field: "scopes", Text: "Choose at least one scope."}
 	}
-	if err := c.API.Rules.Check(c.Maker, issuance.New{Kind: format.Kind, Scopes: n.Scopes, Expires: n.ExpiresAt}, s.now()); err != nil {
+	if err := c.API.Rules.Check(c.Maker, issuance.New{Kind: format.Kind, Scopes: n.Scopes, Expires: n.ExpiresAt, Attributes: c.Maker.Attributes}, s.now()); err != nil {
 		return Created[registry.Token]{}, refusalError(err)
 	}
 	request := fmt.Sprintf("create token %q %q %q %q %v", c.API.Name, c.Workspace.ID, n.Prefix, n.Name, n.Scopes)
@@ -59,7 +59,7 @@ func (s *Settings) CreateToken(ctx context.Context, c Caller, o Owner, n NewToke
 	return s.issue(ctx, c, n.IdempotencyKey, request, func(r *registry.Registry) (registry.Token, authz.Secret, error) {
 		return r.CreateToken(ctx, registry.NewToken{
 			Format: format, API: c.API.Name, Name: n.Name, Scopes: n.Scopes, ExpiresAt: n.ExpiresAt,
-			Workspace: c.workspaceOf(o), User: c.userOf(o),
+			Workspace: c.workspaceOf(o), User: c.userOf(o), Attributes: c.Maker.Attributes,
 		})
 	})
 }
@@ -85,7 +85,7 @@ func (s *Settings) RotateToken(ctx context.Context, c Caller, o Owner, id string
 		return Created[registry.Token]{}, err
 	}
 	now := s.now()
-	n := issuance.New{Kind: old.Kind, Scopes: old.Scopes}
+	n := issuance.New{Kind: old.Kind, Scopes: old.Scopes, Attributes: old.Attributes}
 	if old.ExpiresAt != nil { // the new token gets the same lifetime
 		expires := now.Add(old.ExpiresAt.Sub(old.CreatedAt))
 		n.Expires = &expires

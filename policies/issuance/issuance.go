@@ -1,7 +1,7 @@
 // Package issuance decides who may create, rotate and revoke which tokens. The console's pages, the management API and the
 // operator's commands all ask this package. The rules depend on the API's table, so policy authors change them with the table.
 //
-// Nobody can give a token a scope or a lifetime that they do not have. The operator's limits apply to everybody.
+// Nobody can give a token a scope or a lifetime that they do not have, and a token passes on its attributes. The operator's limits apply to everybody.
 package issuance
 
 import (
@@ -32,6 +32,9 @@ type Maker struct {
 	Expires *time.Time
 	// Role is the role of the credential's user in the workspace; empty for a workspace's token, and outside of workspaces.
 	Role string
+	// Environment and Attributes are those of the maker's token; empty for a session.
+	Environment authz.Environment
+	Attributes  authz.Attributes
 }
 
 // RefusalError is the reason why a maker may not do something.
@@ -61,12 +64,12 @@ func (r Rules) ScopesOf(kind authz.Kind) []string {
 // scope of the level. For a workspace's tokens, the user's role in the workspace needs it too. For a user's keys, the credential
 // must belong to the user. If a level has no override scope, all scopes of this level are necessary.
 //
-// The access token of an app never manages tokens.
+// The access token of an app never manages tokens. A token of the sandbox does not either: it could give access to live data.
 func (r Rules) Manages(m Maker, kind authz.Kind) bool {
 	switch {
 	case m.Operator:
 		return true
-	case m.Kind == authz.KindOAuthToken:
+	case m.Kind == authz.KindOAuthToken, m.Environment == authz.Sandbox:
 		return false
 	case kind.OfUser():
 		return m.Kind.OfUser() && r.hasAll(m.Scopes, table.LevelUser)
@@ -131,6 +134,8 @@ type New struct {
 	Kind    authz.Kind
 	Scopes  []string
 	Expires *time.Time // nil: no expiry
+	// Attributes are data that rules of policy authors can read.
+	Attributes authz.Attributes
 }
 
 // Check returns nil if the maker may create the token now. Otherwise, the error is a [RefusalError].
@@ -140,6 +145,10 @@ func (r Rules) Check(m Maker, n New, now time.Time) error {
 	}
 	if err := r.checkScopes(m, n); err != nil {
 		return err
+	}
+	// A rule may read the attributes as a limit of the token.
+	if m.Attributes.JSON() != "{}" && n.Attributes.JSON() != m.Attributes.JSON() {
+		return refuse("", "a token with attributes can create only tokens with the same attributes")
 	}
 	return r.checkExpiry(m, n, now)
 }

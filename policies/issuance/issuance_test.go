@@ -159,6 +159,8 @@ func TestWhoManagesTokens(t *testing.T) {
 		"nobody":                                   {velocity, issuance.Maker{}, authz.KindWorkspaceKey, false},
 		"the operator":                             {velocity, issuance.Maker{Operator: true}, authz.KindWorkspaceKey, true},
 		"a VelaFlows token with admin:all":         {velaflows, issuance.Maker{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}}, authz.KindWorkspaceToken, true},
+		"a VelaFlows token of the sandbox":         {velaflows, issuance.Maker{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}, Environment: authz.Sandbox}, authz.KindWorkspaceToken, false},
+		"a live VelaFlows token":                   {velaflows, issuance.Maker{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}, Environment: authz.Live}, authz.KindWorkspaceToken, true},
 		"a VelaFlows token without admin:all":      {velaflows, issuance.Maker{Kind: authz.KindWorkspaceToken, Scopes: []string{"crm:delete"}}, authz.KindWorkspaceToken, false},
 		"a VelaFlows session without a known role": {velaflows, issuance.Maker{Kind: authz.KindSession, Scopes: []string{"admin:all"}, Role: "boss"}, authz.KindWorkspaceToken, false},
 	} {
@@ -215,6 +217,30 @@ func TestExpiry(t *testing.T) {
 		err := rules.Check(c.maker, issuance.New{Kind: authz.KindWorkspaceKey, Scopes: []string{"issues:read"}, Expires: c.expires}, now)
 		refusal, _ := errors.AsType[*issuance.RefusalError](err)
 		if c.want == "" && err != nil || c.want != "" && (refusal == nil || refusal.Field != "expires_at" || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Rules of policy authors may read the attributes of a token. So a token with attributes gives only its own attributes.
+func TestAttributes(t *testing.T) {
+	rules := issuance.Rules{Table: load(t).Tables()["velocity"]}
+	token := issuance.Maker{Kind: authz.KindWorkspaceKey, Scopes: []string{"workspace:admin"}, Attributes: `{"cages": ["north"]}`}
+	session := issuance.Maker{Kind: authz.KindSession, Scopes: []string{"admin"}, Role: "owner"}
+	for name, c := range map[string]struct {
+		maker      issuance.Maker
+		attributes authz.Attributes
+		want       bool
+	}{
+		"its own":             {token, `{"cages": ["north"]}`, true},
+		"none":                {token, "", false},
+		"an empty object":     {token, "{}", false},
+		"others":              {token, `{"cages": ["north", "south"]}`, false},
+		"a session, none":     {session, "", true},
+		"a session, rotation": {session, `{"cages": ["north"]}`, true},
+	} {
+		err := rules.Check(c.maker, issuance.New{Kind: authz.KindWorkspaceKey, Scopes: []string{"issues:read"}, Attributes: c.attributes}, time.Now())
+		if refusal, _ := errors.AsType[*issuance.RefusalError](err); (err == nil) != c.want || !c.want && refusal == nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

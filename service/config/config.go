@@ -276,6 +276,9 @@ func setFrom(variables map[string]string, name string, v reflect.Value) error {
 		}
 		return nil
 	case reflect.Slice:
+		if _, ok := variables[name]; ok { // ignored, a limit would not apply
+			return fmt.Errorf("%s: the key is a list: write it in the configuration file, because it has no variable", name)
+		}
 		return nil
 	}
 	text, ok := variables[name]

@@ -136,6 +136,20 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 	}
 }
 
+// A list has no variable. A variable with the name of a list is an error, because the process would start without a limit that the
+// operator has set.
+func TestListsHaveNoVariable(t *testing.T) {
+	for _, name := range []string{"KEYWICKET_APIS_VELOCITY_TOKEN_LIMITS_OVERRIDE_ROLES", "KEYWICKET_APIS_VELOCITY_SESSION_CLIENT_IDS", "KEYWICKET_APIS_VELAFLOWS_HOSTS"} {
+		_, err := Load("", []string{name + "=owner"}, nil)
+		if err == nil || !strings.HasPrefix(err.Error(), name+": the key is a list") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := Load("", []string{name + "="}, nil); err != nil {
+			t.Errorf("%s, empty: %v", name, err)
+		}
+	}
+}
+
 func TestSessionSettings(t *testing.T) {
 	const secret = "a secret of thirty-two characters and more"
 	environ := []string{"KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=https://i", "KEYWICKET_APIS_VELOCITY_SESSION_HS256_SECRET=" + secret}

@@ -2,6 +2,7 @@ package auditlog
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,7 +70,7 @@ type Filter struct {
 // Entries reads entries one by one, so they need not fit in memory. An error is the last value.
 func Entries(ctx context.Context, r *registry.Registry, f Filter) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		query, args, err := f.query(ctx, r)
+		query, args, err := f.query(ctx, r, columns, 0)
 		if err != nil {
 			yield(Entry{}, err)
 			return
@@ -103,27 +104,83 @@ func read(ctx context.Context, r *registry.Registry, query string, args []any, y
 	return rows.Err()
 }
 
-// query returns the filter's query and its arguments.
-func (f Filter) query(ctx context.Context, r *registry.Registry) (string, []any, error) {
-	var conditions []string
-	var args []any
-	where := func(condition string, value any) {
-		args = append(args, value)
-		conditions = append(conditions, strings.ReplaceAll(condition, "?", fmt.Sprintf("$%d", len(args))))
+// maxRead is the number of entries that a page reads at most. Without it, a filter that selects few entries could make Postgres read all
+// entries of a workspace.
+const maxRead = 5000
+
+// Page returns the next entries of an owner, newest first, and the value of Filter.After for the next page; 0 on the last page.
+// Filter.Limit is required, and either Workspace, User or Account. A page can have fewer entries than the limit, or none, and still have a
+// next page: a query reads at most some thousand entries to find the selected ones.
+func Page(ctx context.Context, r *registry.Registry, f Filter) ([]Entry, int64, error) {
+	limit := f.Limit
+	f.OldestFirst, f.Limit = false, limit+1 // one more entry shows whether there is a next page
+	query, args, err := f.query(ctx, r, columns, maxRead)
+	if err != nil {
+		return nil, 0, err
 	}
+	page := []Entry{}
+	err = read(ctx, r, query, args, func(e Entry, err error) bool {
+		page = append(page, e)
+		return err == nil
+	})
+	if err == nil && len(page) > limit {
+		page = page[:limit]
+		return page, page[limit-1].ID, nil
+	}
+	var last int64
+	if err == nil {
+		last, err = f.lastRead(ctx, r)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the audit log: %w", err)
+	}
+	return page, last, nil
+}
+
+// lastRead returns the id of the last entry that the query of a page reads, or 0 if the query reads fewer than maxRead entries.
+func (f Filter) lastRead(ctx context.Context, r *registry.Registry) (id int64, err error) {
+	all := Filter{Workspace: f.Workspace, User: f.User, Account: f.Account, After: f.After, Limit: 1}
+	query, args, err := all.query(ctx, r, "id", maxRead)
+	if err != nil {
+		return 0, err
+	}
+	tx, err := r.Begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = tx.Rollback() }()
+	err = tx.GetContext(ctx, &id, fmt.Sprintf("%s OFFSET %d", query, maxRead-1), args...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return id, err
+}
+
+const columns = `id, at, login, actor_kind, actor_id, action, object_kind, object_id, object_name, api, workspace_id, user_id, objects, before, after, source, request_id`
+
+// query returns the filter's query of the columns, and its arguments. If read is not 0, the query reads at most this number of entries
+// of the owner.
+func (f Filter) query(ctx context.Context, r *registry.Registry, columns string, read int) (string, []any, error) {
+	var owner, conditions []string
+	var args []any
+	to := func(list *[]string, condition string, value any) {
+		args = append(args, value)
+		*list = append(*list, strings.ReplaceAll(condition, "?", fmt.Sprintf("$%d", len(args))))
+	}
+	where := func(condition string, value any) { to(&conditions, condition, value) }
 	if f.Workspace != "" {
 		id, err := workspaceID(ctx, r, f.Workspace)
 		if err != nil {
 			return "", nil, err
 		}
-		where("workspace_id = ?", id)
+		to(&owner, "workspace_id = ?", id)
 	}
 	if f.User != "" {
 		id, err := userID(ctx, r, f.User)
 		if err != nil {
 			return "", nil, err
 		}
-		where("user_id = ?", id)
+		to(&owner, "user_id = ?", id)
 	}
 	if f.Object != "" {
 		where("object_id = ?", f.Object)
@@ -143,32 +200,51 @@ func (f Filter) query(ctx context.Context, r *registry.Registry) (string, []any,
 	if f.API != "" {
 		where("(api IS NULL OR api = ?)", f.API)
 	}
-	if f.Account != "" { // with an array, Postgres can use the index of object_id
-		where(`(user_id = ? OR object_kind = 'app' AND object_id = ANY (ARRAY(SELECT id FROM keywicket.oauth_apps WHERE owner_id = ?)))`, f.Account)
-	}
 	if f.Since != nil {
 		where("at >= ?", *f.Since)
 	}
 	if f.Until != nil {
 		where("at < ?", *f.Until)
 	}
-	after, order := "id < ?", "DESC"
+	after, order := "id < ?", " ORDER BY id DESC"
 	if f.OldestFirst {
-		after, order = "id > ?", "ASC"
+		after, order = "id > ?", " ORDER BY id"
 	}
 	if f.After != 0 {
-		where(after, f.After)
+		to(&owner, after, f.After)
 	}
-	query := `SELECT id, at, login, actor_kind, actor_id, action, object_kind, object_id, object_name, api, workspace_id, user_id,
-		objects, before, after, source, request_id FROM keywicket.audit_log`
-	if len(conditions) > 0 {
-		query += " WHERE " + strings.Join(conditions, " AND ")
+	from := [][]string{owner}
+	if f.Account != "" { // each part has an index
+		var mine, apps []string
+		to(&mine, `user_id = ?`, f.Account)
+		to(&apps, `user_id IS DISTINCT FROM ? AND object_kind = 'app' AND object_id = ANY (ARRAY(SELECT id FROM keywicket.oauth_apps WHERE owner_id = ?))`, f.Account)
+		from = [][]string{append(mine, owner...), append(apps, owner...)}
 	}
-	query += " ORDER BY id " + order
+	bound := ""
+	if read > 0 {
+		bound = order + fmt.Sprintf(" LIMIT %d", read)
+	}
+	parts := make([]string, len(from))
+	for i, conditions := range from {
+		parts[i] = `(` + selection(columns, `keywicket.audit_log`, conditions) + bound + `)`
+	}
+	source := parts[0]
+	if len(parts) > 1 {
+		source = `(` + strings.Join(parts, ` UNION ALL `) + bound + `)`
+	}
+	query := selection(columns, source+` AS entry`, conditions) + order
 	if f.Limit > 0 {
 		query += fmt.Sprintf(" LIMIT %d", f.Limit)
 	}
 	return query, args, nil
+}
+
+func selection(columns, from string, conditions []string) string {
+	query := `SELECT ` + columns + ` FROM ` + from
+	if len(conditions) > 0 {
+		query += ` WHERE ` + strings.Join(conditions, ` AND `)
+	}
+	return query
 }
 
 // workspaceID returns the id of a workspace. A workspace that no longer exists is found only by its id.

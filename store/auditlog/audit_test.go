@@ -309,3 +309,30 @@ func TestNoRoleChangesTheLog(t *testing.T) {
 		}
 	}
 }
+
+// A page reads a limited number of entries. The next page continues where it ended.
+func TestPageReadsALimitedNumberOfEntries(t *testing.T) {
+	f := storetest.NewFixture(t)
+	f.Exec(t, `INSERT INTO keywicket.audit_log (action, object_kind, workspace_id, user_id)
+		SELECT CASE n WHEN 7 THEN 'revoke' ELSE 'create' END, 'token', w, u
+		FROM generate_series(1, 5100) n, (VALUES ($1, NULL), (NULL, $2)) AS owner (w, u)`, f.Acme.ID, f.Ada.ID)
+	for name, filter := range map[string]auditlog.Filter{
+		"workspace": {Workspace: f.Acme.ID, Action: "revoke", Limit: 2},
+		"account":   {Account: f.Ada.ID, Action: "revoke", Limit: 2},
+	} {
+		empty, next, err := auditlog.Page(t.Context(), f.Registry, filter)
+		if err != nil || len(empty) != 0 || next == 0 {
+			t.Errorf("%s: the first page has %d entries, and the next is after %d: %v", name, len(empty), next, err)
+		}
+		filter.After = next
+		found, next, err := auditlog.Page(t.Context(), f.Registry, filter)
+		if err != nil || len(found) != 1 || next != 0 {
+			t.Errorf("%s: the second page has %d entries, and the next is after %d: %v", name, len(found), next, err)
+		}
+		filter.Action, filter.After = "", 0
+		full, next, err := auditlog.Page(t.Context(), f.Registry, filter)
+		if err != nil || len(full) != 2 || next != full[1].ID || full[0].ID < full[1].ID {
+			t.Errorf("%s: a full page has %d entries, and the next is after %d: %v", name, len(full), next, err)
+		}
+	}
+}

@@ -21,7 +21,8 @@ type ActivityFilter struct {
 	Limit              int    // 1 to MaxLimit
 }
 
-// Activity is a part of the audit log, newest first. Next is empty on the last page.
+// Activity is a part of the audit log, newest first. Next is empty on the last page. A page can have few entries, or none, and still have a
+// next page, because a query reads at most some thousand entries of the audit log.
 type Activity struct {
 	Entries []auditlog.Entry `json:"entries"`
 	Next    string           `json:"next"`
@@ -45,18 +46,15 @@ func (s *Store) Activity(ctx context.Context, f ActivityFilter) (Activity, error
 	if !isText(f.Actor) || !isText(f.Action) || !isText(f.ObjectKind) {
 		return Activity{}, database.NewRefusal(database.ErrInvalid, "a filter is not valid UTF-8, or has a NUL character")
 	}
-	page := Activity{Entries: []auditlog.Entry{}}
-	for e, err := range auditlog.Entries(ctx, s.Registry, auditlog.Filter{
-		Workspace: f.Workspace, Account: f.Account, API: f.API, ActorID: f.Actor, Action: f.Action, ObjectKind: f.ObjectKind, After: after, Limit: f.Limit + 1,
-	}) {
-		if err != nil {
-			return Activity{}, err
-		}
-		if len(page.Entries) == f.Limit {
-			page.Next = strconv.FormatInt(page.Entries[f.Limit-1].ID, 10)
-			break
-		}
-		page.Entries = append(page.Entries, e)
+	entries, next, err := auditlog.Page(ctx, s.Registry, auditlog.Filter{
+		Workspace: f.Workspace, Account: f.Account, API: f.API, ActorID: f.Actor, Action: f.Action, ObjectKind: f.ObjectKind, After: after, Limit: f.Limit,
+	})
+	if err != nil {
+		return Activity{}, err
+	}
+	page := Activity{Entries: entries}
+	if next != 0 {
+		page.Next = strconv.FormatInt(next, 10)
 	}
 	return page, nil
 }

@@ -14,3 +14,6 @@ func (f Filter) Query(walk string) (string, []any) {
 
 // MaxRead is the maximum number of tokens that a page reads.
 const MaxRead = maxRead
+
+// Cursor returns the cursor after a token.
+func Cursor(walk, key, id string) string { return position{walk, key, id}.cursor() }

@@ -14,8 +14,9 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// fill creates tokens of the workspace acme, and half as many newer tokens of other workspaces, and users with keys. The oldest tenth of acme's
-// tokens are named legacy. One in 1,000 is for the sandbox, one in 500 is revoked, and one in three has an expiry.
+// fill creates tokens of the workspace acme, and half as many newer tokens of other workspaces, and users with keys. The user u8 has a
+// hundredth as many keys. The oldest tenth of acme's tokens are named legacy. One in 1,000 is for the sandbox, one in 500 is revoked, and
+// one in three has an expiry. Half of the tokens were created in the last 80 days.
 func fill(t testing.TB, f fixture, tokens, users int) {
 	t.Helper()
 	f.Exec(t, `INSERT INTO keywicket.workspaces (id, slug, name) SELECT lpad(to_hex(n), 24, '0'), 'w' || n, 'W' FROM generate_series(1, 100) n`)
@@ -23,15 +24,15 @@ func fill(t testing.TB, f fixture, tokens, users int) {
 	f.Exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, created_at, expires_at, revoked_at, import_id)
 		SELECT 'velocity', 'workspace_key', CASE WHEN n % 1000 = 0 THEN 'sandbox' ELSE 'live' END, 'vel_' || left(md5(n::text), 8), sha256(n::text::bytea),
 			CASE WHEN n <= $2::int / 10 THEN 'Legacy ' WHEN n % 10 = 0 THEN 'Build ' ELSE 'deploy-' END || n, '{issues:read}', $1,
-			now() - ($2::int * 3 / 2 - n) * interval '1 minute', CASE WHEN n % 3 = 0 THEN now() + (n - $2::int / 2) * interval '1 minute' END,
+			now() - interval '6 days' - ($2::int - n) * interval '160 days' / $2::int, CASE WHEN n % 3 = 0 THEN now() + (n - $2::int / 2) * interval '1 minute' END,
 			CASE WHEN n % 500 = 0 THEN now() END, 'i'
 		FROM generate_series(1, $2::int) n`, f.Acme.ID, tokens)
 	f.Exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, created_at, import_id)
 		SELECT 'velocity', 'workspace_key', 'live', 'vel_' || left(md5(n::text), 8), sha256(('w' || n)::bytea), 'deploy-' || n, '{issues:read}',
-			lpad(to_hex(1 + n % 100), 24, '0'), now() - ($1::int / 2 - n) * interval '1 minute', 'i' FROM generate_series(1, $1::int / 2) n`, tokens)
+			lpad(to_hex(1 + n % 100), 24, '0'), now() - ($1::int / 2 - n) * interval '1 second', 'i' FROM generate_series(1, $1::int / 2) n`, tokens)
 	f.Exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, user_id, import_id)
 		SELECT 'velocity', 'personal_key', 'live', 'velu_' || left(md5(n::text), 8), sha256(('u' || n)::bytea), 'key ' || n, '{issues:read}',
-			'u' || 1 + n % $1::int, 'i' FROM generate_series(1, $1::int * 3) n`, users)
+			CASE WHEN n <= $1::int * 3 THEN 'u' || 1 + n % $1::int ELSE 'u8' END, 'i' FROM generate_series(1, $1::int * 3 + $2::int / 100) n`, users, tokens)
 	f.Exec(t, `INSERT INTO keywicket.token_usage SELECT id, GREATEST(created_at, now() - interval '1 day') FROM keywicket.tokens WHERE hashtext(id) % 10 < 7`)
 	f.Exec(t, `INSERT INTO keywicket.token_use SELECT id, current_date - d, 10, 1 FROM (SELECT id FROM keywicket.tokens LIMIT 20000) t, generate_series(0, 29) d`)
 	f.Exec(t, `VACUUM ANALYZE keywicket.tokens, keywicket.token_usage, keywicket.token_use, keywicket.users`)
@@ -51,12 +52,20 @@ func searches(f fixture, t testing.TB) []search {
 	for range 3 {
 		late.After = storetest.Must(f.Store.Tokens(t.Context(), late)).Next
 	}
+	var key, id string
+	if err := f.DB.QueryRow(`SELECT created_at, id FROM keywicket.tokens WHERE workspace_id = $1 AND created_at < now() - interval '100 days'
+		ORDER BY created_at DESC, id DESC LIMIT 1`, f.Acme.ID).Scan(&key, &id); err != nil {
+		t.Fatal(err)
+	}
+	user := func(id string) func(*console.Filter) {
+		return func(f *console.Filter) { f.Workspace, f.User, f.Kinds = "", id, []authz.Kind{authz.KindPersonalKey} }
+	}
 	return []search{
 		{"the first page", "newest", "tokens_workspace_newest", func(*console.Filter) {}},
 		{"a later page", "newest", "tokens_workspace_newest", func(f *console.Filter) { f.After = late.After }},
-		{"the first page of a user", "newest", "tokens_user_newest", func(f *console.Filter) {
-			f.Workspace, f.User, f.Kinds = "", "u7", []authz.Kind{authz.KindPersonalKey}
-		}},
+		{"a page in the middle", "newest", "tokens_workspace_newest", func(f *console.Filter) { f.After = console.Cursor("newest", key, id) }},
+		{"the first page of a user", "newest", "tokens_user_newest", user("u7")},
+		{"the first page of a user with many keys", "newest", "tokens_user_newest", user("u8")},
 		{"a frequent name", "name", "tokens_workspace_name", func(f *console.Filter) { f.Search = "deploy" }},
 		{"a frequent name of old tokens", "name", "tokens_workspace_name", func(f *console.Filter) { f.Search = "legacy" }},
 		{"one name", "name", "tokens_workspace_name", func(f *console.Filter) { f.Search = "legacy 77" }},
@@ -70,6 +79,9 @@ func searches(f fixture, t testing.TB) []search {
 		{"expiring", "expiring", "tokens_workspace_expiry", func(f *console.Filter) { f.Status = console.Expiring }},
 		{"active", "newest", "tokens_workspace_newest", func(f *console.Filter) { f.Status = registry.Active }},
 		{"unused", "newest", "tokens_workspace_newest", func(f *console.Filter) { f.Status = console.Unused }},
+		{"a later page of unused", "newest", "tokens_workspace_newest", func(f *console.Filter) {
+			f.Status, f.After = console.Unused, console.Cursor("newest", key, id)
+		}},
 		{"a rare environment", "newest", "tokens_workspace_newest", func(f *console.Filter) { f.Environment = authz.Sandbox }},
 	}
 }

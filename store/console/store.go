@@ -40,8 +40,26 @@ func (s *Store) Close() error { return s.db.Close() }
 
 // Ready returns nil if the database is reachable and migrated, and the login has the privileges of the role keywicket_console.
 func (s *Store) Ready(ctx context.Context) error {
-	return database.CheckPrivileges(ctx, s.db, "keywicket_console",
-		"tokens: INSERT", "oauth_apps: INSERT", "oauth_grants: SELECT", "audit_log: SELECT", "idempotency_keys: INSERT")
+	var missing []string
+	err := s.db.SelectContext(ctx, &missing, `
+		SELECT needed.name || ': ' || privilege || COALESCE(' (' || columns || ')', '') FROM (VALUES
+			('workspaces', 'SELECT', 'leaver_rule'), ('workspaces', 'UPDATE', 'leaver_rule'),
+			('users', 'SELECT', 'mfa_enrolled'), ('members', 'SELECT', 'role'), ('revoked_sessions', 'SELECT', 'revoked_at'),
+			('tokens', 'SELECT', 'created_by'), ('tokens', 'SELECT', 'revoked_reason'), ('tokens', 'INSERT', 'digest'),
+			('tokens', 'UPDATE', 'revoked_at'), ('token_usage', 'SELECT', 'last_used_at'), ('token_use', 'SELECT', 'denied'),
+			('oauth_apps', 'SELECT', 'owner_id'), ('oauth_apps', 'INSERT', 'owner_id'), ('oauth_apps', 'UPDATE', 'secret_digest'),
+			('oauth_grants', 'SELECT', 'revoked_reason'), ('oauth_grants', 'UPDATE', 'revoked_at'), ('grant_usage', 'SELECT', 'last_used_at'),
+			('oauth_grant_workspaces', 'SELECT', 'workspace_id'), ('oauth_access_tokens', 'SELECT', 'revoked_at'),
+			('oauth_codes', 'SELECT', 'used_at'), ('oauth_refresh_tokens', 'SELECT', 'used_at'), ('audit_log', 'SELECT', 'id'),
+			('idempotency_keys', 'INSERT', 'digest'), ('idempotency_keys', 'UPDATE', 'object_id'), ('idempotency_keys', 'DELETE', NULL)
+		) AS needed (name, privilege, columns)
+		LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass('keywicket.' || needed.name) AND a.attname = columns
+		WHERE NOT COALESCE(CASE WHEN columns IS NULL THEN has_table_privilege(to_regclass('keywicket.' || needed.name), privilege)
+			ELSE has_column_privilege(a.attrelid, a.attnum, privilege) END, false)
+		UNION ALL
+		SELECT name || ': EXECUTE' FROM (VALUES ('shorten_token(text, interval)'), ('revoke_leaked(bytea[])')) AS needed (name)
+		WHERE NOT COALESCE(has_function_privilege(to_regprocedure('keywicket.' || name), 'EXECUTE'), false)`)
+	return database.CheckPrivileges("keywicket_console", missing, err)
 }
 
 // User is a user of the console.

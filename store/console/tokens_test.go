@@ -25,7 +25,6 @@ type fixture struct {
 func newFixture(t testing.TB) fixture {
 	t.Helper()
 	f := storetest.NewFixture(t)
-	f.Exec(t, pending)
 	s := storetest.Must(console.Open(storetest.WithOption(f.URL, "role", "keywicket_console")))
 	t.Cleanup(func() { _ = s.Close() })
 	return fixture{f, s}
@@ -224,6 +223,35 @@ func TestRareTokens(t *testing.T) {
 		if page := storetest.Must(f.Store.Tokens(t.Context(), filter)); len(page.Tokens) == 3 || page.Next == "" {
 			t.Errorf("%q: the first page has %d tokens and the cursor %q", c.search, len(page.Tokens), page.Next)
 		}
+	}
+}
+
+// The store is not ready while a privilege or a migration is missing. The error names it.
+func TestReady(t *testing.T) {
+	f := newFixture(t)
+	if err := f.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for statement, want := range map[string]string{
+		`REVOKE SELECT ON keywicket.token_use FROM keywicket_console`:                        "token_use: SELECT",
+		`REVOKE SELECT ON keywicket.grant_usage FROM keywicket_console`:                      "grant_usage: SELECT",
+		`REVOKE SELECT (created_by) ON keywicket.tokens FROM keywicket_console`:              "tokens: SELECT (created_by)",
+		`ALTER TABLE keywicket.tokens DROP COLUMN revoked_reason`:                            "tokens: SELECT (revoked_reason)",
+		`REVOKE DELETE ON keywicket.idempotency_keys FROM keywicket_console`:                 "idempotency_keys: DELETE",
+		`REVOKE EXECUTE ON FUNCTION keywicket.revoke_leaked(bytea[]) FROM keywicket_console`: "revoke_leaked(bytea[]): EXECUTE",
+		`DROP FUNCTION keywicket.shorten_token(text, interval)`:                              "shorten_token(text, interval): EXECUTE",
+		`REVOKE UPDATE (leaver_rule) ON keywicket.workspaces FROM keywicket_console`:         "workspaces: UPDATE (leaver_rule)",
+		`DROP TABLE keywicket.audit_log CASCADE`:                                             "audit_log: SELECT",
+	} {
+		g := newFixture(t)
+		g.Exec(t, statement)
+		if err := g.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", statement, err)
+		}
+	}
+	f.Exec(t, `REVOKE USAGE ON SCHEMA keywicket FROM keywicket_console`)
+	if err := f.Ready(t.Context()); err == nil {
+		t.Error("ready without the schema")
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
 )
@@ -79,24 +78,18 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 	return fmt.Errorf("%w (the login %s %s: %s)", err, found.Login, cause, remedy)
 }
 
-// CheckPrivileges returns an error if the login of db lacks a privilege in the schema keywicket, or if the schema is missing or too
-// old. The error names the remedy: a migration, and the role that has the privileges. Each needed privilege is a table and a word, such
-// as "tokens: INSERT". A privilege for a column of the table is sufficient.
-func CheckPrivileges(ctx context.Context, db *sqlx.DB, role string, needed ...string) error {
-	var missing []string
-	// A login without the right to use the schema may not look up its tables by name, so the query reads the catalogue.
-	err := db.SelectContext(ctx, &missing, `
-		SELECT need FROM unnest($1::text[]) AS need
-		LEFT JOIN pg_namespace n ON n.nspname = 'keywicket' AND has_schema_privilege(n.oid, 'USAGE')
-		LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = split_part(need, ': ', 1)
-		WHERE NOT COALESCE(CASE split_part(need, ': ', 2)
-			WHEN 'DELETE' THEN has_table_privilege(c.oid, 'DELETE')
-			ELSE has_any_column_privilege(c.oid, split_part(need, ': ', 2)) END, false)`, pq.Array(needed))
+// CheckPrivileges returns the error for the result of a query that lists the privileges a login lacks. The error names the remedy: a
+// migration, and the role that has the privileges. If the login may not use the schema keywicket, or if the schema or a table is missing,
+// Postgres refuses the query itself, and the remedy is the same.
+func CheckPrivileges(role string, missing []string, err error) error {
+	remedy := "run keywicket migrate up, and grant the role " + role + " to the login"
 	switch {
+	case pq.As(err, pqerror.InsufficientPrivilege, pqerror.UndefinedTable, pqerror.InvalidSchemaName) != nil:
+		return fmt.Errorf("%w: %s", err, remedy)
 	case err != nil:
 		return fmt.Errorf("query the database: %w", err)
 	case len(missing) > 0:
-		return fmt.Errorf("the login lacks privileges (%s): run keywicket migrate up, and grant the role %s to the login", strings.Join(missing, ", "), role)
+		return fmt.Errorf("the login lacks privileges (%s): %s", strings.Join(missing, ", "), remedy)
 	}
 	return nil
 }

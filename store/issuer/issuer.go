@@ -61,10 +61,15 @@ func (i *Issuer) Close() error { return i.db.Close() }
 
 // Ready returns nil if the database is reachable and migrated, and the login has the privileges that issuing needs.
 func (i *Issuer) Ready(ctx context.Context) error {
-	return database.CheckPrivileges(ctx, i.db, "keywicket_issuer",
-		"oauth_apps: SELECT", "oauth_grants: SELECT", "oauth_grants: INSERT", "oauth_grants: DELETE",
-		"oauth_grant_workspaces: INSERT", "oauth_codes: INSERT", "oauth_codes: DELETE",
-		"oauth_access_tokens: INSERT", "oauth_access_tokens: DELETE", "oauth_refresh_tokens: INSERT", "oauth_refresh_tokens: DELETE")
+	var missing []string
+	err := i.db.SelectContext(ctx, &missing, `
+		SELECT name || ': ' || privilege FROM (VALUES
+			('oauth_apps', 'SELECT'), ('oauth_grants', 'SELECT'), ('oauth_grants', 'INSERT'), ('oauth_grants', 'DELETE'),
+			('oauth_grant_workspaces', 'INSERT'), ('oauth_codes', 'INSERT'), ('oauth_codes', 'DELETE'),
+			('oauth_access_tokens', 'INSERT'), ('oauth_access_tokens', 'DELETE'),
+			('oauth_refresh_tokens', 'INSERT'), ('oauth_refresh_tokens', 'DELETE')) AS needed (name, privilege)
+		WHERE NOT has_table_privilege('keywicket.' || name, privilege)`)
+	return database.CheckPrivileges("keywicket_issuer", missing, err)
 }
 
 // detachedContext returns a context that ends after three seconds, even if ctx ends earlier. The time limit of a connection is

@@ -287,6 +287,10 @@ func TestListsUseTheirIndexes(t *testing.T) {
 	f := storetest.NewFixture(t)
 	storetest.Must(tokenimport.Run(t.Context(), f.Registry, storetest.VelImport(storetest.ProductLines(20_000, nil))))
 	last := storetest.Must(f.Tokens(t.Context(), registry.TokenFilter{Limit: 10_000}))[9_999]
+	f.Exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, created_at, expires_at, import_id)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_old_' || n, sha256(('old' || n)::bytea), 'n', '{}', $1, now() - interval '1 year', now() + n * interval '1 hour', 'i'
+		FROM generate_series(1, 300) n`, f.Globex.ID)
+	f.Exec(t, `ANALYZE keywicket.tokens`)
 	// The index must sort by bytes. On a server that sorts by bytes, every index can search prefixes. So a query plan would not show a
 	// wrong collation there.
 	if collation := storetest.Value[string](t, f.DB, `SELECT c.collname FROM pg_index i JOIN pg_collation c ON c.oid = i.indcollation[0]
@@ -297,12 +301,14 @@ func TestListsUseTheirIndexes(t *testing.T) {
 		filter registry.TokenFilter
 		index  string
 	}{
-		"by prefix":                 {registry.TokenFilter{Prefix: "vel_0000123", Limit: 101}, "tokens_prefix"},
-		"by a whole visible prefix": {registry.TokenFilter{Prefix: "vel_00001234"}, "tokens_prefix"},
-		"a page":                    {registry.TokenFilter{Limit: 101}, "tokens_created_at"},
-		"a late page":               {registry.TokenFilter{Limit: 101, After: last.ID}, "tokens_created_at"},
-		"a page of a workspace": {registry.TokenFilter{Limit: 101, Workspace: f.Acme.ID, After: last.ID},
-			"tokens_(workspace_newest|created_at)"},
+		"by prefix":                          {registry.TokenFilter{Prefix: "vel_0000123", Limit: 101}, "tokens_prefix"},
+		"by a whole visible prefix":          {registry.TokenFilter{Prefix: "vel_00001234"}, "tokens_prefix"},
+		"a page":                             {registry.TokenFilter{Limit: 101}, "tokens_created_at"},
+		"a late page":                        {registry.TokenFilter{Limit: 101, After: last.ID}, "tokens_created_at"},
+		"a page of a workspace":              {registry.TokenFilter{Limit: 101, Workspace: f.Acme.ID, After: last.ID}, "tokens_workspace_newest"},
+		"the oldest tokens, of a workspace":  {registry.TokenFilter{Limit: 101, Workspace: f.Globex.ID}, "tokens_workspace_newest"},
+		"expiring tokens of a workspace":     {registry.TokenFilter{Limit: 101, Workspace: f.Globex.ID, ExpiringIn: 24 * time.Hour}, "tokens_workspace_expiry"},
+		"unused tokens, among many new ones": {registry.TokenFilter{Limit: 101, UnusedFor: 24 * time.Hour}, "tokens_created_at"},
 	} {
 		query, args := registry.TokensQuery(c.filter, last.CreatedAt)
 		var lines []string

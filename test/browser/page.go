@@ -135,6 +135,25 @@ func (p *Page) Enter() int {
 	return p.load("press Enter", chromedp.KeyEvent("\r"))
 }
 
+// Reload loads the page again, and returns the status of the last response. If the page is the response to a form, Reload sends the form
+// again.
+func (p *Page) Reload() int {
+	p.t.Helper()
+	return p.load("reload", chromedp.Reload())
+}
+
+// Back opens the previous page of the tab's history, and returns the status of its response.
+func (p *Page) Back() int {
+	p.t.Helper()
+	return p.load("go back", chromedp.NavigateBack())
+}
+
+// DoubleClick clicks twice on the element, and does not wait for the effect.
+func (p *Page) DoubleClick(selector string) {
+	p.t.Helper()
+	do(p, "double-click on "+selector, chromedp.DoubleClick(chromedp.CSS(selector)))
+}
+
 func (p *Page) load(what string, step chromedp.Action[chromedp.Void]) int {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, stepTimeout)

@@ -85,7 +85,7 @@ func small(t *testing.T, picture []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const most, colours = 860, 64
+	const most, colours = 860, 256
 	area := full.Bounds()
 	area.Max.Y = min(area.Max.Y, most)
 	counts := map[color.Color]int{}
@@ -103,7 +103,7 @@ func small(t *testing.T, picture []byte) []byte {
 			c := color.RGBAModel.Convert(full.At(x, y))
 			index, ok := nearest[c]
 			if !ok {
-				index = uint8(palette.Index(c)) //nolint:gosec // at most 64 colours
+				index = uint8(palette.Index(c)) //nolint:gosec // at most 256 colours
 				nearest[c] = index
 			}
 			reduced.SetColorIndex(x, y, index)

@@ -72,7 +72,7 @@ func (w *walk) seesUse(prefix string) (both bool) {
 	var row string
 	harness.Await(w.t, "the list shows the use of the token", func() bool {
 		w.page.Visit(w.page.URL())
-		w.page.Eval(fmt.Sprintf(`[...document.querySelectorAll("tbody tr")].find(r => r.textContent.includes(%q)).textContent`, prefix), &row)
+		w.page.Eval(fmt.Sprintf(`[...document.querySelectorAll("tbody tr")].find(r => r.textContent.includes(%q)).innerText`, prefix), &row)
 		return strings.Contains(row, "just now")
 	})
 	if !strings.Contains(row, "1 request") {

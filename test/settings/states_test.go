@@ -74,6 +74,7 @@ func TestStatesInEveryLook(t *testing.T) {
 	at("people who leave", tokens+"/leavers?workspace=full", http.StatusOK)
 	at("not found", tokens+"/none/revoke?workspace=full", http.StatusNotFound)
 	at("no page", d.VelaFlows+"/settings/nothing", http.StatusNotFound)
+	requireStatus(t, p, p.ClickAndLoad(find(t, p, "Go to the settings", "", "")), http.StatusOK)
 	at("unknown workspace", tokens+"?workspace=other", http.StatusNotFound)
 	at("personal keys", keys+"/account/personal-api-keys?workspace=full", http.StatusOK)
 	at("form of personal keys", keys+"/account/personal-api-keys/new?workspace=full", http.StatusOK)
