@@ -32,7 +32,7 @@ type commands struct {
 	Issuer            issuerCommand  `cmd:"" help:"Run the OAuth 2.0 issuer: consent page and token endpoints."`
 	Console           consoleCommand `cmd:"" help:"Run the console: settings pages and management API."`
 	operator.Commands `embed:""`
-	Demo              demoCommand    `cmd:"" help:"Run a complete stack: Postgres, the sidecar, the issuer, Envoy and two upstreams."`
+	Demo              demoCommand    `cmd:"" help:"Run a complete stack: Postgres, the sidecar, the issuer, the console, Envoy and two upstreams."`
 	Version           versionCommand `cmd:"" help:"Print the version."`
 
 	Completion    completionCommand `cmd:"" help:"Print a script with which a shell completes keywicket's commands and flags."`

@@ -15,7 +15,7 @@ type grantPages struct {
 
 // addGrants adds the pages of authorized apps.
 func (s *site) addGrants() {
-	g := &grantPages{s, s.addSection("Account > Authorized Apps", true)}
+	g := &grantPages{s, s.addSection(authorizedApps, true)}
 	s.page(g.section, "", g.list)
 	s.form(g.section, "/{id}/revoke", g.showRevoke, g.revoke)
 }

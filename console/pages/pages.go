@@ -55,7 +55,7 @@ func New(c Config, s *settings.Settings, store *console.Store, log *slog.Logger)
 	for name, api := range c.APIs {
 		var err error
 		if p.sites[name], err = newSite(c, api, s, store, log); err != nil {
-			return nil, fmt.Errorf("console.apis.%s.url: %w", name, err)
+			return nil, fmt.Errorf("console.apis.%s.%w", name, err)
 		}
 	}
 	return p, nil

@@ -3,10 +3,12 @@ package pages
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/settings"
@@ -30,20 +32,23 @@ type site struct {
 func newSite(c Config, api API, s *settings.Settings, store *console.Store, log *slog.Logger) (*site, error) {
 	forms, err := formproof.New("keywicket_console", api.URL)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("url: %w", err)
+	}
+	if err := api.checkTitles(); err != nil {
+		return nil, fmt.Errorf("pages: %w", err)
 	}
 	st := &site{base: c.Path, api: api, sessions: c.Sessions, settings: s, store: store, forms: forms, log: log, mux: http.NewServeMux()}
 	st.addTokens(api.WorkspaceTokens, settings.OfWorkspace)
 	st.addTokens(api.PersonalKeys, settings.OfUser)
 	st.addApps(api.Apps)
 	if api.WorkspaceTokens != "" {
-		st.page(st.addSection("General", false), "", func(v *visit) error { return v.render("general.html", nil) })
-		st.addActivity("Activity", false)
+		st.page(st.addSection(general, false), "", func(v *visit) error { return v.render("general.html", nil) })
+		st.addActivity(workspaceActivity, false)
 	}
 	if api.Apps != "" {
 		st.addGrants()
 	}
-	st.addActivity("Account > Activity", true)
+	st.addActivity(accountActivity, true)
 	st.mux.HandleFunc("GET "+c.Path+"/{$}", st.index)
 	st.mux.HandleFunc("GET "+c.Path, st.index)
 	st.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -66,7 +71,7 @@ func (s *site) addSection(title string, account bool) section {
 	if group, rest, ok := strings.Cut(title, " > "); ok {
 		sec.Group, sec.Title = group, rest
 	}
-	sec.path = "/" + strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(title), " > ", "/"), " ", "-")
+	sec.path = pagePath(title)
 	s.sections = append(s.sections, sec)
 	return sec
 }
@@ -161,6 +166,10 @@ func (s *site) begin(w http.ResponseWriter, r *http.Request, sec section) (*visi
 		return v, false
 	}
 	v.visitor, v.section = user, &sec
+	if id := r.PathValue("id"); !utf8.ValidString(id) || strings.ContainsRune(id, 0) { // Postgres would refuse the text
+		v.fail(http.StatusNotFound, "not_found", "")
+		return v, false
+	}
 	slug := r.URL.Query().Get("workspace")
 	at := slices.IndexFunc(v.Memberships, func(m console.Membership) bool { return m.Slug == slug || slug == "" })
 	if at >= 0 {

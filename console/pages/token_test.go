@@ -55,3 +55,14 @@ func TestLifeOfAToken(t *testing.T) {
 		})
 	}
 }
+
+// Postgres refuses some texts, such as a zero byte. A text that cannot be an id is an id that does not exist, and not a failure.
+func TestTextsThatAreNoIDs(t *testing.T) {
+	f := newFixture(t)
+	b := f.browser(f.velocity, f.Ada)
+	for _, page := range []string{keysPath + "/*/revoke", keysPath + "/*/rotate", "/settings/oauth-apps/*", "/settings/oauth-apps/*/delete", "/settings/account/authorized-apps/*/revoke"} {
+		for _, id := range []string{"%00", "%ff", "a%00b", "nothing"} {
+			requirePage(t, b.get(t, strings.Replace(page, "*", id, 1)), http.StatusNotFound)
+		}
+	}
+}

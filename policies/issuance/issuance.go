@@ -230,10 +230,13 @@ func (r Rules) AccessScopes(kind authz.Kind, write bool) []string {
 }
 
 // Presets returns the presets for tokens of the kind: those of every API, then those of the table. Each has only scopes that the
-// maker may give.
+// maker may give. There is no preset ReadWrite if it would be equal to ReadOnly.
 func (r Rules) Presets(m Maker, kind authz.Kind) []Preset {
 	grantable := r.Grantable(m, kind)
-	presets := []Preset{{ReadOnly, r.AccessScopes(kind, false)}, {ReadWrite, r.AccessScopes(kind, true)}}
+	presets := []Preset{{ReadOnly, r.AccessScopes(kind, false)}}
+	if all := r.AccessScopes(kind, true); len(all) > len(presets[0].Scopes) {
+		presets = append(presets, Preset{ReadWrite, all})
+	}
 	for _, p := range r.Table.Presets {
 		presets = append(presets, Preset(p))
 	}

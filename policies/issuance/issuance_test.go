@@ -280,6 +280,12 @@ func TestPresets(t *testing.T) {
 	if presets := rules.Presets(issuance.Maker{Kind: authz.KindSession, Scopes: []string{"admin"}, Role: "guest"}, authz.KindWorkspaceKey); len(presets) != 0 {
 		t.Errorf("a guest: %v", presets)
 	}
+	// Two choices with the same scopes would be one choice with two names.
+	readable := table.Table{Scopes: map[table.Level]map[string]string{table.LevelWorkspace: {"animals:read": "", "animals:feed": ""}}}
+	presets := issuance.Rules{Table: readable}.Presets(issuance.Maker{Operator: true}, authz.KindWorkspaceKey)
+	if got, want := fmt.Sprint(presets), "[{Read-only [animals:read]}]"; got != want {
+		t.Errorf("a table without scopes that end in :write: %s, want %s", got, want)
+	}
 }
 
 func TestUnknownScopes(t *testing.T) {

@@ -97,14 +97,14 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 	var issuers []string // an API without an issuer must not have other session settings, and pages need all of their settings
 	for _, api := range []string{"VELAFLOWS", "VELOCITY"} {
 		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j",
-			"KEYWICKET_CONSOLE_APIS_"+api+"_URL=https://m", "KEYWICKET_CONSOLE_APIS_"+api+"_COOKIE=n", "KEYWICKET_CONSOLE_APIS_"+api+"_SIGN_IN=https://o")
+			"KEYWICKET_CONSOLE_APIS_"+api+"_URL=https://m-"+api, "KEYWICKET_CONSOLE_APIS_"+api+"_COOKIE=n", "KEYWICKET_CONSOLE_APIS_"+api+"_SIGN_IN=https://o")
 		path := "apis." + strings.ToLower(api) + ".session."
 		maps.Copy(settings, map[string]string{
 			"apis." + strings.ToLower(api) + ".token_limits.max_lifetime": "1h0m0s", "apis." + strings.ToLower(api) + ".token_limits.expiry_required": "true",
 		})
 		page := "console.apis." + strings.ToLower(api) + "."
 		maps.Copy(settings, map[string]string{
-			page + "url": "https://p", page + "cookie": "d", page + "sign_in": "https://q",
+			page + "url": "https://p-" + strings.ToLower(api), page + "cookie": "d", page + "sign_in": "https://q",
 			page + "pages.workspace_tokens": "A > B", page + "pages.personal_keys": "C", page + "pages.apps": "D",
 		})
 		maps.Copy(settings, map[string]string{

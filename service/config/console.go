@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/keywicket/keywicket/authz"
 )
 
 // Console is the section "console" of the configuration file: the configuration of `keywicket console`.
@@ -60,12 +62,24 @@ func (c *Console) complete() error {
 	if !consolePath.MatchString(c.Path) {
 		return fmt.Errorf("path: %q is not a path such as /settings", c.Path)
 	}
+	for _, own := range []string{"/livez", "/readyz", "/metrics", strings.TrimSuffix(authz.ConsolePath, "/")} {
+		if strings.HasPrefix(c.Path+"/", own+"/") {
+			return fmt.Errorf("path: %q is a path of the console itself: choose another path, such as /settings", c.Path)
+		}
+	}
 	if c.AddressLimit < 0 {
 		return errors.New("address_limit: give a number of requests per minute, or 0 for no limit")
 	}
+	byURL := make(map[string]string) // the name of the API with these pages
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		if err := c.APIs[name].validate(); err != nil {
 			return fmt.Errorf("apis.%s.%w", name, err)
+		}
+		if other, ok := byURL[c.APIs[name].URL]; ok {
+			return fmt.Errorf("apis.%s.url: %s has the same origin: give each API an origin of its own, because the paths of the pages are equal", name, other)
+		}
+		if url := c.APIs[name].URL; url != "" {
+			byURL[url] = name
 		}
 	}
 	return nil
@@ -99,9 +113,4 @@ func parseHTTP(text string) (*url.URL, bool) {
 		return nil, false
 	}
 	return u, u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname())
-}
-
-// PagePath returns the path of a page that follows from its title, such as developer/api-tokens.
-func PagePath(title string) string {
-	return strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(title), " > ", "/"), " ", "-")
 }

@@ -92,7 +92,7 @@ func (c *Config) Roles() ([]string, error) {
 }
 
 // checkTables returns an error if an API has no table, because this API would deny every request. It also returns an error if the
-// sessions of an API have an unknown scope, because such a scope has no effect.
+// sessions of an API have an unknown scope, or its token_limits an unknown role, because such a name has no effect.
 func (c *Config) checkTables(tables map[string]table.Table) error {
 	names := slices.Sorted(maps.Keys(c.APIs))
 	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
@@ -113,6 +113,12 @@ func (c *Config) checkTables(tables map[string]table.Table) error {
 			if _, ok := tables[name].Scope(scope); !ok && session.Issuer != "" {
 				return fmt.Errorf("apis.%s.session.scopes: %q is not a scope of %s; scopes are %s", name, scope, name,
 					strings.Join(tables[name].ScopeNames(table.LevelWorkspace, table.LevelUser), ", "))
+			}
+		}
+		for _, role := range c.APIs[name].TokenLimits.OverrideRoles {
+			if _, ok := tables[name].Roles[role]; !ok {
+				return fmt.Errorf("apis.%s.token_limits.override_roles: %q is not a role of %s; roles are %s", name, role, name,
+					strings.Join(slices.Sorted(maps.Keys(tables[name].Roles)), ", "))
 			}
 		}
 	}

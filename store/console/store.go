@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -60,13 +59,7 @@ func (s *Store) Ready(ctx context.Context) error {
 		UNION ALL
 		SELECT name || ': EXECUTE' FROM (VALUES ('shorten_token(text, interval)'), ('revoke_leaked(bytea[])')) AS needed (name)
 		WHERE NOT COALESCE(has_function_privilege(to_regprocedure('keywicket.' || name), 'EXECUTE'), false)`)
-	switch {
-	case err != nil:
-		return fmt.Errorf("query the database: %w", err)
-	case len(missing) > 0:
-		return fmt.Errorf("the login lacks privileges (%s): run keywicket migrate up, and grant the role keywicket_console to the login", strings.Join(missing, ", "))
-	}
-	return nil
+	return database.CheckPrivileges("keywicket_console", missing, err)
 }
 
 // User is a user of the console.

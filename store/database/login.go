@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/lib/pq"
@@ -39,7 +40,7 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 	defer func() { _ = db.Close() }()
 	var found struct {
 		Login     string `db:"login"`
-		Role      string `db:"role"`      // operator, sidecar, issuer, or empty
+		Role      string `db:"role"`      // operator, sidecar, issuer, console, or empty
 		Owner     string `db:"owner"`     // owner of the schema keywicket; empty: there is no schema
 		Operators bool   `db:"operators"` // the role keywicket_operator has its rights in this database
 	}
@@ -47,7 +48,7 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 		return db.GetContext(ctx, &found, `
 			SELECT current_user AS login,
 			       COALESCE((SELECT substr(rolname, 11) FROM pg_roles
-			                 WHERE rolname IN ('keywicket_operator', 'keywicket_sidecar', 'keywicket_issuer') AND pg_has_role(oid, 'MEMBER')
+			                 WHERE rolname IN ('keywicket_operator', 'keywicket_sidecar', 'keywicket_issuer', 'keywicket_console') AND pg_has_role(oid, 'MEMBER')
 			                 ORDER BY rolname <> 'keywicket_operator' LIMIT 1), '') AS role,
 			       COALESCE((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'keywicket'), '') AS owner,
 			       EXISTS (SELECT FROM pg_roles r, pg_namespace n WHERE rolname = 'keywicket_operator' AND nspname = 'keywicket'
@@ -75,4 +76,20 @@ func AddLoginRemedy(ctx context.Context, databaseURL string, err error) error {
 		remedy = "use a login with the role " + needed.role
 	}
 	return fmt.Errorf("%w (the login %s %s: %s)", err, found.Login, cause, remedy)
+}
+
+// CheckPrivileges returns the error for the result of a query that lists the privileges a login lacks. The error names the remedy: a
+// migration, and the role that has the privileges. If the login may not use the schema keywicket, or if the schema or a table is missing,
+// Postgres refuses the query itself, and the remedy is the same.
+func CheckPrivileges(role string, missing []string, err error) error {
+	remedy := "run keywicket migrate up, and grant the role " + role + " to the login"
+	switch {
+	case pq.As(err, pqerror.InsufficientPrivilege, pqerror.UndefinedTable, pqerror.InvalidSchemaName) != nil:
+		return fmt.Errorf("%w: %s", err, remedy)
+	case err != nil:
+		return fmt.Errorf("query the database: %w", err)
+	case len(missing) > 0:
+		return fmt.Errorf("the login lacks privileges (%s): %s", strings.Join(missing, ", "), remedy)
+	}
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -70,13 +69,7 @@ func (i *Issuer) Ready(ctx context.Context) error {
 			('oauth_access_tokens', 'INSERT'), ('oauth_access_tokens', 'DELETE'),
 			('oauth_refresh_tokens', 'INSERT'), ('oauth_refresh_tokens', 'DELETE')) AS needed (name, privilege)
 		WHERE NOT has_table_privilege('keywicket.' || name, privilege)`)
-	switch {
-	case err != nil:
-		return fmt.Errorf("query the database: %w", err)
-	case len(missing) > 0:
-		return fmt.Errorf("the login lacks privileges (%s): run keywicket migrate up, and grant the role keywicket_issuer to the login", strings.Join(missing, ", "))
-	}
-	return nil
+	return database.CheckPrivileges("keywicket_issuer", missing, err)
 }
 
 // detachedContext returns a context that ends after three seconds, even if ctx ends earlier. The time limit of a connection is
