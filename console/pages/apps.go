@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/console/pages/choices"
 	"github.com/keywicket/keywicket/console/pages/words"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/store/console"
@@ -82,7 +83,7 @@ func readAppForm(f url.Values) appForm {
 // appRegister is the data of the template app_register.html.
 type appRegister struct {
 	Form   appForm
-	Levels []scopeLevel
+	Levels []choices.Level
 }
 
 func (a *appPages) showRegister(v *visit) error {
@@ -96,15 +97,15 @@ func (a *appPages) showRegister(v *visit) error {
 	if v.Alert == "used" || r.Form.Key == "" {
 		r.Form.Key = rand.Text()
 	}
-	account, workspaces := scopeLevel{Account: true}, scopeLevel{}
+	account, workspaces := choices.Level{Account: true}, choices.Level{}
 	for _, scope := range a.api.AppScopes() {
 		level := &account
 		if scope.Workspace {
 			level = &workspaces
 		}
-		level.add(scopeChoice{scope.Name, scope.Description, slices.Contains(r.Form.Scopes, scope.Name)})
+		level.Add(choices.Scope{Name: scope.Name, Description: scope.Description, Checked: slices.Contains(r.Form.Scopes, scope.Name)})
 	}
-	r.Levels = []scopeLevel{account, workspaces}
+	r.Levels = []choices.Level{account, workspaces}
 	return v.render("app_register.html", r)
 }
 

@@ -3,6 +3,7 @@ package pages
 import (
 	"log/slog"
 
+	"github.com/keywicket/keywicket/console/pages/titles"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -15,7 +16,7 @@ type grantPages struct {
 
 // addGrants adds the pages of authorized apps.
 func (s *site) addGrants() {
-	g := &grantPages{s, s.addSection(authorizedApps, true)}
+	g := &grantPages{s, s.addSection(titles.AuthorizedApps, true)}
 	s.page(g.section, "", g.list)
 	s.form(g.section, "/{id}/revoke", g.showRevoke, g.revoke)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/console/pages/static"
+	"github.com/keywicket/keywicket/console/pages/titles"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/internal/ratelimit"
 	"github.com/keywicket/keywicket/store/console"
@@ -61,9 +62,6 @@ func New(c Config, s *settings.Settings, store *console.Store, log *slog.Logger)
 	return p, nil
 }
 
-// staticPath is the path of the static files, below Config.Path.
-const staticPath = "/static/"
-
 // apiHeader is the request header in which Envoy's configuration names the API of a page. Envoy removes a client's own header.
 const apiHeader = "X-Keywicket-Api"
 
@@ -71,7 +69,7 @@ const apiHeader = "X-Keywicket-Api"
 func (p *Pages) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setHeaders(w.Header())
-		if name, ok := strings.CutPrefix(r.URL.Path, p.config.Path+staticPath); ok {
+		if name, ok := strings.CutPrefix(r.URL.Path, p.config.Path+titles.StaticPath); ok {
 			static.Serve(w, r, name)
 			return
 		}

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/console/pages/titles"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/internal/formproof"
 	"github.com/keywicket/keywicket/store/console"
@@ -34,7 +35,7 @@ func newSite(c Config, api API, s *settings.Settings, store *console.Store, log 
 	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
-	if err := api.checkTitles(); err != nil {
+	if err := titles.Check(api.WorkspaceTokens, api.PersonalKeys, api.Apps); err != nil {
 		return nil, fmt.Errorf("pages: %w", err)
 	}
 	st := &site{base: c.Path, api: api, sessions: c.Sessions, settings: s, store: store, forms: forms, log: log, mux: http.NewServeMux()}
@@ -42,13 +43,13 @@ func newSite(c Config, api API, s *settings.Settings, store *console.Store, log 
 	st.addTokens(api.PersonalKeys, settings.OfUser)
 	st.addApps(api.Apps)
 	if api.WorkspaceTokens != "" {
-		st.page(st.addSection(general, false), "", func(v *visit) error { return v.render("general.html", nil) })
-		st.addActivity(workspaceActivity, false)
+		st.page(st.addSection(titles.General, false), "", func(v *visit) error { return v.render("general.html", nil) })
+		st.addActivity(titles.WorkspaceActivity, false)
 	}
 	if api.Apps != "" {
 		st.addGrants()
 	}
-	st.addActivity(accountActivity, true)
+	st.addActivity(titles.AccountActivity, true)
 	st.mux.HandleFunc("GET "+c.Path+"/{$}", st.index)
 	st.mux.HandleFunc("GET "+c.Path, st.index)
 	st.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +72,7 @@ func (s *site) addSection(title string, account bool) section {
 	if group, rest, ok := strings.Cut(title, " > "); ok {
 		sec.Group, sec.Title = group, rest
 	}
-	sec.path = pagePath(title)
+	sec.path = titles.Path(title)
 	s.sections = append(s.sections, sec)
 	return sec
 }

@@ -6,10 +6,10 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/console/pages/choices"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/policies/issuance"
 	"github.com/keywicket/keywicket/policies/table"
@@ -76,11 +76,11 @@ type tokenCreate struct {
 	Form     tokenForm
 	Formats  []authz.CredentialFormat
 	Presets  []presetLink
-	Levels   []scopeLevel
-	Override []scopeChoice // override scopes
-	Days     []int         // lifetimes that the operator's limits allow
-	Never    bool          // the limits allow tokens without an expiry
-	MaxDays  int64         // the longest lifetime; 0: unlimited
+	Levels   []choices.Level
+	Override []choices.Scope // override scopes
+	Days     []int           // lifetimes that the operator's limits allow
+	Never    bool            // the limits allow tokens without an expiry
+	MaxDays  int64           // the longest lifetime; 0: unlimited
 	// MinDate and MaxDate are the limits of the date field.
 	MinDate, MaxDate string
 	// Withheld is the number of scopes that the user cannot give.
@@ -90,32 +90,6 @@ type tokenCreate struct {
 type presetLink struct {
 	Name, URL string
 	Current   bool
-}
-
-// scopeLevel are the scopes of a level, in groups.
-type scopeLevel struct {
-	Account bool // the scopes are for the user's account, not for workspaces
-	Groups  []scopeGroup
-}
-
-type scopeGroup struct {
-	Resource string
-	Scopes   []scopeChoice
-}
-
-type scopeChoice struct {
-	Name, Description string
-	Checked           bool
-}
-
-// add adds a scope to the group of its resource. The scopes must be sorted.
-func (l *scopeLevel) add(c scopeChoice) {
-	resource, _, _ := strings.Cut(c.Name, ":")
-	if n := len(l.Groups); n == 0 || l.Groups[n-1].Resource != resource {
-		l.Groups = append(l.Groups, scopeGroup{Resource: resource})
-	}
-	group := &l.Groups[len(l.Groups)-1]
-	group.Scopes = append(group.Scopes, c)
 }
 
 // showCreate writes the form.
@@ -190,17 +164,17 @@ func (c *tokenCreate) addScopes(rules issuance.Rules, kind authz.Kind, grantable
 	}
 	c.Withheld = len(rules.ScopesOf(kind)) - len(grantable)
 	for _, level := range levels {
-		l := scopeLevel{Account: level == table.LevelUser}
+		l := choices.Level{Account: level == table.LevelUser}
 		for _, name := range rules.Table.ScopeNames(level) {
 			if !slices.Contains(grantable, name) {
 				continue
 			}
-			choice := scopeChoice{name, rules.Table.Scopes[level][name], slices.Contains(c.Form.Scopes, name)}
+			choice := choices.Scope{Name: name, Description: rules.Table.Scopes[level][name], Checked: slices.Contains(c.Form.Scopes, name)}
 			if rules.IsOverride(name) {
 				c.Override = append(c.Override, choice)
 				continue
 			}
-			l.add(choice)
+			l.Add(choice)
 		}
 		if len(l.Groups) > 0 {
 			c.Levels = append(c.Levels, l)

@@ -10,6 +10,7 @@ import (
 	"path"
 
 	"github.com/keywicket/keywicket/console/pages/static"
+	"github.com/keywicket/keywicket/console/pages/titles"
 	"github.com/keywicket/keywicket/console/pages/words"
 	"github.com/keywicket/keywicket/console/settings"
 	"github.com/keywicket/keywicket/store/console"
@@ -125,10 +126,10 @@ func (v *visit) Home() string { return v.base }
 func (v *visit) Proof() string { return v.site.forms.Issue(v.w, v.Request) }
 
 // Style and Script return the URLs of the static files.
-func (v *visit) Style() string { return v.base + staticPath + static.Style }
+func (v *visit) Style() string { return v.base + titles.StaticPath + static.Style }
 
 // Script returns the URL of the script.
-func (v *visit) Script() string { return v.base + staticPath + static.Script }
+func (v *visit) Script() string { return v.base + titles.StaticPath + static.Script }
 
 // Title returns the title of the section.
 func (v *visit) Title() string { return v.section.Title }

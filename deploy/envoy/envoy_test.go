@@ -94,7 +94,7 @@ func TestClientsCannotForgeHeaders(t *testing.T) {
 		}
 	}
 	want := map[string]bool{
-		"x-keywicket-subject[token-1]": true, "x-keywicket-environment[live]": true, "x-kept[yes]": true,
+		"x-keywicket-subject[token-1]": true, "x-keywicket-api[velaflows]": true, "x-keywicket-environment[live]": true, "x-kept[yes]": true,
 		"x-envoy-expected-rq-timeout-ms[15000]": true, "x-envoy-external-address[127.0.0.1]": true, // set by Envoy
 	}
 	for _, header := range got {

@@ -202,6 +202,7 @@ func (c *fakeSidecar) Check(ctx context.Context, request *authv3.CheckRequest) (
 	c.mu.Lock()
 	c.requests = append(c.requests, request)
 	c.mu.Unlock()
+	api := request.GetAttributes().GetContextExtensions()["api"]
 	var bearer string
 	for _, h := range request.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders() {
 		if h.GetKey() == "authorization" {
@@ -229,7 +230,7 @@ func (c *fakeSidecar) Check(ctx context.Context, request *authv3.CheckRequest) (
 	case "503":
 		return deny(typev3.StatusCode_ServiceUnavailable), nil
 	case "invalid":
-		response := allow("live")
+		response := allow(api, "live")
 		response.GetOkResponse().Headers = headerOptions("x-keywicket-subject", "a\r\nb")
 		return response, nil
 	case "bare":
@@ -238,17 +239,17 @@ func (c *fakeSidecar) Check(ctx context.Context, request *authv3.CheckRequest) (
 			HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{}},
 		}, nil
 	case "sandbox":
-		return allow("sandbox"), nil
+		return allow(api, "sandbox"), nil
 	}
-	return allow("live"), nil
+	return allow(api, "live"), nil
 }
 
-func allow(environment string) *authv3.CheckResponse {
+func allow(api, environment string) *authv3.CheckResponse {
 	return &authv3.CheckResponse{
 		Status:          &rpcstatus.Status{Code: int32(codes.OK)},
 		DynamicMetadata: metadata("OK", "allowed", "environment", environment),
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
-			Headers:         headerOptions("x-keywicket-subject", "token-1", "x-keywicket-environment", environment, "x-else", "no"),
+			Headers:         headerOptions("x-keywicket-subject", "token-1", "x-keywicket-api", api, "x-keywicket-environment", environment, "x-else", "no"),
 			HeadersToRemove: []string{"authorization", "x-workspace-slug", "x-kept"},
 		}},
 	}
