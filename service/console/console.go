@@ -82,27 +82,12 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	}
 	mux.Handle(api.Path+"/", api.New(managed, s, store, log).Handler())
 	log.Info("serving the console", "listen", address.Addr().String(), "path", c.Path, "apis", strings.Join(slices.Sorted(maps.Keys(c.APIs)), ","), "version", version)
-	web := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
-	}
 	background, stop := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { cleanPeriodically(background, store, log) })
 	tasks.Go(func() { m.CountNotices(background, store.Registry.Notices, log) })
 	defer func() { stop(); tasks.Wait() }()
-	shutdownErr := make(chan error, 1)
-	defer context.AfterFunc(ctx, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
-		defer cancel()
-		shutdownErr <- web.Shutdown(ctx)
-	})()
-	if err := web.Serve(address); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	err = <-shutdownErr
-	log.Info("stopped")
-	return err
+	return listener.ServeHTTP(ctx, address, mux, cfg.Listen.Drain, log)
 }
 
 // scannerHandler returns the handler of the endpoint for secret scanners, or nil if there is no endpoint.

@@ -3,12 +3,10 @@ package issuer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -62,11 +60,6 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	mux := operations.Handler(operations.NewReadiness(ctx, grants.Ready, nil, sessions), m.Handler())
 	mux.Handle("/", server.Handler())
 	log.Info("issuing", "listen", address.Addr().String(), "url", o.Issuer, "api", o.API, "version", version)
-	// WriteTimeout is 20 s, because the slowest request has three steps in the database, of at most 3 s each.
-	web := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
-	}
 	cleanCtx, stop := context.WithCancel(ctx)
 	cleaned := make(chan struct{})
 	go func() {
@@ -74,18 +67,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		cleanPeriodically(cleanCtx, grants, m, log)
 	}()
 	defer func() { stop(); <-cleaned }()
-	shutdownErr := make(chan error, 1)
-	defer context.AfterFunc(ctx, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
-		defer cancel()
-		shutdownErr <- web.Shutdown(ctx)
-	})()
-	if err := web.Serve(address); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	err = <-shutdownErr
-	log.Info("stopped")
-	return err
+	return listener.ServeHTTP(ctx, address, mux, cfg.Listen.Drain, log)
 }
 
 // cleanPeriodically deletes codes and tokens that expired more than a day ago. It also deletes grants without codes and tokens.

@@ -2,8 +2,6 @@ package console
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -63,29 +61,11 @@ func (s *Store) Ready(ctx context.Context) error {
 }
 
 // User is a user of the console.
-type User struct {
-	ID          string
-	Email       string
-	MFAEnrolled bool // the user has a second factor
-}
+type User = lookup.User
 
-// SessionUser returns the user of a session. The error is [database.ErrNotFound] if the user does not exist or is banned, or if the
-// session was revoked.
+// SessionUser returns the user of a session: see [lookup.SessionUser].
 func (s *Store) SessionUser(ctx context.Context, session authz.Session) (User, error) {
-	var u User
-	err := s.db.QueryRowContext(ctx, `
-		SELECT u.id, email.email, u.mfa_enrolled
-		FROM (VALUES ($1::text, $2::text, $3::int8)) AS asked (session, of_user, began) CROSS JOIN `+lookup.MissingColumns+`
-		JOIN `+lookup.Users+` ON u.id = asked.of_user JOIN keywicket.users email ON email.id = u.id
-		WHERE NOT `+lookup.SessionRevoked+` AND NOT `+lookup.Banned,
-		session.ID, session.UserID, session.StartedAt).Scan(&u.ID, &u.Email, &u.MFAEnrolled)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return User{}, database.NewRefusal(database.ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
-	case err != nil:
-		return User{}, fmt.Errorf("find the session's user: %w", err)
-	}
-	return u, nil
+	return lookup.SessionUser(ctx, s.db, session)
 }
 
 // Membership is a workspace with the role that a user has in it.

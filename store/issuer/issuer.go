@@ -222,10 +222,8 @@ type Workspace struct {
 
 // ConsentUser is a user who decides about consent. It contains the workspaces to which the user can grant access.
 type ConsentUser struct {
-	ID          string
-	Email       string
-	MFAEnrolled bool // the user has a second factor
-	Workspaces  []Workspace
+	lookup.User
+	Workspaces []Workspace
 }
 
 // ConsentUser returns the user of a session. The error is [database.ErrNotFound] if the user does not exist or is banned, or if
@@ -233,19 +231,11 @@ type ConsentUser struct {
 func (i *Issuer) ConsentUser(ctx context.Context, s authz.Session) (ConsentUser, error) {
 	ctx, cancel := detachedContext(ctx)
 	defer cancel()
-	var c ConsentUser
-	err := i.db.QueryRowContext(ctx, `
-		SELECT u.id, email.email, u.mfa_enrolled
-		FROM (VALUES ($1::text, $2::text, $3::int8)) AS asked (session, of_user, began) CROSS JOIN `+lookup.MissingColumns+`
-		JOIN `+lookup.Users+` ON u.id = asked.of_user JOIN keywicket.users email ON email.id = u.id
-		WHERE NOT `+lookup.SessionRevoked+` AND NOT `+lookup.Banned,
-		s.ID, s.UserID, s.StartedAt).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return ConsentUser{}, database.NewRefusal(database.ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
-	case err != nil:
-		return ConsentUser{}, fmt.Errorf("find the session's user: %w", err)
+	u, err := lookup.SessionUser(ctx, i.db, s)
+	if err != nil {
+		return ConsentUser{}, err
 	}
+	c := ConsentUser{User: u}
 	err = i.db.SelectContext(ctx, &c.Workspaces, `
 		SELECT w.id, w.slug, w.name, w.created_at FROM keywicket.members m JOIN keywicket.workspaces w ON w.id = m.workspace_id
 		WHERE m.user_id = $1 ORDER BY lower(w.name), w.slug`, c.ID)
