@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"sync"
 
 	"github.com/keywicket/keywicket/console/pages/static"
 	"github.com/keywicket/keywicket/console/pages/titles"
@@ -44,7 +45,7 @@ type visit struct {
 var templateFiles embed.FS
 
 // templates are the pages by the name of their file. Each page has the layout, and the files that start with an underscore.
-var templates = parseTemplates()
+var templates = sync.OnceValue(parseTemplates)
 
 func parseTemplates() map[string]*template.Template {
 	pages := make(map[string]*template.Template)
@@ -65,7 +66,7 @@ func parseTemplates() map[string]*template.Template {
 func (v *visit) render(file string, data any) error {
 	v.Page = data
 	var page bytes.Buffer
-	if err := templates[file].ExecuteTemplate(&page, "layout", v); err != nil {
+	if err := templates()[file].ExecuteTemplate(&page, "layout", v); err != nil {
 		return err
 	}
 	v.w.Header().Set("Content-Type", "text/html; charset=utf-8")
