@@ -6,8 +6,8 @@
 # snapshot until the next query or the end of the transaction. The same query without a parameter leaves no portal. This matters if a
 # program holds a transaction open, for example for an advisory lock, while another session builds an index concurrently.
 #
-# Seen, with the isolation level read committed and an idle transaction after its only query: with a parameter, backend_xmin is set and
-# CREATE INDEX CONCURRENTLY ends at a statement_timeout of 2 s. Without a parameter, backend_xmin is NULL and the index is built.
+# Seen, with the isolation level read committed, while the transaction is idle after its only query. With a parameter, backend_xmin is
+# set, and CREATE INDEX CONCURRENTLY ends at a statement_timeout of 2 s. Without a parameter, backend_xmin is NULL and the index is built.
 # Exit status 0: the behaviour is as described. Exit status 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)
